@@ -1,12 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shape of everything: elements, the chain that runs them, and what a call carries.
 
+mod api;
+mod chain;
 mod component;
+mod ctx;
 mod error;
+mod events;
 mod peer;
+mod remote;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use api::{Api, Entry, Message, NetworkService, NsRegistry, NseRegistry, Registration, Request};
+pub use chain::{Chain, Element, Found, Next};
 pub use component::{Clock, Component, Task};
+pub use ctx::{Ctx, DEFAULT_BUDGET};
 pub use error::{Error, Result, Retry};
+pub use events::{Event, Events};
 pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
+pub use remote::{Dialer, Remote};
 pub use store::Store;

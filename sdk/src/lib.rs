@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chains of responsibility for Network Service Mesh.
+//! The chain-of-responsibility SDK of Network Service Mesh.
 #![forbid(unsafe_code)]
 
 pub mod core;
+pub mod elements;

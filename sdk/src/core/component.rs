@@ -45,11 +45,17 @@ pub enum Clock {
 impl Clock {
     /// A virtual clock that reads `start` now.
     pub fn starting_at(start: SystemTime) -> Self {
-        Self::Virtual { start, at: Instant::now() }
+        Self::Virtual {
+            start,
+            at: Instant::now(),
+        }
     }
 
     /// The wall-clock time.
-    #[allow(clippy::disallowed_methods, reason = "the one place where wall-clock time enters")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where wall-clock time enters"
+    )]
     pub fn now(&self) -> SystemTime {
         match self {
             Self::System => SystemTime::now(),
@@ -97,7 +103,9 @@ impl Component {
 
     /// A fresh version 4 UUID, as text.
     pub fn uuid(&self) -> String {
-        uuid::Builder::from_random_bytes(self.random(|random| random.random())).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(self.random(|random| random.random()))
+            .into_uuid()
+            .to_string()
     }
 
     /// Draws from the component's randomness.
@@ -125,7 +133,9 @@ impl Component {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.0.tasks.spawn(future.instrument(tracing::debug_span!("task", name, component = self.name())))
+        self.0
+            .tasks
+            .spawn(future.instrument(tracing::debug_span!("task", name, component = self.name())))
     }
 
     /// How many tasks of this component run.
@@ -138,6 +148,12 @@ impl Component {
         self.0.shutdown.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+}
+
+impl std::fmt::Debug for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Component").field(&self.0.name).finish()
     }
 }
 

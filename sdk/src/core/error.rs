@@ -43,7 +43,12 @@ impl Error {
     /// An error of its own: `reason` is a stable kebab-case word, `text` says what was tried, with its
     /// identifiers, in lower case and without a full stop.
     pub fn new(code: Code, reason: &'static str, text: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, reason: Cow::Borrowed(reason), text: text.into(), trail: None }))
+        Self(Box::new(Inner {
+            code,
+            reason: Cow::Borrowed(reason),
+            text: text.into(),
+            trail: None,
+        }))
     }
 
     /// The caller sent something that can never work.
@@ -115,6 +120,13 @@ impl Error {
         self
     }
 
+    /// The same error with another text; code, reason and place stay.
+    #[must_use]
+    pub(crate) fn with_text(mut self, text: String) -> Self {
+        self.0.text = text;
+        self
+    }
+
     /// Whether making the call again can help.
     pub fn retry(&self) -> Retry {
         match self.code() {
@@ -146,7 +158,10 @@ impl Error {
 impl From<Status> for Error {
     /// The peer's answer keeps its code, its text (which names the peer) and, from peers of ours, its reason.
     fn from(status: Status) -> Self {
-        let reason = status.metadata().get(REASON_KEY).and_then(|value| value.to_str().ok());
+        let reason = status
+            .metadata()
+            .get(REASON_KEY)
+            .and_then(|value| value.to_str().ok());
         let reason = reason.map_or(Cow::Borrowed("peer"), |reason| Cow::Owned(reason.to_string()));
         Self(Box::new(Inner {
             code: status.code(),
@@ -182,9 +197,15 @@ mod tests {
     fn code_and_reason_survive_a_hop() {
         let error = Error::exhausted("pool-empty", "no address left in 10.0.0.0/30").at("point2point");
         let status = error.to_status("nse-1");
-        assert_eq!(status.message(), "nse-1/point2point: no address left in 10.0.0.0/30");
+        assert_eq!(
+            status.message(),
+            "nse-1/point2point: no address left in 10.0.0.0/30"
+        );
         let received = Error::from(status);
-        assert_eq!((received.code(), received.reason()), (Code::ResourceExhausted, "pool-empty"));
+        assert_eq!(
+            (received.code(), received.reason()),
+            (Code::ResourceExhausted, "pool-empty")
+        );
     }
 
     #[test]

@@ -73,7 +73,10 @@ impl Inode {
     /// The inode of an open file.
     pub fn of(file: impl std::os::fd::AsFd) -> io::Result<Self> {
         let stat = rustix::fs::fstat(file)?;
-        Ok(Self { dev: stat.st_dev, ino: stat.st_ino })
+        Ok(Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        })
     }
 }
 
@@ -88,7 +91,12 @@ impl FromStr for Inode {
 
     fn from_str(url: &str) -> Result<Self> {
         let parts = url.strip_prefix("inode://").and_then(|rest| rest.split_once('/'));
-        let parsed = parts.and_then(|(dev, ino)| Some(Self { dev: dev.parse().ok()?, ino: ino.parse().ok()? }));
+        let parsed = parts.and_then(|(dev, ino)| {
+            Some(Self {
+                dev: dev.parse().ok()?,
+                ino: ino.parse().ok()?,
+            })
+        });
         parsed.ok_or_else(|| Error::invalid("bad-inode-url", format!("{url:?} is not inode://<dev>/<ino>")))
     }
 }
@@ -115,10 +123,23 @@ mod tests {
 
     #[test]
     fn inode_urls_round_trip() {
-        let inode = Inode { dev: 4, ino: 4_026_532_345 };
+        let inode = Inode {
+            dev: 4,
+            ino: 4_026_532_345,
+        };
         assert_eq!(inode.to_string().parse::<Inode>().ok(), Some(inode));
-        for bad in ["", "inode://", "inode://4", "inode://4/x", "file:///proc/1/fd/3", "inode://-1/2"] {
-            assert_eq!(bad.parse::<Inode>().map_err(|error| error.reason().to_string()), Err("bad-inode-url".into()));
+        for bad in [
+            "",
+            "inode://",
+            "inode://4",
+            "inode://4/x",
+            "file:///proc/1/fd/3",
+            "inode://-1/2",
+        ] {
+            assert_eq!(
+                bad.parse::<Inode>().map_err(|error| error.reason().to_string()),
+                Err("bad-inode-url".into())
+            );
         }
     }
 }

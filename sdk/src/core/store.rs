@@ -48,7 +48,12 @@ impl Store {
             slots.push((TypeId::of::<T>(), Box::new(T::default())));
             slots.len() - 1
         });
-        change(slots[at].1.downcast_mut().expect("a slot holds the type it is found by"))
+        change(
+            slots[at]
+                .1
+                .downcast_mut()
+                .expect("a slot holds the type it is found by"),
+        )
     }
 
     /// Whether a value of this type is there.

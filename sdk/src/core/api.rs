@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The three APIs that one core serves: what their calls carry.
+
+use std::fmt::Debug;
+
+use nsm_api::connection::{Connection, ConnectionEvent, Mechanism, MonitorScopeSelector, Path, State};
+use nsm_api::registry::{
+    NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery,
+    NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
+};
+
+/// An API that chains can serve and call: `request` and `close` of one thing by id, and `find` that streams.
+///
+/// Elements that work on any API (`begin`, `updatepath`, `authorize`, `connect` …) are written once against this.
+pub trait Api: Send + Sync + Debug + 'static {
+    /// What `request` and `close` carry, and what `request` answers.
+    type Message: Message;
+    /// What `find` is asked.
+    type Query: Clone + Send + Sync + Debug + 'static;
+    /// One item of the stream that `find` answers.
+    type Found: Clone + Send + Sync + Debug + 'static;
+    /// The name of the API in errors and logs.
+    const NAME: &'static str;
+    /// Whether `close` of an id that nobody requested here still concerns the elements behind `begin`.
+    const CLOSE_UNKNOWN: bool;
+}
+
+/// A call's payload: something with an id and a path.
+pub trait Message: Clone + Send + Sync + Debug + 'static {
+    /// The id by which this hop knows it; empty when the caller left it to us.
+    fn id(&self) -> &str;
+    /// Sets the id.
+    fn set_id(&mut self, id: String);
+    /// The hops that the call has passed; absent reads as empty.
+    fn path(&self) -> &Path;
+    /// The path, made when absent.
+    fn path_mut(&mut self) -> &mut Path;
+    /// Whether the caller wants what is there to be closed before this is requested.
+    fn wants_reselect(&self) -> bool {
+        false
+    }
+    /// Turns a stored message into one that chooses its way anew.
+    fn reselect(&mut self) {}
+    /// Marks an answer as established.
+    fn establish(&mut self) {}
+    /// Strips from an answer what must not be sent again when it is repeated.
+    fn remember(&mut self) {}
+    /// What to close when the caller closes by `self` what `stored` established.
+    fn closing(self, stored: Self) -> Self;
+    /// What an application that repeats `self` means, when `returned` is what it was last told and `current`
+    /// is what has become of it since.
+    fn merge(self, _returned: &Self, _current: &Self) -> Self {
+        self
+    }
+}
+
+/// Connections: the NetworkService and MonitorConnection services. `find` is a monitor.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkService;
+
+impl Api for NetworkService {
+    type Message = Request;
+    type Query = MonitorScopeSelector;
+    type Found = ConnectionEvent;
+    const NAME: &'static str = "networkservice";
+    const CLOSE_UNKNOWN: bool = false;
+}
+
+/// Endpoints: the NetworkServiceEndpointRegistry service.
+#[derive(Clone, Copy, Debug)]
+pub struct NseRegistry;
+
+impl Api for NseRegistry {
+    type Message = Registration<NetworkServiceEndpoint>;
+    type Query = NetworkServiceEndpointQuery;
+    type Found = NetworkServiceEndpointResponse;
+    const NAME: &'static str = "nse-registry";
+    const CLOSE_UNKNOWN: bool = true;
+}
+
+/// Network services: the NetworkServiceRegistry service.
+#[derive(Clone, Copy, Debug)]
+pub struct NsRegistry;
+
+impl Api for NsRegistry {
+    type Message = Registration<Service>;
+    type Query = NetworkServiceQuery;
+    type Found = NetworkServiceResponse;
+    const NAME: &'static str = "ns-registry";
+    const CLOSE_UNKNOWN: bool = true;
+}
+
+/// A connection, asked for or closed. A close carries no preferences.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// The connection as the caller knows it.
+    pub connection: Connection,
+    /// The mechanisms that the caller offers, best first.
+    pub mechanism_preferences: Vec<Mechanism>,
+}
+
+static NO_PATH: Path = Path {
+    index: 0,
+    path_segments: Vec::new(),
+};
+
+impl Message for Request {
+    fn id(&self) -> &str {
+        &self.connection.id
+    }
+
+    fn set_id(&mut self, id: String) {
+        self.connection.id = id;
+    }
+
+    fn path(&self) -> &Path {
+        self.connection.path.as_ref().unwrap_or(&NO_PATH)
+    }
+
+    fn path_mut(&mut self) -> &mut Path {
+        self.connection.path.get_or_insert_default()
+    }
+
+    fn wants_reselect(&self) -> bool {
+        self.connection.state() == State::ReselectRequested
+    }
+
+    fn reselect(&mut self) {
+        self.connection.mechanism = None;
+        self.connection.network_service_endpoint_name.clear();
+        self.connection.set_state(State::ReselectRequested);
+    }
+
+    fn establish(&mut self) {
+        self.connection.set_state(State::Up);
+    }
+
+    fn closing(self, stored: Self) -> Self {
+        stored
+    }
+
+    /// The application decides the endpoint's name and the context where it changed them, and offers new
+    /// preferences; the rest of the connection is as it has become.
+    fn merge(self, returned: &Self, current: &Self) -> Self {
+        let mut connection = current.connection.clone();
+        let (asked, told) = (self.connection, &returned.connection);
+        if asked.network_service_endpoint_name != told.network_service_endpoint_name {
+            connection.network_service_endpoint_name = asked.network_service_endpoint_name;
+        }
+        if asked.state == State::ReselectRequested as i32 {
+            connection.state = asked.state;
+            connection.mechanism = asked.mechanism;
+        }
+        if asked.context != told.context {
+            let extra = connection.context.take().map(|context| context.extra_context);
+            connection.context = asked.context;
+            if let (Some(mut extra), Some(context)) = (extra, connection.context.as_mut()) {
+                extra.retain(|key, _| context.extra_context.contains_key(key));
+                for (key, value) in std::mem::take(&mut context.extra_context) {
+                    extra.entry(key).and_modify(|old| *old = value);
+                }
+                context.extra_context = extra;
+            }
+        }
+        Self {
+            connection,
+            mechanism_preferences: self.mechanism_preferences,
+        }
+    }
+}
+
+/// An entry of a registry and the path of the call, which travels beside it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registration<T> {
+    /// The endpoint or the service.
+    pub entry: T,
+    /// The hops that the call has passed.
+    pub path: Path,
+}
+
+/// What a registry keeps under a name.
+pub trait Entry: Clone + Default + Send + Sync + Debug + PartialEq + 'static {
+    /// The name.
+    fn name(&self) -> &str;
+    /// Sets the name.
+    fn set_name(&mut self, name: String);
+    /// The ids of the path that registered it.
+    fn path_ids_mut(&mut self) -> &mut Vec<String>;
+    /// The ids of the path that registered it.
+    fn path_ids(&self) -> &[String];
+    /// Removes the promise of a registry about how long it keeps it.
+    fn forget_expiration(&mut self) {}
+}
+
+impl Entry for NetworkServiceEndpoint {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn set_name(&mut self, name: String) {
+        self.name = name;
+    }
+
+    fn path_ids_mut(&mut self) -> &mut Vec<String> {
+        &mut self.path_ids
+    }
+
+    fn path_ids(&self) -> &[String] {
+        &self.path_ids
+    }
+
+    fn forget_expiration(&mut self) {
+        self.expiration_time = None;
+    }
+}
+
+impl Entry for Service {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn set_name(&mut self, name: String) {
+        self.name = name;
+    }
+
+    fn path_ids_mut(&mut self) -> &mut Vec<String> {
+        &mut self.path_ids
+    }
+
+    fn path_ids(&self) -> &[String] {
+        &self.path_ids
+    }
+}
+
+impl<T: Entry> Message for Registration<T> {
+    fn id(&self) -> &str {
+        self.entry.name()
+    }
+
+    fn set_id(&mut self, id: String) {
+        self.entry.set_name(id);
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn path_mut(&mut self) -> &mut Path {
+        &mut self.path
+    }
+
+    fn remember(&mut self) {
+        self.entry.forget_expiration();
+    }
+
+    fn closing(self, stored: Self) -> Self {
+        Self {
+            entry: stored.entry,
+            path: self.path,
+        }
+    }
+}

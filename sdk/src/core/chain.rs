@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Elements and the list that runs them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tracing::debug;
+
+use super::{Api, Ctx, Error, Result};
+
+/// What `find` answers: items until the stream ends.
+pub type Found<A> = BoxStream<'static, Result<<A as Api>::Found>>;
+
+/// One responsibility of a chain.
+///
+/// An element does its part and calls `next`, or answers by itself. Each method passes by default.
+///
+/// # Contract
+/// - `request` turns `message` into the answer. Doing it twice equals doing it once.
+/// - Undo belongs to the runner: when an element fails after its `next` had succeeded and the connection is not
+///   established, the runner closes everything behind it. What an element made before calling `next` it keeps
+///   as a guard in [`Ctx::store`], which is dropped with the connection, or when its first request fails.
+/// - A failed refresh leaves what was there.
+/// - `close` always calls `next`, also when its own part fails.
+/// - Every wait is bounded by [`Ctx::deadline`]. Nobody drops the future of a call before that.
+#[async_trait]
+pub trait Element<A: Api>: Send + Sync + 'static {
+    /// The one word by which logs, errors, documents and files know it.
+    fn name(&self) -> &'static str;
+
+    /// Asks for a connection, or registers an entry.
+    async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        next.request(ctx, message).await
+    }
+
+    /// Closes a connection, or unregisters an entry.
+    async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        next.close(ctx, message).await
+    }
+
+    /// Finds entries, or monitors connections.
+    async fn find(&self, ctx: &Ctx, query: A::Query, next: Next<'_, A>) -> Result<Found<A>> {
+        next.find(ctx, query).await
+    }
+}
+
+type Elements<A> = Vec<Arc<dyn Element<A>>>;
+
+/// Elements in the order in which a call passes them.
+pub struct Chain<A: Api>(Arc<[Arc<dyn Element<A>>]>);
+
+impl<A: Api> Clone for Chain<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Makes a [`Chain`] from elements, in the order in which a call passes them.
+#[macro_export]
+macro_rules! chain {
+    ($($element:expr),* $(,)?) => {
+        $crate::core::Chain::new(vec![$(::std::sync::Arc::new($element)),*])
+    };
+}
+
+impl<A: Api> Chain<A> {
+    /// A chain of these elements.
+    pub fn new(elements: Elements<A>) -> Self {
+        Self(elements.into())
+    }
+
+    /// These elements behind ours.
+    #[must_use]
+    pub fn then(&self, more: &Chain<A>) -> Self {
+        Self(self.0.iter().chain(more.0.iter()).cloned().collect())
+    }
+
+    /// The names of its elements.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|element| element.name()).collect()
+    }
+
+    /// Asks for a connection, or registers an entry; `message` becomes the answer.
+    pub async fn request(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
+        self.start().request(ctx, message).await
+    }
+
+    /// Closes a connection, or unregisters an entry.
+    pub async fn close(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
+        self.start().close(ctx, message).await
+    }
+
+    /// Finds entries, or monitors connections.
+    pub async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {
+        self.start().find(ctx, query).await
+    }
+
+    fn start(&self) -> Next<'_, A> {
+        Next {
+            here: &self.0,
+            then: None,
+            reached: None,
+        }
+    }
+}
+
+/// The rest of the chain behind an element.
+///
+/// Calling it more than once is allowed: that is how an element tries several ways.
+pub struct Next<'a, A: Api> {
+    here: &'a [Arc<dyn Element<A>>],
+    then: Option<&'a Next<'a, A>>,
+    reached: Option<&'a AtomicBool>,
+}
+
+impl<A: Api> Clone for Next<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Api> Copy for Next<'_, A> {}
+
+impl<'a, A: Api> Next<'a, A> {
+    /// Passes the call on. At the end of the chain the message is the answer.
+    pub async fn request(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
+        match (self.here.split_first(), self.then) {
+            (Some((element, rest)), _) => self.run(element.as_ref(), rest, ctx, message).await?,
+            (None, Some(then)) => Box::pin(then.request(ctx, message)).await?,
+            (None, None) => {}
+        }
+        if let Some(reached) = self.reached {
+            reached.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        element: &dyn Element<A>,
+        rest: &[Arc<dyn Element<A>>],
+        ctx: &Ctx,
+        message: &mut A::Message,
+    ) -> Result<()> {
+        let reached = AtomicBool::new(false);
+        let next = Next {
+            here: rest,
+            then: self.then,
+            reached: Some(&reached),
+        };
+        let Err(error) = element.request(ctx, message, next).await else {
+            return Ok(());
+        };
+        let error = error.at(element.name());
+        debug!(element = element.name(), id = super::Message::id(message), %error, "request failed");
+        if reached.into_inner() && !ctx.is_established() {
+            let next = Next {
+                here: rest,
+                then: self.then,
+                reached: None,
+            };
+            if let Err(undo) = next.close(&ctx.postponed(), message).await {
+                return Err(error.also(&undo));
+            }
+        }
+        Err(error)
+    }
+
+    /// Passes the close on.
+    pub async fn close(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
+        match (self.here.split_first(), self.then) {
+            (Some((element, rest)), _) => {
+                let next = Next {
+                    here: rest,
+                    then: self.then,
+                    reached: None,
+                };
+                element
+                    .close(ctx, message, next)
+                    .await
+                    .map_err(|error| error.at(element.name()))
+            }
+            (None, Some(then)) => Box::pin(then.close(ctx, message)).await,
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Passes the query on. At the end of the chain nothing is found.
+    pub async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {
+        match (self.here.split_first(), self.then) {
+            (Some((element, rest)), _) => {
+                let next = Next {
+                    here: rest,
+                    then: self.then,
+                    reached: None,
+                };
+                element
+                    .find(ctx, query, next)
+                    .await
+                    .map_err(|error| error.at(element.name()))
+            }
+            (None, Some(then)) => Box::pin(then.find(ctx, query)).await,
+            (None, None) => Ok(Box::pin(futures::stream::empty())),
+        }
+    }
+
+    /// The elements of `chain` before this rest.
+    pub fn through<'b>(&'b self, chain: &'b Chain<A>) -> Next<'b, A>
+    where
+        'a: 'b,
+    {
+        Next {
+            here: &chain.0,
+            then: Some(self),
+            reached: None,
+        }
+    }
+
+    /// A chain of its own with the same elements, for a task that outlives the call.
+    pub fn detach(&self) -> Chain<A> {
+        let mut elements: Elements<A> = self.here.to_vec();
+        let mut then = self.then;
+        while let Some(next) = then {
+            elements.extend_from_slice(next.here);
+            then = next.then;
+        }
+        Chain::new(elements)
+    }
+}
+
+impl Error {
+    /// The same error, telling that undoing failed as well.
+    fn also(self, undo: &Error) -> Self {
+        let text = format!("{} (and undoing it: {undo})", self.text());
+        self.with_text(text)
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls that a connection makes for itself.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Error, Result};
+
+/// What an element may want for its connection, later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Request it again as it stands.
+    Refresh,
+    /// Close what is there behind `begin`, and choose mechanism and endpoint anew.
+    Reselect,
+    /// Close it.
+    Close,
+}
+
+/// An event and where its outcome is awaited.
+pub(crate) type Queued = (Event, oneshot::Sender<Result<()>>);
+
+/// The way to `begin` for elements behind it: events of a connection run there one at a time, in order with the
+/// calls of its users.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<Queued>);
+
+impl Events {
+    pub(crate) fn new(queue: mpsc::Sender<Queued>) -> Self {
+        Self(queue)
+    }
+
+    /// Runs `event` when its turn comes, and waits for its outcome. A connection that is closed meanwhile
+    /// answers `closed`.
+    ///
+    /// Must not be awaited inside a call of the same connection, which would wait for itself.
+    pub async fn run(&self, event: Event) -> Result<()> {
+        let closed = || Error::not_found("closed", "the connection was closed before its event could run");
+        let (outcome, wait) = oneshot::channel();
+        self.0.send((event, outcome)).await.map_err(|_| closed())?;
+        wait.await.map_err(|_| closed())?
+    }
+}

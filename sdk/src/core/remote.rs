@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The seam between chains and the wire: real gRPC on one side, a model on the other in simulations.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{Api, Ctx, Found, Peer, Result};
+
+/// Opens ways to other components.
+#[async_trait]
+pub trait Dialer<A: Api>: Send + Sync + 'static {
+    /// A way to the component that listens on `url`, new or shared with others.
+    ///
+    /// Errors: `bad-url`, `peer-unreachable`, `deadline`.
+    async fn dial(&self, url: &str, deadline: Instant) -> Result<Arc<dyn Remote<A>>>;
+}
+
+/// A component that can be called.
+#[async_trait]
+pub trait Remote<A: Api>: Send + Sync + 'static {
+    /// The component, as the transport has proven it, and the way to pass files to it.
+    fn peer(&self) -> &Peer;
+
+    /// Requests; the answer is the peer's.
+    async fn request(&self, ctx: &Ctx, message: A::Message) -> Result<A::Message>;
+
+    /// Closes.
+    async fn close(&self, ctx: &Ctx, message: A::Message) -> Result<()>;
+
+    /// Finds or monitors. The deadline of `ctx` bounds the opening of the stream, not the stream.
+    async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>>;
+}

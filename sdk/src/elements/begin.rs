@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs everything that happens to one connection (or registration) one at a time, in the order of arrival.
+//!
+//! **Guarantees**: calls and events of one id never overlap; those of different ids never wait for each other.
+//! A call runs to its end whether or not its caller waits, so nothing is left half done; a first request whose
+//! caller has gone is closed again. What the elements behind keep in [`Ctx::store`] ends with the connection.
+//! **Placement**: behind `updatepath`; everything with per-connection state stands behind it.
+//! **Reads / writes**: the id; the stored message, which events repeat and closes use.
+//! **On failure**: of a first request everything kept for the connection is dropped; of a refresh nothing is.
+//! **On close**: the stored message is closed, and forgotten whatever the outcome. Closing an unknown id
+//! succeeds (network services) or is passed on (registries, whose entries may have come through another way).
+//! **Cost**: one task and one queue a connection.
+
+mod actor;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{Api, Component, Ctx, Element, Error, Message, Next, Result};
+use actor::Actor;
+
+/// How many connections one chain serves.
+pub const MAX_CONNECTIONS: usize = 65_536;
+
+/// How many calls of one connection wait for their turn.
+const MAX_WAITING: usize = 16;
+
+/// See the [module](self).
+pub struct Begin<A: Api> {
+    component: Component,
+    client: bool,
+    table: Arc<Table<A>>,
+}
+
+type Table<A> = Mutex<HashMap<String, mpsc::Sender<Box<Call<A>>>>>;
+
+/// A call on its way to the task of its connection.
+struct Call<A: Api> {
+    ctx: Ctx,
+    message: A::Message,
+    is_close: bool,
+    reply: oneshot::Sender<Reply<A>>,
+}
+
+enum Reply<A: Api> {
+    Done(Result<A::Message>),
+    /// The connection ended before the call's turn came: start over.
+    Again(A::Message),
+}
+
+impl<A: Api> Begin<A> {
+    /// For the receiving side of a hop: a caller's word replaces what is stored.
+    pub fn server(component: &Component) -> Self {
+        Self {
+            component: component.clone(),
+            client: false,
+            table: Arc::default(),
+        }
+    }
+
+    /// For an application that repeats its own requests: they are merged into what has become of the connection.
+    pub fn client(component: &Component) -> Self {
+        Self {
+            client: true,
+            ..Self::server(component)
+        }
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    async fn call(
+        &self,
+        ctx: &Ctx,
+        message: A::Message,
+        is_close: bool,
+        next: Next<'_, A>,
+    ) -> Result<A::Message> {
+        let guard = ctx.cancelled().clone().drop_guard();
+        let mut message = message;
+        let done = loop {
+            let (reply, wait) = oneshot::channel();
+            let id = message.id().to_string();
+            let call = Box::new(Call {
+                ctx: ctx.clone(),
+                message,
+                is_close,
+                reply,
+            });
+            let Some(queue) = self.queue(&id, is_close, next)? else {
+                break Ok(call.message);
+            };
+            message = match queue.send(call).await {
+                Err(gone) => gone.0.message,
+                Ok(()) => match wait.await {
+                    Ok(Reply::Done(done)) => break done,
+                    Ok(Reply::Again(message)) => message,
+                    Err(_) => break Err(Error::unavailable("shutdown", "the program is shutting down")),
+                },
+            };
+        };
+        drop(guard.disarm());
+        done
+    }
+
+    /// The queue of the connection, made when the call may begin one.
+    fn queue(
+        &self,
+        id: &str,
+        is_close: bool,
+        next: Next<'_, A>,
+    ) -> Result<Option<mpsc::Sender<Box<Call<A>>>>> {
+        let mut table = self.table.lock();
+        if let Some(queue) = table.get(id) {
+            return Ok(Some(queue.clone()));
+        }
+        if is_close && !A::CLOSE_UNKNOWN {
+            return Ok(None);
+        }
+        if self.component.shutdown().is_cancelled() {
+            return Err(Error::unavailable("shutdown", "the program is shutting down"));
+        }
+        if table.len() >= MAX_CONNECTIONS {
+            let text =
+                format!("{MAX_CONNECTIONS} connections are open, which is the most that one program serves");
+            return Err(Error::exhausted("too-many-connections", text));
+        }
+        let (queue, calls) = mpsc::channel(MAX_WAITING);
+        table.insert(id.to_string(), queue.clone());
+        drop(table);
+        let actor = Actor::new(id, self.client, next.detach(), calls);
+        let (table, component) = (Arc::clone(&self.table), self.component.clone());
+        self.component
+            .spawn_detached("connection", async move { actor.run(&component, &table).await });
+        Ok(Some(queue))
+    }
+}
+
+#[async_trait]
+impl<A: Api> Element<A> for Begin<A> {
+    fn name(&self) -> &'static str {
+        "begin"
+    }
+
+    async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        if ctx.events().is_some() {
+            return next.request(ctx, message).await;
+        }
+        if message.id().is_empty() {
+            let text = format!("a {} request needs an id or a name", A::NAME);
+            return Err(Error::invalid("empty-id", text));
+        }
+        *message = self.call(ctx, message.clone(), false, next).await?;
+        Ok(())
+    }
+
+    async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        if ctx.events().is_some() {
+            return next.close(ctx, message).await;
+        }
+        if message.id().is_empty() {
+            return Ok(());
+        }
+        *message = self.call(ctx, message.clone(), true, next).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
