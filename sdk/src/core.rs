@@ -20,5 +20,5 @@ pub use ctx::{Ctx, DEFAULT_BUDGET};
 pub use error::{Error, Result, Retry};
 pub use events::{Event, Events};
 pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
-pub use remote::{Dialer, Remote};
+pub use remote::{Dialer, Remote, Way};
 pub use store::Store;

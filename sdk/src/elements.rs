@@ -2,3 +2,4 @@
 //! Elements that work on any API.
 
 pub mod begin;
+pub mod clienturl;

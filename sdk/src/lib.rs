@@ -2,5 +2,13 @@
 //! The chain-of-responsibility SDK of Network Service Mesh.
 #![forbid(unsafe_code)]
 
+pub mod chains;
 pub mod core;
+pub mod dataplane;
 pub mod elements;
+pub mod identity;
+pub mod ipam;
+pub mod networkservice;
+pub mod policy;
+pub mod registry;
+pub mod transport;

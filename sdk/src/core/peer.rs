@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{Error, Result};
+use crate::identity::Svid;
 
 /// The other end of a transport connection, as TLS has proven it.
 ///
@@ -22,6 +23,9 @@ pub struct Peer {
     pub identity: Option<Arc<PeerIdentity>>,
     /// What the caller sent as `nsm-client-token` and `nsm-client-token-expires`, each exactly once.
     pub token: Option<CallToken>,
+    /// Who we are on this transport connection: what we tell this peer is signed with this identity's key
+    /// (spec: tokens must be verifiable by the certificate that the connection presented).
+    pub local: Option<Arc<Svid>>,
     /// Passes file descriptors to and from this peer; absent on anything but a unix socket.
     pub files: Option<Arc<dyn FilePassing>>,
 }

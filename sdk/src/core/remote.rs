@@ -32,3 +32,13 @@ pub trait Remote<A: Api>: Send + Sync + 'static {
     /// Finds or monitors. The deadline of `ctx` bounds the opening of the stream, not the stream.
     async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>>;
 }
+
+/// The way that the calls of a connection take out of this process. `dial` opens it and keeps it in [`Ctx::store`];
+/// `connect`, `heal`, `monitor`, `sendfd` and `recvfd` use it.
+pub struct Way<A: Api>(pub Arc<dyn Remote<A>>);
+
+impl<A: Api> Clone for Way<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Address management: which addresses and routes an endpoint gives its clients.

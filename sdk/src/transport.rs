@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listening, dialling, TLS and file descriptors: the wire below the chains.
