@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of connections only.
 
+mod attempts;
+pub mod dnscontext;
 mod files;
+pub mod filtermechanisms;
+pub mod mechanismpriority;
+pub mod mechanisms;
+pub mod mechanismtranslation;
+pub mod mtu;
+pub mod onidle;
+pub mod passthrough;
 pub mod recvfd;
 pub mod sendfd;
+pub mod setextracontext;
