@@ -2,9 +2,13 @@
 //! Elements of connections only.
 
 mod attempts;
+pub mod discover;
+pub mod discoverforwarder;
 pub mod dnscontext;
 mod files;
 pub mod filtermechanisms;
+pub mod kernel;
+mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
 pub mod mechanismtranslation;
@@ -12,5 +16,8 @@ pub mod mtu;
 pub mod onidle;
 pub mod passthrough;
 pub mod recvfd;
+pub mod roundrobin;
 pub mod sendfd;
 pub mod setextracontext;
+
+pub use lookup::Registries;
