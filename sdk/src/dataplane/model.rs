@@ -5,8 +5,8 @@
 //! leads to it. Links come in pairs as with veth; what is configured on them decides what [`Model::can_reach`]
 //! says. Time is tokio's, so that it can be virtual.
 //!
-//! It keeps the contract of [`DataPlane`](super::DataPlane): a program that dies and comes back finds its wires, a failed call leaves
-//! what was there, and what is removed may take its time.
+//! It keeps the contract of [`DataPlane`](super::DataPlane): a program that dies and comes back finds its wires, a
+//! failed call leaves what was there, and what is removed may take its time.
 
 mod objects;
 mod plug;

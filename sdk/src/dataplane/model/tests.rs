@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tempfile::NamedTempFile;
 
 use super::*;
-use crate::dataplane::{Payload, Route};
+use crate::dataplane::{DataPlane, Payload, Policy, Route};
 
 fn netns() -> NamedTempFile {
     NamedTempFile::new().expect("a temporary file")
@@ -239,12 +239,12 @@ async fn packets_follow_gateways_policies_and_the_longest_prefix() {
     model.connect(&first, None, soon()).await.unwrap();
     assert!(reaches());
 
-    let astray = crate::dataplane::Policy {
+    let astray = Policy {
         from: Some("10.0.0.1/32".parse().unwrap()),
         routes: vec![via("10.0.0.2/32", "10.9.9.9")],
         ..Default::default()
     };
-    first.client.policies = vec![crate::dataplane::Policy {
+    first.client.policies = vec![Policy {
         protocol: Some(6),
         ..astray.clone()
     }];
