@@ -19,5 +19,6 @@ pub mod recvfd;
 pub mod roundrobin;
 pub mod sendfd;
 pub mod setextracontext;
+pub mod xconnect;
 
 pub use lookup::Registries;
