@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who we are: X.509-SVIDs of SPIFFE, where they come from, and the tokens that are signed with them.
 
+pub mod jwt;
+pub mod tokens;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +11,8 @@ use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
+
+pub use tokens::Tokens;
 
 /// An X.509-SVID (SPIFFE X509-SVID specification) with its private key.
 pub struct Svid {
