@@ -168,8 +168,10 @@ fn split(token: &str) -> Option<(&str, &str, &str)> {
     parts.next().is_none().then_some(three)
 }
 
+/// A JSON object. (To serde an array of the fields in order would do as well.)
 fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Option<T> {
-    serde_json::from_slice(&BASE64.decode(part).ok()?).ok()
+    let object: serde_json::Map<_, _> = serde_json::from_slice(&BASE64.decode(part).ok()?).ok()?;
+    serde_json::from_value(object.into()).ok()
 }
 
 /// An array of strings; whatever else stands there reads as empty.
