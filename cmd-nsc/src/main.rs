@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod run;
 mod settings;
+mod wire;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

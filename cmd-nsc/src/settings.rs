@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
@@ -29,16 +29,8 @@ pub struct Settings {
     /// Groups of services whose addresses may overlap: [url,url],[url]
     #[arg(long, env = "NSM_AWARENESS_GROUPS", default_value = "")]
     pub awareness_groups: String,
-    /// Our label nodeName
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: Option<String>,
-    /// Our label podName
-    #[arg(long, env = "POD_NAME")]
-    pub pod_name: Option<String>,
-    /// Our label clusterName
-    #[arg(long, env = "CLUSTER_NAME")]
-    pub cluster_name: Option<String>,
-
+    #[command(flatten)]
+    pub info: InfoSettings,
     #[command(flatten)]
     pub log: LogSettings,
 }

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 
 /// The network service manager of a node: takes the requests of its clients, picks a forwarder, and stands between its endpoints and the registry.
 #[derive(Clone, Debug, Parser)]
@@ -35,16 +35,8 @@ pub struct Settings {
     /// Prefixes that no endpoint may give out: a YAML file, watched
     #[arg(long, env = "NSM_EXCLUDED_PREFIXES_FILE", default_value = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml")]
     pub excluded_prefixes_file: std::path::PathBuf,
-    /// The label nodeName of clients and endpoints here
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: Option<String>,
-    /// The label podName of clients and endpoints that have none
-    #[arg(long, env = "POD_NAME")]
-    pub pod_name: Option<String>,
-    /// The label clusterName of clients and endpoints that have none
-    #[arg(long, env = "CLUSTER_NAME")]
-    pub cluster_name: Option<String>,
-
+    #[command(flatten)]
+    pub info: InfoSettings,
     #[command(flatten)]
     pub log: LogSettings,
 }

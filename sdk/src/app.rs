@@ -5,13 +5,19 @@
 //! `--help` lists every flag, its environment variable and its default.
 
 mod duration;
+mod endpoint;
 mod environment;
 mod help;
+mod info;
 mod log;
 mod run;
+mod start;
 
 pub use duration::{Duration, ParseDurationError};
+pub use endpoint::{EndpointSettings, register, serve, unregister};
 pub use environment::Settings;
 pub use help::AFTER_HELP;
+pub use info::{InfoSettings, labels};
 pub use log::{Level, LogFormat, LogSettings};
 pub use run::{Failure, main};
+pub use start::Start;

@@ -34,6 +34,11 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// A setting that can never work, told by the error that it met.
+    pub fn settings(error: impl std::fmt::Display) -> Self {
+        Self::Settings(error.to_string())
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Settings(_) => 64,

@@ -39,10 +39,10 @@ impl Start {
     /// Errors: `no-identity-source`, `no-identity`.
     pub async fn identity(&self) -> Result<Identity, Failure> {
         let source = Source::choose(|name| std::env::var(name).ok());
-        let source = source.map_err(|error| Failure::Settings(error.to_string()))?;
+        let source = source.map_err(Failure::settings)?;
         let identity = source.follow(&self.component, Instant::now() + TO_IDENTIFY).await?;
         let spiffe_id = identity.current().svid.spiffe_id.clone();
-        self.phase("identity").in_scope(|| info!(spiffe_id, after = ?self.began.elapsed(), "identified"));
+        info!(spiffe_id, after = ?self.began.elapsed(), "identified");
         Ok(identity)
     }
 
@@ -51,8 +51,14 @@ impl Start {
         Ok(Gate {
             identity: identity.clone(),
             tokens: self.tokens.clone(),
-            policies: policies(masks)?,
+            policies: self.policies(masks)?,
         })
+    }
+
+    /// The policies that `masks` select.
+    pub fn policies(&self, masks: &[String]) -> Result<Arc<Policies>, Failure> {
+        let policies = Policies::choose(&masks.join(",")).map_err(Failure::settings)?;
+        Ok(Arc::new(policies))
     }
 
     /// The program's ways to others, each dialled within `dial_timeout`.
@@ -72,10 +78,4 @@ impl Start {
         info!(after = ?self.began.elapsed(), "ready");
         self.component.shutdown().cancelled().await;
     }
-}
-
-/// The policies that `masks` select.
-pub fn policies(masks: &[String]) -> Result<Arc<Policies>, Failure> {
-    let policies = Policies::from_masks(masks).map_err(|error| Failure::Settings(error.to_string()))?;
-    Ok(Arc::new(policies))
 }
