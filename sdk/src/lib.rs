@@ -2,6 +2,7 @@
 //! The chain-of-responsibility SDK of Network Service Mesh.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod chains;
 pub mod core;
 pub mod dataplane;
