@@ -32,7 +32,9 @@ const CASES: [(&str, u32, u32, &[std::ops::RangeInclusive<u32>]); 3] = [
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("the tests are a folder of the workspace").to_path_buf()
+    here.parent()
+        .expect("the tests are a folder of the workspace")
+        .to_path_buf()
 }
 
 /// Every file of the tree, by its path from the root, that people write.
@@ -42,12 +44,18 @@ fn files() -> BTreeMap<String, PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder can be read") {
             let path = entry.expect("an entry can be read").path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let is_link = path.is_symlink();
             if path.is_dir() && !is_link && !matches!(name.as_str(), ".git" | "target" | "node_modules") {
                 folders.push(path);
             } else if path.is_file() && !is_link {
-                let relative = path.strip_prefix(&root).expect("a file of the tree is below its root");
+                let relative = path
+                    .strip_prefix(&root)
+                    .expect("a file of the tree is below its root");
                 files.insert(relative.to_string_lossy().into_owned(), path.clone());
             }
         }
@@ -61,7 +69,11 @@ fn with_ending(endings: &[&str]) -> Vec<(String, String)> {
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name} is not text: {error}"));
         (name, text)
     };
-    files().into_iter().filter(|(name, _)| wanted(name)).map(read).collect()
+    files()
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .map(read)
+        .collect()
 }
 
 fn document(name: &str) -> String {
@@ -85,7 +97,10 @@ fn every_source_begins_with_its_licence() {
         .filter(|(_, text)| !is_licensed(text))
         .map(|(name, _)| name)
         .collect();
-    expect_none("no line SPDX-License-Identifier: Apache-2.0 at the top of", &wrong);
+    expect_none(
+        "no line SPDX-License-Identifier: Apache-2.0 at the top of",
+        &wrong,
+    );
 }
 
 #[test]
@@ -104,7 +119,9 @@ fn no_source_is_unfinished() {
 /// The places in a document that name a test or a benchmark: `` `path/file.rs#function` ``.
 fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted.filter_map(|quoted| quoted.split_once('#')).filter(|(file, _)| file.ends_with(".rs"))
+    quoted
+        .filter_map(|quoted| quoted.split_once('#'))
+        .filter(|(file, _)| file.ends_with(".rs"))
 }
 
 /// Whether `source` has a test function of this name.
@@ -123,7 +140,8 @@ fn every_test_that_a_document_names_exists() {
     let mut wrong = Vec::new();
     for (name, text) in with_ending(&[".md"]) {
         for (file, function) in references(&text) {
-            let exists = fs::read_to_string(root().join(file)).is_ok_and(|source| has_test(&source, function));
+            let exists =
+                fs::read_to_string(root().join(file)).is_ok_and(|source| has_test(&source, function));
             if !exists {
                 wrong.push(format!("{name}: {file}#{function}"));
             }
@@ -134,7 +152,9 @@ fn every_test_that_a_document_names_exists() {
 
 /// The cells of the tables of a document, row by row, without the lines that rule them.
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    let rows = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("|-"));
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|-"));
     rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
 }
 
@@ -163,21 +183,31 @@ fn the_conformance_table_has_every_case_once() {
 fn every_case_names_its_tests_or_says_why_it_has_none() {
     let text = document("docs/conformance.md");
     let mut wrong = Vec::new();
-    for row in rows(&text).filter(|row| row[0].starts_with(|first: char| "RGD".contains(first)) && row[0].contains('-')) {
+    for row in rows(&text)
+        .filter(|row| row[0].starts_with(|first: char| "RGD".contains(first)) && row[0].contains('-'))
+    {
         let test = row.get(2).copied().unwrap_or_default();
-        let says_why = test == "pending" || test.strip_prefix("no: ").is_some_and(|reason| !reason.is_empty());
+        let says_why =
+            test == "pending" || test.strip_prefix("no: ").is_some_and(|reason| !reason.is_empty());
         if row.len() != 3 || row[1].is_empty() || !(says_why || references(test).next().is_some()) {
             wrong.push(row.join(" | "));
         }
     }
-    expect_none("neither `file.rs#test`, nor pending, nor no: with a reason", &wrong);
+    expect_none(
+        "neither `file.rs#test`, nor pending, nor no: with a reason",
+        &wrong,
+    );
 }
 
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let mut wrong = Vec::new();
     for (name, text) in with_ending(&[".md"]) {
-        let folder = root().join(&name).parent().expect("a file is in a folder").to_path_buf();
+        let folder = root()
+            .join(&name)
+            .parent()
+            .expect("a file is in a folder")
+            .to_path_buf();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = target.split('#').next().unwrap_or_default();
             if !path.is_empty() && !target.contains("://") && !folder.join(path).exists() {
@@ -191,7 +221,10 @@ fn every_link_between_documents_leads_somewhere() {
 #[test]
 fn every_dependency_has_its_reason() {
     let manifest = document("Cargo.toml");
-    let table = manifest.split("[workspace.dependencies]").nth(1).expect("the workspace has dependencies");
+    let table = manifest
+        .split("[workspace.dependencies]")
+        .nth(1)
+        .expect("the workspace has dependencies");
     let lines = table.lines().take_while(|line| !line.starts_with('['));
     let wanted: BTreeSet<_> = lines
         .filter(|line| !line.contains("path = "))
@@ -199,7 +232,9 @@ fn every_dependency_has_its_reason() {
         .map(|(name, _)| name.trim().to_string())
         .collect();
     let reasons = document("docs/dependencies.md");
-    let given: BTreeSet<_> = rows(&reasons).map(|row| row[0].trim_matches('`').to_string()).collect();
+    let given: BTreeSet<_> = rows(&reasons)
+        .map(|row| row[0].trim_matches('`').to_string())
+        .collect();
     let wrong: Vec<_> = wanted.difference(&given).cloned().collect();
     expect_none("no row in docs/dependencies.md for", &wrong);
 }

@@ -27,7 +27,9 @@ impl Args {
 
 /// The checks, in the order of what they cost.
 pub(crate) fn checks(report: &mut Report) {
-    report.check("format", || run(Command::new("cargo").args(["fmt", "--all", "--check"])));
+    report.check("format", || {
+        run(Command::new("cargo").args(["fmt", "--all", "--check"]))
+    });
     report.check("clippy", || {
         run(Command::new("cargo").args([
             "clippy",

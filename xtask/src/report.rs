@@ -91,7 +91,9 @@ impl Report {
 fn line((name, tally, took): &(String, Tally, Duration)) -> String {
     let verdict = match tally {
         Tally {
-            failed: 0, skipped: 0, ..
+            failed: 0,
+            skipped: 0,
+            ..
         } => "ok  ",
         Tally { .. } => "FAIL",
     };
@@ -153,7 +155,10 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
 fn result_line(line: &str) -> Option<Tally> {
     let counts = line.strip_prefix("test result: ")?;
     let count = |what: &str| {
-        let words: Vec<_> = counts.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
+        let words: Vec<_> = counts
+            .split([' ', ';', '.'])
+            .filter(|word| !word.is_empty())
+            .collect();
         words
             .windows(2)
             .find_map(|pair| (pair[1] == what).then(|| pair[0].parse().ok())?)
@@ -204,8 +209,12 @@ mod tests {
     fn what_is_not_routine_is_shown() {
         assert!(is_routine("test core::store::tests::one_value_a_type ... ok"));
         assert!(is_routine("running 12 tests"));
-        assert!(!is_routine("test core::store::tests::one_value_a_type ... FAILED"));
-        assert!(!is_routine("test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"));
+        assert!(!is_routine(
+            "test core::store::tests::one_value_a_type ... FAILED"
+        ));
+        assert!(!is_routine(
+            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"
+        ));
     }
 
     #[test]

@@ -66,7 +66,9 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
     if Path::new("/etc/debian_version").exists() && is_root() {
         println!("installing {}", packages.join(" "));
         run(apt_get().arg("update"))?;
-        run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&packages))?;
+        run(apt_get()
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(&packages))?;
     }
     match missing(&wanted).as_slice() {
         [] => Ok(()),
@@ -97,9 +99,8 @@ fn apt_get() -> Command {
 pub(crate) fn need_components() -> Result<()> {
     for component in ["fmt", "clippy"] {
         if !answers(Command::new("cargo").args([component, "--version"])) {
-            let text = format!(
-                "cargo {component} is not there; get it by\n    rustup component add rustfmt clippy"
-            );
+            let text =
+                format!("cargo {component} is not there; get it by\n    rustup component add rustfmt clippy");
             return Err(Missing(text).into());
         }
     }
@@ -116,9 +117,19 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         return Ok(program);
     }
     println!("building cargo-deny {CARGO_DENY} into {}, once", folder.display());
+    // Unoptimized: that is less than half of the work to build, and a check takes 3 s in place of 1.
     let mut install = Command::new("cargo");
     install
-        .args(["install", "--quiet", "--locked", "--force", "--version", CARGO_DENY, "--root"])
+        .args([
+            "install",
+            "--quiet",
+            "--locked",
+            "--debug",
+            "--force",
+            "--version",
+            CARGO_DENY,
+            "--root",
+        ])
         .arg(&folder)
         .arg("cargo-deny")
         .env_remove("CARGO_TARGET_DIR");
@@ -130,7 +141,9 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(cache) => PathBuf::from(cache),
-        None => std::env::home_dir().context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache"),
+        None => std::env::home_dir()
+            .context("neither XDG_CACHE_HOME nor HOME is set")?
+            .join(".cache"),
     };
     Ok(base.join("nsm/tools"))
 }
@@ -168,6 +181,9 @@ mod tests {
     fn the_advice_names_programs_and_packages() {
         let advice = advice(&[IP, PING]);
         assert!(advice.contains("not found: ip ping;"), "{advice}");
-        assert!(advice.ends_with("apt-get install -y iproute2 iputils-ping"), "{advice}");
+        assert!(
+            advice.ends_with("apt-get install -y iproute2 iputils-ping"),
+            "{advice}"
+        );
     }
 }
