@@ -132,6 +132,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         ])
         .arg(&folder)
         .arg("cargo-deny")
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
         .env_remove("CARGO_TARGET_DIR");
     run(&mut install).map_err(|error| Missing(format!("cargo-deny could not be built: {error:#}")))?;
     Ok(program)
