@@ -6,10 +6,12 @@
 
 mod duration;
 mod environment;
+mod help;
 mod log;
 mod run;
 
 pub use duration::{Duration, ParseDurationError};
 pub use environment::Settings;
+pub use help::AFTER_HELP;
 pub use log::{Level, LogFormat, LogSettings};
 pub use run::{Failure, main};

@@ -12,4 +12,5 @@ pub mod ipam;
 pub mod networkservice;
 pub mod policy;
 pub mod registry;
+pub mod sandbox;
 pub mod transport;
