@@ -1,2 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listening, dialling, TLS and file descriptors: the wire below the chains.
+//! The wire: gRPC over mutual TLS on unix sockets, which also pass files, and on TCP.
+//!
+//! [`Server`] listens and runs chains; [`Pool`] opens ways to other components and keeps them; [`health`] asks
+//! whether one is ready.
+
+pub mod health;
+mod pool;
+mod server;
+
+pub use pool::{Config, Pool};
+pub use server::Server;
