@@ -4,9 +4,13 @@
 //! [`Server`] listens and runs chains; [`Pool`] opens ways to other components and keeps them; [`health`] asks
 //! whether one is ready.
 
+mod files;
 pub mod health;
 mod pool;
 mod server;
+mod stream;
+mod url;
 
 pub use pool::{Config, Pool};
 pub use server::Server;
+pub use url::Address;
