@@ -181,3 +181,72 @@ fn array<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String
         .filter_map(|item| item.as_str().map(str::to_string))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, claims: &str) -> String {
+        format!(
+            "{}.{}.{}",
+            BASE64.encode(header),
+            BASE64.encode(claims),
+            BASE64.encode([0; 64])
+        )
+    }
+
+    const HEADER: &str = r#"{"alg":"ES256","typ":"JWT"}"#;
+
+    #[test]
+    fn claims_are_read_leniently_but_never_invented() {
+        let read = |claims: &str| Claims::of(&token(HEADER, claims));
+        let all = read(r#"{"sub":"s","aud":["a","b"],"exp":1.5,"iss":7}"#).unwrap();
+        assert_eq!(
+            (all.sub.as_str(), all.aud),
+            ("s", vec!["a".to_string(), "b".to_string()])
+        );
+        let none = read("{}").unwrap();
+        assert_eq!((none.sub.as_str(), none.aud.len(), none.expires()), ("", 0, None));
+        assert!(
+            read(r#"{"aud":"a"}"#).unwrap().aud.is_empty(),
+            "a string is no array"
+        );
+        for absurd in ["-1", "1e300", "null"] {
+            assert_eq!(read(&format!(r#"{{"exp":{absurd}}}"#)).unwrap().expires(), None);
+        }
+        for bad in ["[]", "7", "{", r#"{"sub":7}"#, r#"{"exp":"9"}"#] {
+            assert_eq!(read(bad).unwrap_err().reason(), "bad-token", "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_whatever_its_size() {
+        let long = token(HEADER, &format!(r#"{{"sub":"{}"}}"#, "s".repeat(MAX_TOKEN)));
+        for bad in [
+            "",
+            ".",
+            "a.b",
+            "a.b.c",
+            "a.b.c.d",
+            &long,
+            &token("[]", "{}"),
+            "e30=.e30.AA",
+        ] {
+            assert_eq!(Claims::of(bad).unwrap_err().reason(), "bad-token");
+            assert!(!verify_es256(bad, b"no certificate"));
+        }
+    }
+
+    #[test]
+    fn a_verifier_remembers_a_bounded_number() {
+        let mut seen = Generations::default();
+        let key = |n: usize| fingerprint(&n.to_string(), b"").unwrap();
+        for n in 0..5 * REMEMBERED {
+            seen.remember(key(n));
+            assert!(seen.young.len() + seen.old.len() <= 2 * REMEMBERED);
+        }
+        assert!(seen.knows(key(5 * REMEMBERED - 1)));
+        assert!(!seen.knows(key(0)));
+        assert_ne!(fingerprint("ab", b"c"), fingerprint("a", b"bc"));
+    }
+}
