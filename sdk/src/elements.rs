@@ -3,3 +3,4 @@
 
 pub mod begin;
 pub mod clienturl;
+pub mod updatepath;

@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, Place, Reply};
+use crate::core::events::Queued;
 use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
@@ -16,8 +17,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
 
-type Outcome = oneshot::Sender<Result<()>>;
-
 pub(super) struct Actor<A: Api> {
     /// Its place in the table; absent once it has left.
     place: Option<Place<A>>,
@@ -25,7 +24,7 @@ pub(super) struct Actor<A: Api> {
     rest: Chain<A>,
     calls: mpsc::Receiver<Box<Call<A>>>,
     events: Events,
-    queued: mpsc::Receiver<(Event, Outcome)>,
+    queued: mpsc::Receiver<Queued>,
     store: Store,
     committed: Option<Box<Committed<A>>>,
 }
@@ -84,7 +83,7 @@ impl<A: Api> Actor<A> {
                 tokio::select! {
                     biased;
                     () = component.shutdown().cancelled() => break,
-                    Some((event, outcome)) = self.queued.recv() => self.event(event, outcome).await,
+                    Some(queued) = self.queued.recv() => self.event(queued).await,
                     Some(call) = self.calls.recv() => self.call(*call).await,
                 }
                 if self.committed.is_none() {
@@ -245,15 +244,15 @@ impl<A: Api> Actor<A> {
         self.store.clear();
     }
 
-    async fn event(&mut self, event: Event, outcome: Outcome) {
-        if outcome.is_closed() {
+    async fn event(&mut self, queued: Queued) {
+        if queued.is_withdrawn() {
             return;
         }
         let stored = self.committed.as_deref().map(|committed| {
             let ctx = committed.ctx.event(committed.budget);
             (committed.life, ctx, committed.message.clone())
         });
-        let done = match (event, stored) {
+        let done = match (queued.event, stored) {
             (Event::Close, Some((_, ctx, message))) => self.close(&ctx, message).await.map(drop),
             (_, None | Some((Life::Closing, ..))) => {
                 Err(Error::not_found("closed", "the connection is closed"))
@@ -261,7 +260,7 @@ impl<A: Api> Actor<A> {
             (Event::Refresh, Some((_, ctx, message))) => self.pass(ctx, message).await.map(drop),
             (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message).await,
         };
-        let _element_may_be_gone = outcome.send(done);
+        let _element_may_be_gone = queued.outcome.send(done);
     }
 
     /// Closes what is there and requests anew. When that fails the connection stays, for another try.
