@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mock `next` of element tests, and the cases that every element must pass.
 
+mod wire;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use super::{
     Api, Chain, Component, Ctx, Element, Error, Event, Events, Found, Message, Next, Request, Result, Store,
 };
 use crate::core::{NetworkService, Peer};
+
+pub(crate) use wire::{Wire, end};
 
 /// One call that reached the end of a chain.
 #[derive(Clone, Debug, PartialEq)]
