@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of connections only.
 
+mod expiry;
 pub mod hoptime;
+pub mod refresh;
+pub mod timeout;
+pub mod trimpath;
