@@ -1,8 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of connections only.
 
+mod attempts;
+pub mod dnscontext;
 mod expiry;
+mod files;
+pub mod filtermechanisms;
 pub mod hoptime;
+pub mod mechanismpriority;
+pub mod mechanisms;
+pub mod mechanismtranslation;
+pub mod mtu;
+pub mod onidle;
+pub mod passthrough;
+pub mod recvfd;
 pub mod refresh;
+pub mod sendfd;
+pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
