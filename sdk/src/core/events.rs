@@ -16,6 +16,11 @@ pub enum Event {
     Close,
 }
 
+/// Left in [`Ctx::call`](super::Ctx::call) of a close that failed by an element that closes again later, with
+/// [`Event::Close`]: `begin` then keeps what the connection has for that.
+#[derive(Clone, Copy, Debug)]
+pub struct Unfinished;
+
 /// An event and where its outcome is awaited.
 pub(crate) type Queued = (Event, oneshot::Sender<Result<()>>);
 
@@ -30,7 +35,7 @@ impl Events {
     }
 
     /// Runs `event` when its turn comes, and waits for its outcome. A connection that is closed meanwhile
-    /// answers `closed`.
+    /// answers `closed`. Dropping the future before its turn comes withdraws the event.
     ///
     /// Must not be awaited inside a call of the same connection, which would wait for itself.
     pub async fn run(&self, event: Event) -> Result<()> {
