@@ -1,2 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of registries only.
+
+pub mod checks;
+
+pub mod memory;
+pub mod queries;
+pub mod setpayload;
+pub mod setregistrationtime;
+#[cfg(test)]
+pub(crate) mod testing;
