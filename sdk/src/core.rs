@@ -2,11 +2,12 @@
 //! The shape of everything: elements, the chain that runs them, and what a call carries.
 
 mod api;
+mod backoff;
 mod chain;
 mod component;
 mod ctx;
 mod error;
-mod events;
+pub(crate) mod events;
 mod peer;
 mod remote;
 mod store;
@@ -14,6 +15,7 @@ mod store;
 pub(crate) mod testing;
 
 pub use api::{Api, Entry, Message, NetworkService, NsRegistry, NseRegistry, Registration, Request};
+pub use backoff::Backoff;
 pub use chain::{Chain, Element, Found, Next};
 pub use component::{Clock, Component, Task};
 pub use ctx::{Ctx, DEFAULT_BUDGET};

@@ -3,6 +3,7 @@
 
 pub mod checks;
 
+pub mod expire;
 pub mod memory;
 pub mod queries;
 pub mod setpayload;

@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, Reply, Table};
+use crate::core::events::Queued;
 use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store};
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
@@ -16,15 +17,13 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
 
-type Outcome = oneshot::Sender<Result<()>>;
-
 pub(super) struct Actor<A: Api> {
     id: String,
     client: bool,
     rest: Chain<A>,
     calls: mpsc::Receiver<Box<Call<A>>>,
     events: Events,
-    queued: mpsc::Receiver<(Event, Outcome)>,
+    queued: mpsc::Receiver<Queued>,
     store: Store,
     committed: Option<Box<Committed<A>>>,
 }
@@ -65,7 +64,7 @@ impl<A: Api> Actor<A> {
                 tokio::select! {
                     biased;
                     () = component.shutdown().cancelled() => break,
-                    Some((event, outcome)) = self.queued.recv() => self.event(event, outcome).await,
+                    Some(queued) = self.queued.recv() => self.event(queued).await,
                     Some(call) = self.calls.recv() => {
                         if let Some((reply, done)) = self.call(*call).await {
                             self.answer(table, reply, done);
@@ -204,8 +203,13 @@ impl<A: Api> Actor<A> {
         }
     }
 
-    async fn event(&mut self, event: Event, outcome: Outcome) {
+    async fn event(&mut self, (event, revoked, outcome): Queued) {
         let done = match (event, self.committed.as_deref()) {
+            _ if revoked.is_cancelled() => Err(Error::new(
+                tonic::Code::Aborted,
+                "revoked",
+                "the event was revoked before its turn came",
+            )),
             (_, None) => Err(Error::not_found("closed", "the connection is closed")),
             (Event::Close, Some(_)) => {
                 self.close_stored().await;
