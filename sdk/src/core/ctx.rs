@@ -99,6 +99,17 @@ impl Ctx {
         self.events.as_ref()
     }
 
+    /// The same for elements that cannot do without. Errors: `no-begin`, a fault of the chain's author.
+    pub fn begun(&self) -> Result<&Events> {
+        let missing = || {
+            Error::internal(
+                "no-begin",
+                "an element that acts later needs begin before it in its chain",
+            )
+        };
+        self.events.as_ref().ok_or_else(missing)
+    }
+
     /// Whether an earlier request of this connection has succeeded and was not closed since.
     pub fn is_established(&self) -> bool {
         self.established

@@ -17,6 +17,11 @@ pub enum Event {
     Close,
 }
 
+/// Left in [`Ctx::call`](super::Ctx::call) of a close that failed by an element that closes again later, with
+/// [`Event::Close`]: `begin` then keeps what the connection has for that.
+#[derive(Clone, Copy, Debug)]
+pub struct Unfinished;
+
 /// An event, whether it was revoked meanwhile, and where its outcome is awaited.
 pub(crate) type Queued = (Event, CancellationToken, oneshot::Sender<Result<()>>);
 
@@ -31,15 +36,15 @@ impl Events {
     }
 
     /// Runs `event` when its turn comes, and waits for its outcome. A connection that is closed meanwhile
-    /// answers `closed`.
+    /// answers `closed`. Dropping the future before its turn comes withdraws the event.
     ///
     /// Must not be awaited inside a call of the same connection, which would wait for itself.
     pub async fn run(&self, event: Event) -> Result<()> {
         self.run_unless(&CancellationToken::new(), event).await
     }
 
-    /// Like [`Events::run`], but answers `revoked` and does nothing when `revoked` fires before its turn comes:
-    /// for timers that a request of the connection may overtake.
+    /// Like [`Events::run`], but answers `closed` and does nothing when `revoked` fires before its turn comes: for
+    /// timers that a request of the connection may overtake. (Dropping a task drops its future a little later.)
     pub async fn run_unless(&self, revoked: &CancellationToken, event: Event) -> Result<()> {
         let closed = || Error::not_found("closed", "the connection was closed before its event could run");
         let (outcome, wait) = oneshot::channel();

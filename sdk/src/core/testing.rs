@@ -31,6 +31,8 @@ pub(crate) struct Probe<A: Api> {
     /// While set, requests wait until it is cancelled.
     hold: Mutex<Option<CancellationToken>>,
     found: Mutex<Vec<A::Found>>,
+    /// While set, closes fail with it.
+    close_error: Mutex<Option<Error>>,
 }
 
 impl<A: Api> Probe<A> {
@@ -48,6 +50,7 @@ impl<A: Api> Probe<A> {
             answer: Mutex::new(Box::new(answer)),
             hold: Mutex::default(),
             found: Mutex::default(),
+            close_error: Mutex::default(),
         })
     }
 
@@ -61,6 +64,11 @@ impl<A: Api> Probe<A> {
         let token = CancellationToken::new();
         *self.hold.lock() = Some(token.clone());
         token
+    }
+
+    /// What closes fail with from now on, if anything.
+    pub(crate) fn fail_closes(&self, error: Option<Error>) {
+        *self.close_error.lock() = error;
     }
 
     /// What `find` answers from now on.
@@ -113,7 +121,7 @@ impl<A: Api> Element<A> for Arc<Probe<A>> {
 
     async fn close(&self, _: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         self.seen.lock().push(Seen::Close(message.clone()));
-        Ok(())
+        self.close_error.lock().clone().map_or(Ok(()), Err)
     }
 
     async fn find(&self, _: &Ctx, _: A::Query, _: Next<'_, A>) -> Result<Found<A>> {
