@@ -6,7 +6,10 @@ pub mod checks;
 pub mod expire;
 pub mod memory;
 pub mod queries;
+pub mod recvfd;
+pub mod sendfd;
 pub mod setpayload;
 pub mod setregistrationtime;
+mod sockets;
 #[cfg(test)]
 pub(crate) mod testing;
