@@ -7,7 +7,7 @@ mod chain;
 mod component;
 mod ctx;
 mod error;
-mod events;
+pub(crate) mod events;
 mod peer;
 mod remote;
 mod store;

@@ -2,6 +2,7 @@
 //! Calls that a connection makes for itself.
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{Error, Result};
 
@@ -21,8 +22,8 @@ pub enum Event {
 #[derive(Clone, Copy, Debug)]
 pub struct Unfinished;
 
-/// An event and where its outcome is awaited.
-pub(crate) type Queued = (Event, oneshot::Sender<Result<()>>);
+/// An event, whether it was revoked meanwhile, and where its outcome is awaited.
+pub(crate) type Queued = (Event, CancellationToken, oneshot::Sender<Result<()>>);
 
 /// The way to `begin` for elements behind it: events of a connection run there one at a time, in order with the
 /// calls of its users.
@@ -39,9 +40,16 @@ impl Events {
     ///
     /// Must not be awaited inside a call of the same connection, which would wait for itself.
     pub async fn run(&self, event: Event) -> Result<()> {
+        self.run_unless(&CancellationToken::new(), event).await
+    }
+
+    /// Like [`Events::run`], but answers `closed` and does nothing when `revoked` fires before its turn comes: for
+    /// timers that a request of the connection may overtake. (Dropping a task drops its future a little later.)
+    pub async fn run_unless(&self, revoked: &CancellationToken, event: Event) -> Result<()> {
         let closed = || Error::not_found("closed", "the connection was closed before its event could run");
         let (outcome, wait) = oneshot::channel();
-        self.0.send((event, outcome)).await.map_err(|_| closed())?;
+        let queued = (event, revoked.clone(), outcome);
+        self.0.send(queued).await.map_err(|_| closed())?;
         wait.await.map_err(|_| closed())?
     }
 }

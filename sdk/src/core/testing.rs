@@ -175,7 +175,7 @@ impl Connection {
 
     /// Waits for the next event that an element asks for, and answers it with `outcome`.
     pub(crate) async fn event(&self, outcome: Result<()>) -> Event {
-        let (event, reply) = self
+        let (event, _, reply) = self
             .queued
             .lock()
             .await

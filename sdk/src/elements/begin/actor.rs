@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, Place, Reply};
+use crate::core::events::Queued;
 use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
@@ -16,8 +17,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
 
-type Outcome = oneshot::Sender<Result<()>>;
-
 pub(super) struct Actor<A: Api> {
     /// Its place in the table; absent once it has left.
     place: Option<Place<A>>,
@@ -25,7 +24,7 @@ pub(super) struct Actor<A: Api> {
     rest: Chain<A>,
     calls: mpsc::Receiver<Box<Call<A>>>,
     events: Events,
-    queued: mpsc::Receiver<(Event, Outcome)>,
+    queued: mpsc::Receiver<Queued>,
     store: Store,
     committed: Option<Box<Committed<A>>>,
 }
@@ -84,7 +83,7 @@ impl<A: Api> Actor<A> {
                 tokio::select! {
                     biased;
                     () = component.shutdown().cancelled() => break,
-                    Some((event, outcome)) = self.queued.recv() => self.event(event, outcome).await,
+                    Some(queued) = self.queued.recv() => self.event(queued).await,
                     Some(call) = self.calls.recv() => self.call(*call).await,
                 }
                 if self.committed.is_none() {
@@ -245,8 +244,8 @@ impl<A: Api> Actor<A> {
         self.store.clear();
     }
 
-    async fn event(&mut self, event: Event, outcome: Outcome) {
-        if outcome.is_closed() {
+    async fn event(&mut self, (event, revoked, outcome): Queued) {
+        if revoked.is_cancelled() || outcome.is_closed() {
             return;
         }
         let stored = self.committed.as_deref().map(|committed| {
