@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroize;
 
-pub use certificate::trust_domain;
+pub use certificate::{namespace, same_namespace, trust_domain};
 pub use issuer::Issuer;
 pub use source::Source;
 pub use tokens::Tokens;

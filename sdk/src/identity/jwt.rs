@@ -177,11 +177,7 @@ fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Option<T> {
 /// An array of strings; whatever else stands there reads as empty.
 fn array<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
-    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(items
-        .iter()
-        .filter_map(|item| item.as_str().map(str::to_string))
-        .collect())
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 #[cfg(test)]
