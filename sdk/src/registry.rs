@@ -4,6 +4,7 @@
 pub mod checks;
 
 pub mod expire;
+pub mod heal;
 pub mod localbypass;
 pub mod memory;
 pub mod queries;
