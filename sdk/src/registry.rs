@@ -4,9 +4,12 @@
 pub mod checks;
 
 pub mod expire;
+pub mod heal;
+pub mod localbypass;
 pub mod memory;
 pub mod queries;
 pub mod recvfd;
+pub mod refresh;
 pub mod sendfd;
 pub mod setpayload;
 pub mod setregistrationtime;

@@ -16,6 +16,10 @@ pub trait Registry: Api<Message = Registration<Self::Entry>> {
     /// What is registered.
     type Entry: Entry + prost::Message;
 
+    /// Whether the deletion of an entry by others is a loss to who registered it: an endpoint lives as long as its
+    /// program, while a service may be an administrator's, who may delete it.
+    const DELETION_IS_LOSS: bool;
+
     /// The example that a query carries and whether it watches; an absent example reads as an empty one.
     fn asked(query: Self::Query) -> (Self::Entry, bool);
 
@@ -56,6 +60,7 @@ pub trait Registry: Api<Message = Registration<Self::Entry>> {
 
 impl Registry for NseRegistry {
     type Entry = NetworkServiceEndpoint;
+    const DELETION_IS_LOSS: bool = true;
 
     fn asked(query: NetworkServiceEndpointQuery) -> (NetworkServiceEndpoint, bool) {
         (query.network_service_endpoint.unwrap_or_default(), query.watch)
@@ -98,6 +103,7 @@ impl Registry for NseRegistry {
 
 impl Registry for NsRegistry {
     type Entry = NetworkService;
+    const DELETION_IS_LOSS: bool = false;
 
     fn asked(query: NetworkServiceQuery) -> (NetworkService, bool) {
         (query.network_service.unwrap_or_default(), query.watch)
