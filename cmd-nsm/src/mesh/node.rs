@@ -168,6 +168,11 @@ impl Node {
         format!("unix://{}/{name}.sock", self.settings.folder.display())
     }
 
+    /// The folder with the program files.
+    pub fn programs_folder(&self) -> &Path {
+        self.settings.programs.folder()
+    }
+
     /// The folder with sockets, state and logs.
     pub fn folder(&self) -> &Path {
         &self.settings.folder

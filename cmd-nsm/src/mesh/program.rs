@@ -34,6 +34,11 @@ impl Programs {
         Self(folder.into())
     }
 
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
     /// The file of one program.
     pub fn file(&self, program: &str) -> Result<PathBuf> {
         let file = self.0.join(program);
