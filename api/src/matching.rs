@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who fits whom: clients and endpoints by labels, queries and entries of a registry, monitors and
-//! connections.
+//! Who fits whom: clients and endpoints by labels, queries and registry entries, monitors and connections.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,12 +101,10 @@ pub fn endpoints<'a>(
     Vec::new()
 }
 
-/// The forwarders among `candidates` that `service` allows for a client with `labels`, in the candidates'
-/// order.
+/// The forwarders among `candidates` that `service` allows for a client with `labels`, in their order.
 ///
 /// Candidates are registered under the service `forwarder_service`. A match wants the labels of its metadata,
-/// or
-/// `p2p: "true"` when it has none.
+/// or `p2p: "true"` when it has none.
 pub fn forwarders<'a>(
     labels: &Labels,
     service: &NetworkService,
