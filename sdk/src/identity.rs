@@ -6,6 +6,8 @@ pub mod issuer;
 pub mod jwt;
 pub mod pem;
 pub mod source;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tokens;
 pub mod workload_api;
 

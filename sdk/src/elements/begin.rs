@@ -207,4 +207,6 @@ impl<A: Api> Element<A> for Begin<A> {
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod owner;
+#[cfg(test)]
 mod tests;
