@@ -2,11 +2,15 @@
 //! Elements of connections only.
 
 mod attempts;
+pub mod discover;
+pub mod discoverforwarder;
 pub mod dnscontext;
 mod expiry;
 mod files;
 pub mod filtermechanisms;
 pub mod hoptime;
+pub mod kernel;
+mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
 pub mod mechanismtranslation;
@@ -15,7 +19,10 @@ pub mod onidle;
 pub mod passthrough;
 pub mod recvfd;
 pub mod refresh;
+pub mod roundrobin;
 pub mod sendfd;
 pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
+
+pub use lookup::Registries;

@@ -5,14 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nsm_api::connectioncontext::{IpContext, Route};
-
-use crate::core::Request;
-
-/// The IP context of the connection, made when absent.
-pub(super) fn ip_context(request: &mut Request) -> &mut IpContext {
-    let context = request.connection.context.get_or_insert_default();
-    context.ip_context.get_or_insert_default()
-}
+use nsm_api::context::parse_net;
 
 /// The prefixes that the client excludes, without those that do not parse, merged.
 pub(super) fn excluded(context: &IpContext) -> Vec<IpNet> {
@@ -30,7 +23,7 @@ pub(super) fn is_excluded(ips: &[IpAddr], excluded: &[IpNet]) -> bool {
 
 /// The IP of an address in CIDR notation.
 pub(super) fn ip_of(address: &str) -> Option<IpAddr> {
-    address.parse().ok().map(|net: IpNet| net.addr())
+    parse_net(address).map(|net| net.addr())
 }
 
 /// Adds an address unless its IP is there.
@@ -43,11 +36,7 @@ pub(super) fn add_address(addresses: &mut Vec<String>, address: IpNet) {
 /// Adds a device route to the host unless there is a route to it.
 pub(super) fn add_route(routes: &mut Vec<Route>, host: IpAddr) {
     if !routes.iter().any(|route| leads_to(route, host)) {
-        let prefix = IpNet::from(host).to_string();
-        routes.push(Route {
-            prefix,
-            ..Default::default()
-        });
+        routes.push(Route::to(host.into()));
     }
 }
 
@@ -62,5 +51,5 @@ pub(super) fn remove_route(routes: &mut Vec<Route>, host: IpAddr) {
 }
 
 fn leads_to(route: &Route, host: IpAddr) -> bool {
-    route.prefix.parse().ok() == Some(IpNet::from(host))
+    route.prefix_net() == Some(IpNet::from(host))
 }

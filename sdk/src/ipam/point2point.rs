@@ -18,9 +18,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use nsm_api::connectioncontext::IpContext;
 
-use super::context::{
-    add_address, add_route, excluded, ip_context, ip_of, is_excluded, remove_address, remove_route,
-};
+use super::context::{add_address, add_route, excluded, ip_of, is_excluded, remove_address, remove_route};
 use super::lease::Pools;
 use super::pool::Pool;
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
@@ -110,7 +108,7 @@ impl Element<NetworkService> for Point2Point {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        self.assign(ctx, ip_context(request))?;
+        self.assign(ctx, request.connection.ip_context_mut())?;
         let done = next.request(ctx, request).await;
         self.pools.settle(ctx.store(), done.is_ok());
         done

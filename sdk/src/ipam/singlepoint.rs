@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use nsm_api::connectioncontext::IpContext;
 
-use super::context::{add_address, excluded, ip_context, is_excluded, remove_address};
+use super::context::{add_address, excluded, is_excluded, remove_address};
 use super::lease::Pools;
 use super::pool::Pool;
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
@@ -83,12 +83,8 @@ impl SinglePoint {
 
 /// Takes the address that the client brings with the length of a pool's prefix, or the lowest.
 fn allocate(pools: &mut [Pool], context: &IpContext, excluded: &[IpNet]) -> Option<IpAddr> {
-    let brought = context
-        .src_ip_addrs
-        .iter()
-        .filter_map(|address| address.parse::<IpNet>().ok());
-    let brought = brought.filter(|address| !is_excluded(&[address.addr()], excluded));
-    for address in brought {
+    let brought = context.src_nets().into_iter();
+    for address in brought.filter(|address| !is_excluded(&[address.addr()], excluded)) {
         let subnet = pools.iter_mut().find(|pool| pool.prefix() == address.trunc());
         if subnet.is_some_and(|pool| pool.take(address.addr())) {
             return Some(address.addr());
@@ -104,7 +100,7 @@ impl Element<NetworkService> for SinglePoint {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        self.assign(ctx, ip_context(request))?;
+        self.assign(ctx, request.connection.ip_context_mut())?;
         let done = next.request(ctx, request).await;
         self.pools.settle(ctx.store(), done.is_ok());
         done
@@ -139,9 +135,9 @@ mod tests {
         src: &[&str],
     ) -> Result<Vec<String>> {
         let mut request = request();
-        ip_context(&mut request).src_ip_addrs = src.iter().map(ToString::to_string).collect();
+        request.connection.ip_context_mut().src_ip_addrs = src.iter().map(ToString::to_string).collect();
         chain.request(&connection.first(), &mut request).await?;
-        Ok(ip_context(&mut request).src_ip_addrs.clone())
+        Ok(request.connection.ip_context_mut().src_ip_addrs.clone())
     }
 
     #[tokio::test]

@@ -12,8 +12,9 @@
 use async_trait::async_trait;
 use ipnet::IpNet;
 use nsm_api::connectioncontext::Route;
+use nsm_api::context::parse_net;
 
-use super::context::{ip_context, ip_of};
+use super::context::ip_of;
 use super::lease::Pools;
 use crate::core::{Ctx, Element, NetworkService, Next, Request, Result};
 
@@ -44,8 +45,7 @@ impl Strict {
 
 /// Whether two texts name the same prefix.
 fn same(one: &str, other: &str) -> bool {
-    let net = |text: &str| text.parse::<IpNet>().ok();
-    one == other || net(one).is_some_and(|one| Some(one) == net(other))
+    one == other || parse_net(one).is_some_and(|one| Some(one) == parse_net(other))
 }
 
 #[async_trait]
@@ -55,12 +55,12 @@ impl Element<NetworkService> for Strict {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let context = ip_context(request);
+        let context = request.connection.ip_context_mut();
         self.purge(ctx, &mut context.src_ip_addrs, &mut context.dst_routes);
         self.purge(ctx, &mut context.dst_ip_addrs, &mut context.src_routes);
         next.request(ctx, request).await?;
 
-        let context = ip_context(request);
+        let context = request.connection.ip_context_mut();
         let answered = context.src_ip_addrs.iter().chain(&context.dst_ip_addrs);
         let ips = answered.filter_map(|address| ip_of(address));
         self.0.lease(ctx.store(), |pools| {
@@ -97,7 +97,7 @@ mod tests {
         let chain = chain![Strict::new(&["10.0.0.0/24".parse().unwrap()]).unwrap()];
         let brought = || {
             let mut request = request();
-            ip_context(&mut request).src_ip_addrs = vec!["10.0.0.5/32".into()];
+            request.connection.ip_context_mut().src_ip_addrs = vec!["10.0.0.5/32".into()];
             request
         };
         let (one, two) = (Connection::new(), Connection::new());
@@ -106,12 +106,12 @@ mod tests {
         let mut second = brought();
         chain.request(&two.first(), &mut second).await.unwrap();
         assert!(
-            ip_context(&mut second).src_ip_addrs.is_empty(),
+            second.connection.ip_context_mut().src_ip_addrs.is_empty(),
             "it is the first one's"
         );
         chain.close(&one.again(), &mut first).await.unwrap();
         let mut second = brought();
         chain.request(&two.again(), &mut second).await.unwrap();
-        assert_eq!(ip_context(&mut second).src_ip_addrs, ["10.0.0.5/32"]);
+        assert_eq!(second.connection.ip_context_mut().src_ip_addrs, ["10.0.0.5/32"]);
     }
 }

@@ -27,14 +27,13 @@ impl Element<NetworkService> for DnsContext {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        if !self.0.is_empty() {
-            let context = request.connection.context.get_or_insert_default();
-            let told = &mut context.dns_context.get_or_insert_default().configs;
-            for config in &self.0 {
-                if !told.contains(config) {
-                    told.push(config.clone());
-                }
-            }
+        for config in &self.0 {
+            request
+                .connection
+                .context
+                .get_or_insert_default()
+                .dns_context_mut()
+                .add(config);
         }
         next.request(ctx, request).await
     }

@@ -7,13 +7,11 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nsm_api::mechanism::key::INODE_URL;
 use rustix::fs::{Mode, OFlags};
 use url::Url;
 
 use crate::core::{Ctx, Error, FilePassing, Inode, Request, Result};
-
-/// The mechanism parameter that names a file: a network namespace, or a socket.
-pub(super) const INODE_URL: &str = "inodeURL";
 
 /// How many files one connection may hold at once on one side.
 pub(super) const MAX_FILES: usize = 16;

@@ -7,6 +7,7 @@
 //! **Cost**: a copy of the preferences a request.
 
 use async_trait::async_trait;
+use nsm_api::mechanism::{LOCAL, REMOTE};
 
 use crate::core::{Ctx, Element, NetworkService, Next, Request, Result, Way};
 use crate::elements::clienturl::NextUrl;
@@ -34,7 +35,7 @@ impl Element<NetworkService> for FilterMechanisms {
             return next.request(ctx, request).await;
         };
         let offered = request.mechanism_preferences.clone();
-        let cls = if local { "LOCAL" } else { "REMOTE" };
+        let cls = if local { LOCAL } else { REMOTE };
         request
             .mechanism_preferences
             .retain(|mechanism| mechanism.cls == cls);

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use nsm_api::connection::{Connection, Mechanism};
+use nsm_api::mechanism::key;
 
 use super::attempts::{Failures, share};
 use crate::core::{Chain, Ctx, Element, Error, NetworkService, Next, Request, Result};
@@ -102,7 +103,7 @@ impl Mechanisms {
         };
         let name = match mechanism.parameters.is_empty() {
             true => "unknown",
-            false => mechanism.parameters.get("name").map_or("", String::as_str),
+            false => mechanism.parameter(key::INTERFACE_NAME),
         };
         let interface = format!("{}/{name}", mechanism.r#type);
         let key = match self.side {

@@ -26,9 +26,9 @@ async fn ask(
     context: IpContext,
 ) -> Result<IpContext> {
     let mut request = request();
-    *ip_context(&mut request) = context;
+    *request.connection.ip_context_mut() = context;
     chain.request(&connection.first(), &mut request).await?;
-    Ok(ip_context(&mut request).clone())
+    Ok(request.connection.ip_context_mut().clone())
 }
 
 async fn pair(

@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::super::files::MAX_FILES;
 use super::super::files::testing::{Pipe, Silent, kernel, naming, transport_peer};
-use super::super::files::{INODE_URL, MAX_FILES};
+use nsm_api::mechanism::key::INODE_URL;
+
 use super::*;
 use crate::core::Error;
 use crate::core::testing::{Connection, Probe, before, request, standard_cases};

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 
 use tempfile::NamedTempFile;
 
-use super::super::files::INODE_URL;
 use super::super::files::testing::{Pipe, Silent, kernel, naming, transport_peer};
 use super::super::recvfd::RecvFd;
+use nsm_api::mechanism::key::INODE_URL;
+
 use super::*;
 use crate::chain;
 use crate::core::testing::{Connection, Probe, before, request, standard_cases};
