@@ -2,4 +2,11 @@
 //! Elements that work on any API.
 
 pub mod begin;
+pub mod clientinfo;
 pub mod clienturl;
+pub mod connect;
+pub mod dial;
+pub mod null;
+pub mod retry;
+pub mod switchcase;
+pub mod updatepath;

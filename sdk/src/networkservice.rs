@@ -1,2 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of connections only.
+
+mod expiry;
+pub mod refresh;
+pub mod timeout;
+pub mod trimpath;

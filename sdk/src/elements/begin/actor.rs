@@ -244,15 +244,15 @@ impl<A: Api> Actor<A> {
         self.store.clear();
     }
 
-    async fn event(&mut self, (event, revoked, outcome): Queued) {
-        if revoked.is_cancelled() || outcome.is_closed() {
+    async fn event(&mut self, queued: Queued) {
+        if queued.is_withdrawn() {
             return;
         }
         let stored = self.committed.as_deref().map(|committed| {
             let ctx = committed.ctx.event(committed.budget);
             (committed.life, ctx, committed.message.clone())
         });
-        let done = match (event, stored) {
+        let done = match (queued.event, stored) {
             (Event::Close, Some((_, ctx, message))) => self.close(&ctx, message).await.map(drop),
             (_, None | Some((Life::Closing, ..))) => {
                 Err(Error::not_found("closed", "the connection is closed"))
@@ -260,7 +260,7 @@ impl<A: Api> Actor<A> {
             (Event::Refresh, Some((_, ctx, message))) => self.pass(ctx, message).await.map(drop),
             (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message).await,
         };
-        let _element_may_be_gone = outcome.send(done);
+        let _element_may_be_gone = queued.outcome.send(done);
     }
 
     /// Closes what is there and requests anew. When that fails the connection stays, for another try.
