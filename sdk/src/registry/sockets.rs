@@ -5,7 +5,7 @@
 //! socket's inode passed beside the message. Whoever has such a descriptor can connect to the socket, whatever its
 //! own file system looks like, also after the path is gone.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
