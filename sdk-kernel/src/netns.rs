@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Network namespaces: opening them from a path that a stranger gave, and acting inside them.
 //!
-//! **Guarantees**: what is opened is a network namespace and nothing else; no file of another kind is ever read,
-//! and its file system is never asked anything, so a pipe or a hung FUSE mount cannot stop us. A namespace is
-//! entered on a thread of our own, and a thread that cannot leave it again is never used for anything else.
+//! **Guarantees**: what is opened is a namespace and nothing else; no file of another kind is ever opened for
+//! reading, so a pipe or a device cannot stop us. A namespace is entered on a thread of our own, and a thread that
+//! cannot leave it again is never used for anything else.
 //! **Cost**: opening three system calls; a visit two.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use tonic::Code;
+
+/// The file system of namespaces, from `linux/magic.h`.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
 
 /// What a namespace is called: the device and the inode of its file. The kernel uses inode numbers again after a
 /// namespace is gone.
@@ -39,6 +43,7 @@ impl fmt::Display for NetnsId {
 pub(crate) struct Netns {
     fd: OwnedFd,
     id: NetnsId,
+    is_certain: bool,
 }
 
 impl Netns {
@@ -47,11 +52,11 @@ impl Netns {
     ///
     /// Errors: `netns-gone`, `not-a-netns`.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let (handle, id) = handle(path)?;
+        let (handle, id, is_certain) = handle(path)?;
         let through = format!("/proc/self/fd/{}", handle.as_raw_fd());
         let fd = openat(CWD, through, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| gone(path, errno))?;
-        Ok(Self { fd, id })
+        Ok(Self { fd, id, is_certain })
     }
 
     /// The namespace that the calling thread is in.
@@ -62,6 +67,11 @@ impl Netns {
     /// What the namespace is called.
     pub(crate) fn id(&self) -> NetnsId {
         self.id
+    }
+
+    /// Whether it is known to be a network namespace. If not, entering it tells.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.is_certain
     }
 }
 
@@ -75,32 +85,37 @@ impl AsFd for Netns {
 ///
 /// Errors: `netns-gone`, `not-a-netns`.
 pub(crate) fn identify(path: &Path) -> Result<NetnsId> {
-    handle(path).map(|(_, id)| id)
+    handle(path).map(|(_, id, _)| id)
 }
 
-/// A name for the file behind `path` that cannot be read from, proven to be a network namespace.
-fn handle(path: &Path) -> Result<(OwnedFd, NetnsId)> {
+/// A name for the file behind `path` that cannot be read from, proven to be a namespace.
+fn handle(path: &Path) -> Result<(OwnedFd, NetnsId, bool)> {
     let handle = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| gone(path, errno))?;
     let through = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let target = readlinkat(CWD, through, Vec::new()).map_err(|errno| gone(path, errno))?;
     // The name that nsfs makes up. A file's own name starts with a slash, so no other file can look like this.
-    if !target.as_bytes().starts_with(b"net:[") {
-        return Err(Error::invalid(
-            "not-a-netns",
-            format!(
-                "{} is {}, not a network namespace; pass a file like /proc/PID/ns/net",
-                path.display(),
-                target.to_string_lossy()
-            ),
-        ));
+    let is_named = target.as_bytes().starts_with(b"net:[");
+    // A bind mount has its own name instead; which kind of namespace it is shows when it is entered.
+    let is_mounted = target.as_bytes().starts_with(b"/")
+        && fstatfs(&handle).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(NSFS_MAGIC));
+    if !is_named && !is_mounted {
+        return Err(not_a_netns(path, &target.to_string_lossy()));
     }
     let stat = fstat(&handle).map_err(|errno| gone(path, errno))?;
     let id = NetnsId {
         device: stat.st_dev,
         inode: stat.st_ino,
     };
-    Ok((handle, id))
+    Ok((handle, id, is_named))
+}
+
+fn not_a_netns(path: &Path, what: &str) -> Error {
+    let path = path.display();
+    Error::invalid(
+        "not-a-netns",
+        format!("{path} is {what}, not a network namespace; pass a file like /proc/PID/ns/net"),
+    )
 }
 
 fn gone(path: &Path, errno: Errno) -> Error {
@@ -116,25 +131,26 @@ fn gone(path: &Path, errno: Errno) -> Error {
 /// The namespace that a thread belongs in, and the only way to leave it for a while.
 #[derive(Debug)]
 pub(crate) struct Home {
-    netns: Netns,
+    netns: Arc<Netns>,
     lost: bool,
     /// A home is of one thread.
     thread: PhantomData<*const ()>,
 }
 
 impl Home {
-    /// The calling thread belongs where it is now.
-    pub(crate) fn here() -> Result<Self> {
+    /// The calling thread belongs in `netns`, and is there after this.
+    pub(crate) fn at(netns: Arc<Netns>) -> Result<Self> {
+        enter(&netns)?;
         Ok(Self {
-            netns: Netns::current()?,
+            netns,
             lost: false,
             thread: PhantomData,
         })
     }
 
-    /// What the thread's own namespace is called.
-    pub(crate) fn id(&self) -> NetnsId {
-        self.netns.id
+    /// Where the thread belongs.
+    pub(crate) fn netns(&self) -> &Arc<Netns> {
+        &self.netns
     }
 
     /// Whether the thread could not come back from a visit. It must end.
@@ -163,6 +179,9 @@ impl Home {
 
 fn enter(netns: &Netns) -> Result<()> {
     move_into_link_name_space(netns.fd.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|errno| {
+        if errno == Errno::INVAL {
+            return not_a_netns(Path::new(&netns.id.to_string()), "a namespace of another kind");
+        }
         let (code, hint) = match errno {
             Errno::PERM => (
                 Code::FailedPrecondition,
