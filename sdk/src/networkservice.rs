@@ -2,6 +2,7 @@
 //! Elements of connections only.
 
 mod expiry;
+pub mod monitor;
 pub mod refresh;
 pub mod timeout;
 pub mod trimpath;
