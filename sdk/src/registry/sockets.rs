@@ -86,7 +86,7 @@ impl Sockets {
 
     /// What a URL of this process stands for; nothing when it stands for no socket of ours, or a closed one.
     pub(super) fn at(&self, url: &str) -> Option<Arc<Socket>> {
-        let number: i32 = url.strip_prefix(&own())?.parse().ok()?;
+        let number: RawFd = url.strip_prefix(&own())?.parse().ok()?;
         self.find(|socket| socket.file.as_raw_fd() == number)
     }
 
