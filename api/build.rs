@@ -18,9 +18,11 @@ const PROTOS: [&str; 6] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut descriptors = protox::compile(PROTOS, ["proto"])?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .btree_map(".")
-        .compile_fds(descriptors.clone())?;
+        .compile_fds_with_config(descriptors.clone(), config)?;
 
     // What programs carry to describe the API needs no comments and positions.
     for file in &mut descriptors.file {

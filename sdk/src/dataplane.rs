@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::core::Result;
@@ -60,7 +61,7 @@ pub struct Interface {
 }
 
 /// A route through an interface.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Route {
     /// Where it leads; host bits are masked away.
     pub prefix: IpNet,
