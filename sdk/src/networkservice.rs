@@ -18,6 +18,7 @@ pub mod monitor;
 pub mod mtu;
 pub mod onidle;
 pub mod passthrough;
+pub mod policyroute;
 pub mod recvfd;
 pub mod refresh;
 pub mod roundrobin;
@@ -25,6 +26,7 @@ pub mod sendfd;
 pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
+mod watched;
 pub mod xconnect;
 
 pub use lookup::Registries;

@@ -44,7 +44,7 @@ pub struct Settings {
 ///
 /// `authorize` stands before `dial`, so that an answer that it refuses is closed over the way that is still there.
 ///
-/// Errors: `bad-interface-name`, `bad-url`.
+/// Errors: `bad-url`.
 pub fn client(
     component: &Component,
     settings: &Settings,
@@ -59,7 +59,7 @@ pub fn client(
         Dial::new(dialer, Duration::ZERO),
         ClientInfo::new(settings.info.clone()),
         UpstreamRefresh,
-        Kernel::client(&settings.netns, None)?,
+        Kernel::client(&settings.netns),
         SendFd::client(),
         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
