@@ -5,6 +5,7 @@ mod attempts;
 pub mod discover;
 pub mod discoverforwarder;
 pub mod dnscontext;
+pub mod excludedprefixes;
 mod expiry;
 mod files;
 pub mod filtermechanisms;
