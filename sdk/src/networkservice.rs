@@ -5,6 +5,7 @@ pub mod cleanup;
 mod expiry;
 pub mod metrics;
 pub mod monitor;
+pub mod netsvcmonitor;
 pub mod refresh;
 pub mod timeout;
 pub mod trimpath;
