@@ -2,6 +2,7 @@
 //! Elements of connections only.
 
 mod attempts;
+pub mod cleanup;
 pub mod discover;
 pub mod discoverforwarder;
 pub mod dnscontext;
@@ -14,6 +15,7 @@ mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
 pub mod mechanismtranslation;
+pub mod metrics;
 pub mod monitor;
 pub mod mtu;
 pub mod onidle;
@@ -25,5 +27,6 @@ pub mod sendfd;
 pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
+pub mod upstreamrefresh;
 
 pub use lookup::Registries;
