@@ -28,5 +28,6 @@ pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
 pub mod upstreamrefresh;
+pub mod xconnect;
 
 pub use lookup::Registries;
