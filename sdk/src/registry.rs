@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of registries only.
 
+pub mod authorize;
 pub mod checks;
 pub mod expire;
 pub mod heal;
@@ -15,3 +16,4 @@ pub mod setregistrationtime;
 mod sockets;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod updatepath;
