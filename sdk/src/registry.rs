@@ -8,6 +8,7 @@ pub mod heal;
 pub mod localbypass;
 pub mod memory;
 pub mod queries;
+pub mod querycache;
 pub mod recvfd;
 pub mod refresh;
 pub mod sendfd;
