@@ -14,6 +14,7 @@ mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
 pub mod mechanismtranslation;
+pub mod monitor;
 pub mod mtu;
 pub mod onidle;
 pub mod passthrough;

@@ -2,7 +2,6 @@
 //! Elements of registries only.
 
 pub mod checks;
-
 pub mod expire;
 pub mod heal;
 pub mod localbypass;

@@ -56,9 +56,8 @@ impl Start {
     }
 
     /// The policies that `masks` select.
-    pub fn policies(&self, masks: &[String]) -> Result<Arc<Policies>, Failure> {
-        let policies = Policies::choose(&masks.join(",")).map_err(Failure::settings)?;
-        Ok(Arc::new(policies))
+    pub fn policies(&self, masks: &[String]) -> Result<Policies, Failure> {
+        Policies::choose(&masks.join(",")).map_err(Failure::settings)
     }
 
     /// The program's ways to others, each dialled within `dial_timeout`.

@@ -2,14 +2,15 @@
 //! The chain of a client, and the client half of every hop that passes requests on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nsm_api::connection::{Connection, Path, PathSegment};
 use nsm_api::matching::Labels;
 use nsm_api::service_url::ServiceUrl;
 
 use crate::chain;
-use crate::core::{Chain, Component, Dialer, NetworkService, Request};
-use crate::elements::authorize::Authorize;
+use crate::core::{Chain, Component, Dialer, NetworkService, Request, Result};
+use crate::elements::authorize::AuthorizeClient;
 use crate::elements::begin::Begin;
 use crate::elements::clientinfo::ClientInfo;
 use crate::elements::clienturl::ClientUrl;
@@ -36,26 +37,34 @@ pub struct Settings {
     /// Services whose addresses may overlap.
     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
-    pub policies: Arc<Policies>,
+    pub policies: Policies,
 }
 
 /// The chain of an application that asks for wires and keeps them.
-pub fn client(component: &Component, settings: &Settings, dialer: Arc<dyn Dialer<NetworkService>>) -> Chain<NetworkService> {
-    chain![
-        UpdatePath::client(component),
+///
+/// `authorize` stands before `dial`, so that an answer that it refuses is closed over the way that is still there.
+///
+/// Errors: `bad-interface-name`, `bad-url`.
+pub fn client(
+    component: &Component,
+    settings: &Settings,
+    dialer: Arc<dyn Dialer<NetworkService>>,
+) -> Result<Chain<NetworkService>> {
+    Ok(chain![
+        UpdatePath,
         Begin::client(component),
-        Refresh::new(component),
+        Refresh,
         ClientUrl::new(&settings.connect_to),
-        Dial::new(dialer),
+        AuthorizeClient::new(&settings.policies),
+        Dial::new(dialer, Duration::ZERO),
         ClientInfo::new(settings.info.clone()),
-        UpstreamRefresh::new(component),
-        Kernel::client(&settings.netns),
+        UpstreamRefresh,
+        Kernel::client(&settings.netns, None)?,
         SendFd::client(),
         ExcludedPrefixes::client(&settings.awareness_groups),
-        Authorize::client(Arc::clone(&settings.policies)),
         TrimPath::client(),
         Connect,
-    ]
+    ])
 }
 
 /// The client half of a hop that passes requests on. `before` stands before the way is dialled, `additional` between
@@ -63,13 +72,12 @@ pub fn client(component: &Component, settings: &Settings, dialer: Arc<dyn Dialer
 ///
 /// It has no `begin` of its own: the server half's serves both.
 pub fn pass_through(
-    component: &Component,
     dialer: Arc<dyn Dialer<NetworkService>>,
     before: &Chain<NetworkService>,
     additional: &Chain<NetworkService>,
 ) -> Chain<NetworkService> {
-    let head = chain![UpdatePath::client(component)];
-    let way = chain![Dial::new(dialer)];
+    let head = chain![UpdatePath];
+    let way = chain![Dial::new(dialer, Duration::ZERO)];
     let tail = chain![TrimPath::client(), Connect];
     head.then(before).then(&way).then(additional).then(&tail)
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The chain that every server of connections begins with.
 
-use std::sync::Arc;
-
 use crate::chain;
 use crate::core::{Chain, Component, NetworkService};
-use crate::elements::authorize::Authorize;
+use crate::elements::authorize::AuthorizeServer;
 use crate::elements::begin::Begin;
 use crate::elements::updatepath::UpdatePath;
 use crate::elements::updatetoken::UpdateToken;
@@ -24,18 +22,18 @@ pub struct Gate {
     /// How long its tokens are valid, and those that it has signed lately.
     pub tokens: Tokens,
     /// What a caller's path must fulfil.
-    pub policies: Arc<Policies>,
+    pub policies: Policies,
 }
 
 /// The elements that every hop has, and behind them those that make it what it is.
 pub fn endpoint(component: &Component, gate: &Gate, additional: &Chain<NetworkService>) -> Chain<NetworkService> {
     let common = chain![
-        UpdatePath::server(component),
+        UpdatePath,
         HopTime,
         Begin::server(component),
-        UpdateToken::new(gate.identity.clone(), gate.tokens.clone()),
-        Authorize::server(Arc::clone(&gate.policies)),
-        Timeout::new(),
+        UpdateToken::new(&gate.tokens, &gate.identity),
+        AuthorizeServer::new(&gate.policies),
+        Timeout,
         Monitor::new(component),
         TrimPath::server(),
     ];

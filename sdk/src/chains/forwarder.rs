@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::client::pass_through;
 use super::endpoint::{Gate, endpoint};
-use super::nsmgr::Registries;
 use crate::chain;
 use crate::core::{Chain, Component, Dialer, NetworkService};
 use crate::dataplane::DataPlane;
 use crate::elements::connect::ConnectServer;
+use crate::networkservice::Registries;
 use crate::networkservice::discover::Discover;
 use crate::networkservice::filtermechanisms::FilterMechanisms;
 use crate::networkservice::kernel::Kernel;
@@ -49,16 +49,16 @@ pub fn forwarder(
         MechanismPriority::new(&settings.mechanism_priority),
     ];
     let files = chain![RecvFd::client(), SendFd::client()];
-    let client = pass_through(component, dialer, &preferences, &files);
+    let client = pass_through(dialer, &preferences, &files);
     endpoint(
         component,
         &settings.gate,
         &chain![
             RecvFd::server(),
             SendFd::server(),
-            Discover::new(registries.ns.clone(), registries.nse.clone()),
+            Discover::new(registries.clone()),
             RoundRobin::new(),
-            Mtu::new(),
+            Mtu,
             Mechanisms::server([(nsm_api::mechanism::KERNEL, chain![XConnect::new(dataplane)])]),
             ConnectServer::new(client),
         ],

@@ -9,9 +9,10 @@ use nsm_api::matching::Labels;
 use super::client::pass_through;
 use super::endpoint::{Gate, endpoint};
 use crate::chain;
-use crate::core::{Chain, Component, Dialer, NetworkService, NsRegistry, NseRegistry};
+use crate::core::{Chain, Component, Dialer, NetworkService};
 use crate::elements::clientinfo::ClientInfo;
 use crate::elements::connect::ConnectServer;
+use crate::networkservice::Registries;
 use crate::networkservice::discoverforwarder::DiscoverForwarder;
 use crate::networkservice::excludedprefixes::ExcludedPrefixes;
 use crate::networkservice::metrics::Metrics;
@@ -34,15 +35,6 @@ pub struct Settings {
     pub excluded_prefixes: PathBuf,
 }
 
-/// The manager's look-ups.
-#[derive(Clone)]
-pub struct Registries {
-    /// Finds services.
-    pub ns: Chain<NsRegistry>,
-    /// Finds endpoints and forwarders, with URLs that can be dialled from here.
-    pub nse: Chain<NseRegistry>,
-}
-
 /// The chain that takes requests from clients to forwarders, and from remote forwarders to endpoints.
 pub fn nsmgr(
     component: &Component,
@@ -51,14 +43,14 @@ pub fn nsmgr(
     dialer: Arc<dyn Dialer<NetworkService>>,
 ) -> Chain<NetworkService> {
     let files = chain![RecvFd::client(), SendFd::client()];
-    let client = pass_through(component, dialer, &chain![], &files);
+    let client = pass_through(dialer, &chain![], &files);
     endpoint(
         component,
         &settings.gate,
         &chain![
             ClientInfo::new(settings.info.clone()),
-            DiscoverForwarder::new(registries.ns.clone(), registries.nse.clone(), &settings.forwarder_service, &settings.url),
-            NetSvcMonitor::new(component, registries.ns.clone(), registries.nse.clone()),
+            DiscoverForwarder::new(registries.clone(), &settings.forwarder_service, &settings.url),
+            NetSvcMonitor::new(component, registries),
             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
             RecvFd::server(),
             Metrics::new(),

@@ -68,12 +68,6 @@ impl Events {
         wait.await.map_err(|_| closed())?
     }
 
-    /// Like [`Events::run`], withdrawn when `revoked` fires before its turn comes.
-    pub async fn run_unless(&self, revoked: &CancellationToken, event: Event) -> Result<()> {
-        let events = Self { queue: self.queue.clone(), withdrawn: revoked.clone() };
-        events.run(event).await
-    }
-
     /// The same way for a task; what it asks for is withdrawn when the guard is dropped.
     pub(crate) fn withdrawable(&self) -> (Self, DropGuard) {
         let withdrawn = CancellationToken::new();

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::core::{NetworkService, Peer};
 
-pub(crate) use wire::{Wire, end};
+pub(crate) use wire::{Wire, end, end_at};
 
 /// One call that reached the end of a chain.
 #[derive(Clone, Debug, PartialEq)]

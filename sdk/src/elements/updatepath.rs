@@ -12,11 +12,9 @@
 
 use async_trait::async_trait;
 use nsm_api::connection::{Connection, PathSegment};
+use nsm_api::path::{MAX_SEGMENTS, PathError};
 
 use crate::core::{Component, Ctx, Element, Error, NetworkService, Next, Request, Result};
-
-/// How many hops a path may have.
-pub const MAX_SEGMENTS: usize = 64;
 
 /// How long a name or an id in a path may be, bytes.
 pub const MAX_NAME: usize = 1024;
@@ -79,11 +77,8 @@ fn enter(connection: &mut Connection, component: &Component) -> Result<Caller> {
         });
     }
     let index = path.index;
-    let at = usize::try_from(index).unwrap_or(usize::MAX);
-    let Some(current) = path.path_segments.get(at) else {
-        let next = u64::from(index) + 1;
-        let text = format!("Path.Index+1=={next} should be less or equal len(Path.PathSegments)=={count}");
-        return Err(Error::invalid("bad-path-index", text));
+    let Some(current) = path.current() else {
+        return Err(wrong(&PathError::Index { index, len: count }));
     };
     if current.name == name {
         connection.id.clone_from(&current.id);
@@ -91,25 +86,27 @@ fn enter(connection: &mut Connection, component: &Component) -> Result<Caller> {
         return Ok(Caller { index, id });
     }
     if current.id != connection.id {
-        let (current, id) = (&current.id, &connection.id);
-        let text = format!("Current PathSegment.Id=={current} should be equal Connection.Id=={id}");
-        return Err(Error::invalid("bad-path-id", text));
+        return Err(wrong(&PathError::Id {
+            segment: current.id.clone(),
+            connection: connection.id.clone(),
+        }));
     }
     let caller = Caller {
         index,
         id: current.id.clone(),
     };
-    match path.path_segments.get_mut(at + 1) {
+    match path.next_mut() {
         Some(ours) if ours.name == name => {}
         Some(other) => {
             other.name = name.to_string();
             other.id = component.uuid();
         }
-        None if count == MAX_SEGMENTS => return Err(too_long(count + 1)),
+        None if count == MAX_SEGMENTS => return Err(wrong(&PathError::Long(count + 1))),
         None => path.path_segments.push(segment(&component.uuid())),
     }
     path.index += 1;
-    connection.id.clone_from(&path.path_segments[at + 1].id);
+    let ours = path.current().map(|segment| segment.id.clone());
+    connection.id = ours.unwrap_or_default();
     Ok(caller)
 }
 
@@ -150,7 +147,7 @@ fn check(connection: &Connection) -> Result<()> {
         .as_ref()
         .map_or(&[][..], |path| &path.path_segments);
     if segments.len() > MAX_SEGMENTS {
-        return Err(too_long(segments.len()));
+        return Err(wrong(&PathError::Long(segments.len())));
     }
     let too_large = |what: &str, size: usize, most: usize| {
         let text = format!("{what} in the path of the connection is {size} long; at most {most} is allowed");
@@ -180,9 +177,13 @@ fn check(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-fn too_long(count: usize) -> Error {
-    let text = format!("a path of {count} segments is longer than any; at most {MAX_SEGMENTS} are allowed");
-    Error::invalid("path-too-long", text)
+fn wrong(path: &PathError) -> Error {
+    let reason = match path {
+        PathError::Index { .. } => "bad-path-index",
+        PathError::Id { .. } => "bad-path-id",
+        PathError::Long(_) => "path-too-long",
+    };
+    Error::invalid(reason, path.to_string())
 }
 
 #[cfg(test)]

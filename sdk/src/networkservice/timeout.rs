@@ -65,10 +65,7 @@ impl Element<NetworkService> for Timeout {
 
 /// When the promise of the previous hop ends.
 fn previous_expiry(connection: &Connection) -> Result<SystemTime> {
-    let previous = connection.path.as_ref().and_then(|path| {
-        let index = usize::try_from(path.index).ok()?.checked_sub(1)?;
-        path.path_segments.get(index)
-    });
+    let previous = connection.path.as_ref().and_then(|path| path.previous());
     previous.and_then(expiry::of).ok_or_else(|| {
         let id = &connection.id;
         let text = format!(

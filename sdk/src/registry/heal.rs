@@ -16,13 +16,12 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use rand::Rng;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info};
 
 use super::queries::Registry;
 use crate::core::{
-    Backoff, Chain, Component, Ctx, DEFAULT_BUDGET, Element, Entry, Event, Events, Found, Message, Next,
-    Result, Task,
+    Backoff, Chain, Component, Ctx, DEFAULT_BUDGET, Element, Entry, Event, Events, Found, Later, Message,
+    Next, Result, Store,
 };
 
 /// The first pause is a part of this.
@@ -40,8 +39,7 @@ pub struct Heal;
 
 /// The watch on one entry.
 struct Monitor {
-    _revoked: DropGuard,
-    _task: Task,
+    _task: Later,
 }
 
 /// The pauses of one entry, which outlive its watches.
@@ -73,15 +71,15 @@ impl<A: Registry> Element<A> for Heal {
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         next.request(ctx, message).await?;
-        if let Some(events) = ctx.events() {
-            let monitor = monitor::<A>(ctx, events.clone(), message.id().to_string(), next.detach());
-            ctx.store().insert(monitor);
-        }
+        let (component, store) = (ctx.component().clone(), ctx.store().clone());
+        let entry = (message.id().to_string(), next.detach());
+        let task = ctx.later("heal", |events| monitor::<A>(component, store, events, entry))?;
+        drop(ctx.store().insert(Monitor { _task: task }));
         Ok(())
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
-        ctx.store().take::<Monitor>();
+        drop(ctx.store().take::<Monitor>());
         next.close(ctx, message).await
     }
 
@@ -108,30 +106,26 @@ impl<A: Registry> Element<A> for Heal {
 
 /// Waits until the registry may have lost the entry, and asks for its registration, whose success starts another
 /// monitor in place of this one.
-fn monitor<A: Registry>(ctx: &Ctx, events: Events, name: String, rest: Chain<A>) -> Monitor {
-    let revoked = CancellationToken::new();
-    let guard = revoked.clone().drop_guard();
-    let (component, store) = (ctx.component().clone(), ctx.store().clone());
-    let task = ctx.component().spawn("heal", async move {
-        let mut since = Instant::now();
-        let why = lost(&component, &name, &rest).await;
-        info!(
-            name,
-            why, "the registry may have lost the registration; registering again"
-        );
-        loop {
-            let pause = store.update(|pauses: &mut Pauses| pauses.next(&component, since));
-            since = Instant::now();
-            sleep(pause).await;
-            match events.run_unless(&revoked, Event::Refresh).await {
-                Ok(()) => return,
-                Err(error) => debug!(%error, name, "could not register again; trying later"),
-            }
+async fn monitor<A: Registry>(
+    component: Component,
+    store: Store,
+    events: Events,
+    (name, rest): (String, Chain<A>),
+) {
+    let mut since = Instant::now();
+    let why = lost(&component, &name, &rest).await;
+    info!(
+        name,
+        why, "the registry may have lost the registration; registering again"
+    );
+    loop {
+        let pause = store.update(|pauses: &mut Pauses| pauses.next(&component, since));
+        since = Instant::now();
+        sleep(pause).await;
+        match events.run(Event::Refresh).await {
+            Ok(()) => return,
+            Err(error) => debug!(%error, name, "could not register again; trying later"),
         }
-    });
-    Monitor {
-        _revoked: guard,
-        _task: task,
     }
 }
 

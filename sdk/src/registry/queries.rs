@@ -4,6 +4,7 @@
 
 use std::time::SystemTime;
 
+use nsm_api::matching::{endpoint_matches, service_matches};
 use nsm_api::registry::{
     NetworkService, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceEndpointResponse,
     NetworkServiceQuery, NetworkServiceResponse,
@@ -154,33 +155,4 @@ impl Interest {
             None => Self::Any,
         }
     }
-}
-
-fn endpoint_matches(example: &NetworkServiceEndpoint, entry: &NetworkServiceEndpoint) -> bool {
-    let labels = example.network_service_labels.iter().all(|(service, wanted)| {
-        let there = entry.network_service_labels.get(service);
-        there.is_some_and(|there| {
-            wanted
-                .labels
-                .iter()
-                .all(|(key, value)| there.labels.get(key) == Some(value))
-        })
-    });
-    let expires = example.expiration_time.is_none_or(|wanted| {
-        entry
-            .expiration_time
-            .is_some_and(|there| there.seconds == wanted.seconds)
-    });
-    let mut services = example.network_service_names.iter();
-    (example.name.is_empty() || example.name == entry.name)
-        && labels
-        && expires
-        && services.all(|service| entry.network_service_names.contains(service))
-        && entry.url.contains(&example.url)
-}
-
-fn service_matches(example: &NetworkService, entry: &NetworkService) -> bool {
-    (example.name.is_empty() || example.name == entry.name)
-        && (example.payload.is_empty() || example.payload == entry.payload)
-        && (example.matches.is_empty() || example.matches == entry.matches)
 }

@@ -16,12 +16,11 @@ use async_trait::async_trait;
 use nsm_api::registry::NetworkServiceEndpoint;
 use rand::Rng;
 use tokio::time::sleep;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
 use super::queries::Registry as _;
 use crate::core::{
-    Backoff, Component, Ctx, Element, Event, Events, Next, NseRegistry, Registration, Result, Task,
+    Backoff, Component, Ctx, Element, Event, Events, Later, Next, NseRegistry, Registration, Result,
 };
 
 /// The least time between two registrations, whatever the registry promises.
@@ -36,8 +35,7 @@ pub struct Refresh;
 
 /// The timer of one endpoint.
 struct Timer {
-    _revoked: DropGuard,
-    _task: Task,
+    _task: Later,
 }
 
 #[async_trait]
@@ -53,16 +51,16 @@ impl Element<NseRegistry> for Refresh {
         next: Next<'_, NseRegistry>,
     ) -> Result<()> {
         next.request(ctx, message).await?;
-        match (ctx.events(), NseRegistry::expires(&message.entry)) {
-            (Some(events), Some(end)) => {
-                let component = ctx.component();
-                let share = component.random(|random| random.random_range(0.6..=2.0 / 3.0));
-                let after = component.until(end).mul_f64(share).max(LEAST);
-                let timer = start(component, events.clone(), message.entry.name.clone(), after);
-                ctx.store().insert(timer);
-            }
-            _ => drop(ctx.store().take::<Timer>()),
-        }
+        let Some(end) = NseRegistry::expires(&message.entry) else {
+            drop(ctx.store().take::<Timer>());
+            return Ok(());
+        };
+        let component = ctx.component().clone();
+        let share = component.random(|random| random.random_range(0.6..=2.0 / 3.0));
+        let after = component.until(end).mul_f64(share).max(LEAST);
+        let name = message.entry.name.clone();
+        let task = ctx.later("refresh", |events| refresh(component, events, name, after))?;
+        drop(ctx.store().insert(Timer { _task: task }));
         Ok(())
     }
 
@@ -72,27 +70,18 @@ impl Element<NseRegistry> for Refresh {
         message: &mut Registration<NetworkServiceEndpoint>,
         next: Next<'_, NseRegistry>,
     ) -> Result<()> {
-        ctx.store().take::<Timer>();
+        drop(ctx.store().take::<Timer>());
         next.close(ctx, message).await
     }
 }
 
-/// The success of a refresh ends the timer that has asked for it, since it starts another.
-fn start(component: &Component, events: Events, name: String, after: Duration) -> Timer {
-    let revoked = CancellationToken::new();
-    let guard = revoked.clone().drop_guard();
-    let own = component.clone();
-    let task = component.spawn("refresh", async move {
-        let mut backoff = Backoff::new(LEAST, MOST);
-        sleep(after).await;
-        while let Err(error) = events.run_unless(&revoked, Event::Refresh).await {
-            warn!(%error, name, "could not refresh the registration; trying again");
-            sleep(backoff.next(&own)).await;
-        }
-    });
-    Timer {
-        _revoked: guard,
-        _task: task,
+/// Ends when a refresh succeeds, which starts the next timer.
+async fn refresh(component: Component, events: Events, name: String, after: Duration) {
+    let mut backoff = Backoff::new(LEAST, MOST);
+    sleep(after).await;
+    while let Err(error) = events.run(Event::Refresh).await {
+        warn!(%error, name, "could not refresh the registration; trying again");
+        sleep(backoff.next(&component)).await;
     }
 }
 

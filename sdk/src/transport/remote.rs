@@ -7,16 +7,20 @@
 //! The answer to a network service request keeps the preferences that were sent, which the wire does not return.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use http::Uri;
 use nsm_api::connection::monitor_connection_client::MonitorConnectionClient;
 use nsm_api::networkservice::NetworkServiceRequest;
 use nsm_api::networkservice::network_service_client::NetworkServiceClient;
 use nsm_api::registry::network_service_endpoint_registry_client::NetworkServiceEndpointRegistryClient;
 use nsm_api::registry::network_service_registry_client::NetworkServiceRegistryClient;
+use tokio::time::sleep;
 use tonic::{Response, Status, Streaming};
 use tracing::debug;
 
@@ -32,6 +36,12 @@ use crate::identity::Tokens;
 pub(crate) fn origin() -> Uri {
     Uri::from_static("https://localhost")
 }
+
+/// How long a server may be silent before its stream counts as open.
+const SILENCE: Duration = Duration::from_millis(200);
+
+/// A stream that is being opened.
+type Opening<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
 
 /// See the [module](self).
 pub(crate) struct Caller {
@@ -83,17 +93,33 @@ impl Caller {
     async fn answer<R>(
         &self,
         ctx: &Ctx,
-        answer: impl Future<Output = Result<Response<R>, Status>>,
+        answer: Pin<Box<impl Future<Output = Result<Response<R>, Status>>>>,
     ) -> Result<Response<R>> {
         let answer = async { answer.await.map_err(|status| self.link.failed(status)) };
         ctx.bounded(&self.waits_for, answer).await
     }
 
-    fn found<A: Api>(&self, found: Streaming<A::Found>) -> Found<A> {
+    /// The stream that `opening` opens. A server of the reference sends its headers with the first item only, so one
+    /// that watches and finds nothing yet is silent: the stream then opens while it is read.
+    async fn found<A: Api>(&self, ctx: &Ctx, mut opening: Opening<A::Found>) -> Result<Found<A>> {
+        let opened = async {
+            tokio::select! {
+                biased;
+                opened = &mut opening => Ok(Some(opened.map_err(|status| self.link.failed(status))?)),
+                () = sleep(SILENCE) => Ok(None),
+            }
+        };
+        let opened = ctx.bounded(&self.waits_for, opened).await?;
         let link = Arc::clone(&self.link);
-        found
-            .map(move |item| item.map_err(|status| link.failed(status)))
-            .boxed()
+        let failed = move |status| link.failed(status);
+        Ok(match opened {
+            Some(opened) => opened.into_inner().map_err(failed).boxed(),
+            None => opening
+                .map_ok(Response::into_inner)
+                .try_flatten_stream()
+                .map_err(failed)
+                .boxed(),
+        })
     }
 }
 
@@ -111,7 +137,7 @@ impl Remote<NetworkService> for Caller {
         };
         let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
         let answer = self
-            .answer(ctx, client.request(self.unary(ctx, message)?))
+            .answer(ctx, Box::pin(client.request(self.unary(ctx, message)?)))
             .await?;
         Ok(Request {
             connection: answer.into_inner(),
@@ -121,17 +147,16 @@ impl Remote<NetworkService> for Caller {
 
     async fn close(&self, ctx: &Ctx, message: Request) -> Result<()> {
         let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
-        self.answer(ctx, client.close(self.unary(ctx, message.connection)?))
+        self.answer(ctx, Box::pin(client.close(self.unary(ctx, message.connection)?)))
             .await?;
         Ok(())
     }
 
     async fn find(&self, ctx: &Ctx, query: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
         let mut client = MonitorConnectionClient::with_origin(self.link.transport(), origin());
-        let found = self
-            .answer(ctx, client.monitor_connections(self.signed(ctx, query)?))
-            .await?;
-        Ok(self.found::<NetworkService>(found.into_inner()))
+        let query = self.signed(ctx, query)?;
+        let opening = Box::pin(async move { client.monitor_connections(query).await });
+        self.found::<NetworkService>(ctx, opening).await
     }
 }
 
@@ -149,22 +174,23 @@ impl Remote<NseRegistry> for Caller {
         let mut client = NetworkServiceEndpointRegistryClient::with_origin(self.link.transport(), origin());
         let sent = message.path.clone();
         let answer = self
-            .answer(ctx, client.register(self.registration(ctx, message)?))
+            .answer(ctx, Box::pin(client.register(self.registration(ctx, message)?)))
             .await?;
         Ok(registered(answer, sent))
     }
 
     async fn close(&self, ctx: &Ctx, message: <NseRegistry as Api>::Message) -> Result<()> {
         let mut client = NetworkServiceEndpointRegistryClient::with_origin(self.link.transport(), origin());
-        self.answer(ctx, client.unregister(self.registration(ctx, message)?))
+        self.answer(ctx, Box::pin(client.unregister(self.registration(ctx, message)?)))
             .await?;
         Ok(())
     }
 
     async fn find(&self, ctx: &Ctx, query: <NseRegistry as Api>::Query) -> Result<Found<NseRegistry>> {
         let mut client = NetworkServiceEndpointRegistryClient::with_origin(self.link.transport(), origin());
-        let found = self.answer(ctx, client.find(self.signed(ctx, query)?)).await?;
-        Ok(self.found::<NseRegistry>(found.into_inner()))
+        let query = self.signed(ctx, query)?;
+        let opening = Box::pin(async move { client.find(query).await });
+        self.found::<NseRegistry>(ctx, opening).await
     }
 }
 
@@ -182,22 +208,23 @@ impl Remote<NsRegistry> for Caller {
         let mut client = NetworkServiceRegistryClient::with_origin(self.link.transport(), origin());
         let sent = message.path.clone();
         let answer = self
-            .answer(ctx, client.register(self.registration(ctx, message)?))
+            .answer(ctx, Box::pin(client.register(self.registration(ctx, message)?)))
             .await?;
         Ok(registered(answer, sent))
     }
 
     async fn close(&self, ctx: &Ctx, message: <NsRegistry as Api>::Message) -> Result<()> {
         let mut client = NetworkServiceRegistryClient::with_origin(self.link.transport(), origin());
-        self.answer(ctx, client.unregister(self.registration(ctx, message)?))
+        self.answer(ctx, Box::pin(client.unregister(self.registration(ctx, message)?)))
             .await?;
         Ok(())
     }
 
     async fn find(&self, ctx: &Ctx, query: <NsRegistry as Api>::Query) -> Result<Found<NsRegistry>> {
         let mut client = NetworkServiceRegistryClient::with_origin(self.link.transport(), origin());
-        let found = self.answer(ctx, client.find(self.signed(ctx, query)?)).await?;
-        Ok(self.found::<NsRegistry>(found.into_inner()))
+        let query = self.signed(ctx, query)?;
+        let opening = Box::pin(async move { client.find(query).await });
+        self.found::<NsRegistry>(ctx, opening).await
     }
 }
 

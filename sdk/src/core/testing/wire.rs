@@ -47,12 +47,17 @@ impl<A: Api> Dialer<A> for Wire<A> {
     }
 }
 
-/// A way to this chain.
+/// A way to this chain of some component.
 pub(crate) fn end<A: Api>(chain: Chain<A>) -> Way<A> {
+    end_at(&Component::new("peer"), chain)
+}
+
+/// A way to this chain of `component`.
+pub(crate) fn end_at<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
     Way(Arc::new(End {
         chain,
         peer: Peer::default(),
-        component: Component::new("peer"),
+        component: component.clone(),
     }))
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nsm_api::registry::NetworkServiceEndpoint;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::chain;

@@ -364,7 +364,7 @@ async fn r90_a_registration_carries_its_path_both_ways_even_a_long_one() {
     let long = "t".repeat(1024);
     let sent = registration("nse", &[long.as_str(); 40]);
     let answer = remote.request(&client.ctx(), sent.clone()).await.unwrap();
-    assert_eq!(nses.requests(), [sent.clone()]);
+    assert_eq!(nses.requests(), std::slice::from_ref(&sent));
     assert_eq!(answer.path.path_segments.len(), 41);
     assert_eq!(answer.path.path_segments[40].token, "more");
     remote.close(&client.ctx(), answer.clone()).await.unwrap();
@@ -480,4 +480,49 @@ async fn c108_health_is_serving_for_the_empty_name_and_every_service() {
         .await
         .unwrap_err();
     assert_eq!(nobody.reason(), "peer-unreachable");
+}
+
+/// Answers `find` when it is released, as a server of the reference does that has found nothing yet.
+struct Late(tokio_util::sync::CancellationToken);
+
+#[async_trait]
+impl Element<NetworkService> for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+
+    async fn find(
+        &self,
+        _: &Ctx,
+        _: MonitorScopeSelector,
+        _: Next<'_, NetworkService>,
+    ) -> Result<Found<NetworkService>> {
+        self.0.cancelled().await;
+        Ok(futures::stream::iter([Ok(ConnectionEvent::default())]).boxed())
+    }
+}
+
+#[tokio::test]
+async fn a_stream_opens_though_its_server_has_nothing_to_say_yet() {
+    let machine = Machine::new();
+    let (server, client) = (machine.program("server"), machine.program("client"));
+    let release = tokio_util::sync::CancellationToken::new();
+    let url = server.serve(&machine.url("s"), Late(release.clone())).await;
+    let remote = dial(&client.pool(), &url).await;
+    let hasty = Ctx::own(&client.component, Duration::from_millis(20));
+    let error = remote
+        .find(&hasty, MonitorScopeSelector::default())
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(error.reason(), "deadline");
+    let found = remote
+        .find(&client.ctx(), MonitorScopeSelector::default())
+        .await
+        .unwrap();
+    release.cancel();
+    assert_eq!(
+        found.map(Result::unwrap).collect::<Vec<_>>().await,
+        [ConnectionEvent::default()]
+    );
 }
