@@ -333,6 +333,25 @@ async fn c83_a_name_whose_registration_has_ended_is_free() {
     assert_denied(server.registers(&nse, "nse").await, "policy");
 }
 
+#[tokio::test(start_paused = true)]
+async fn c89_whoever_has_an_identity_finds_without_a_token() {
+    let [us, nse] = parties([NSMGR, NSE]);
+    let server = nsmgr(&us);
+    server
+        .probe
+        .find(vec![NseRegistry::found(endpoint("nse", &["s"]).entry, false)]);
+    let peer = Peer {
+        token: None,
+        ..nse.calls(&us)
+    };
+    let found = server
+        .chain
+        .find(&server.ctx(peer), NseRegistry::by_name("nse", false))
+        .await
+        .unwrap();
+    assert_eq!(found.count().await, 1);
+}
+
 /// The elements behind a replica: what it registers and finds is in a store that all replicas share.
 struct Shared(Arc<Memory<NseRegistry>>);
 
