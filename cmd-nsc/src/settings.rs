@@ -12,7 +12,11 @@ pub struct Settings {
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
     pub name: String,
     /// The manager of our node
-    #[arg(long, env = "NSM_CONNECT_TO", default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock")]
+    #[arg(
+        long,
+        env = "NSM_CONNECT_TO",
+        default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock"
+    )]
     pub connect_to: String,
     /// What we want: kernel://service/interface?label=value, ...
     #[arg(long, env = "NSM_NETWORK_SERVICES", value_delimiter = ',', required = true)]
@@ -36,7 +40,15 @@ pub struct Settings {
 }
 
 impl nsm_sdk::app::Settings for Settings {
-    const DEAD: &'static [&'static str] = &["NSM_LABELS", "NSM_MECHANISM", "NSM_LIVENESS_CHECK_ENABLED", "NSM_LIVENESS_CHECK_INTERVAL", "NSM_LIVENESS_CHECK_TIMEOUT", "NSM_LOCAL_DNS_SERVER_ENABLED", "NSM_LOCAL_DNS_SERVER_ADDRESS"];
+    const DEAD: &'static [&'static str] = &[
+        "NSM_LABELS",
+        "NSM_MECHANISM",
+        "NSM_LIVENESS_CHECK_ENABLED",
+        "NSM_LIVENESS_CHECK_INTERVAL",
+        "NSM_LIVENESS_CHECK_TIMEOUT",
+        "NSM_LOCAL_DNS_SERVER_ENABLED",
+        "NSM_LOCAL_DNS_SERVER_ADDRESS",
+    ];
 
     fn name(&self) -> &str {
         &self.name

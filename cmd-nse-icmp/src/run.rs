@@ -19,9 +19,9 @@ use crate::settings::{IpamPolicy, Settings};
 
 pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let idle = component.clone();
-    let elements = chain![
-        OnIdle::new(&component, settings.idle_timeout.into(), move || idle.shutdown().cancel()),
-    ]
+    let elements = chain![OnIdle::new(&component, settings.idle_timeout.into(), move || {
+        idle.shutdown().cancel()
+    }),]
     .then(&ipam(&settings)?)
     .then(&chain![
         PolicyRoute::watching(&component, &settings.pbr_config_path),

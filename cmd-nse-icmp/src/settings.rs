@@ -23,7 +23,11 @@ pub struct Settings {
     #[arg(long, env = "NSM_DNS_CONFIGS", default_value = "[]")]
     pub dns_configs: String,
     /// Policy routes for clients: a YAML file, watched
-    #[arg(long, env = "NSM_PBR_CONFIG_PATH", default_value = "/etc/policy-based-routing/config.yaml")]
+    #[arg(
+        long,
+        env = "NSM_PBR_CONFIG_PATH",
+        default_value = "/etc/policy-based-routing/config.yaml"
+    )]
     pub pbr_config_path: std::path::PathBuf,
 
     #[command(flatten)]

@@ -91,9 +91,15 @@ impl Client {
         let began = Instant::now();
         self.chain.request(&ctx, &mut request).await?;
         let answered = began.elapsed();
-        let mut attached = Attached { request, answered, carried: answered };
+        let mut attached = Attached {
+            request,
+            answered,
+            carried: answered,
+        };
         if let Some(pinger) = &self.pinger {
-            let to = attached.endpoint().context("the endpoint has no IPv4 address to ping")?;
+            let to = attached
+                .endpoint()
+                .context("the endpoint has no IPv4 address to ping")?;
             pinger.once(to, 1, began + TO_ATTACH)?;
             attached.carried = began.elapsed();
         }
@@ -112,7 +118,10 @@ impl Client {
     pub async fn look(&self, id: &str) -> Result<Option<nsm_api::connection::Connection>> {
         use futures::StreamExt;
         let selector = MonitorScopeSelector {
-            path_segments: vec![nsm_api::connection::PathSegment { id: id.to_string(), ..Default::default() }],
+            path_segments: vec![nsm_api::connection::PathSegment {
+                id: id.to_string(),
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let ctx = Ctx::own(&self.component, TO_ATTACH);

@@ -22,7 +22,11 @@ pub struct EndpointSettings {
     #[arg(long, env = "NSM_NAME", default_value = "nse")]
     pub name: String,
     /// The manager of our node
-    #[arg(long, env = "NSM_CONNECT_TO", default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock")]
+    #[arg(
+        long,
+        env = "NSM_CONNECT_TO",
+        default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock"
+    )]
     pub connect_to: String,
     /// Where we listen; a socket in a fresh directory by default
     #[arg(long, env = "NSM_LISTEN_ON")]
@@ -37,7 +41,12 @@ pub struct EndpointSettings {
     #[arg(long, env = "NSM_REGISTRY_CLIENT_POLICIES", default_value = policy::REGISTRY_CLIENT, value_delimiter = ',')]
     pub registry_client_policies: Vec<String>,
     /// The services that we offer
-    #[arg(long, env = "NSM_SERVICE_NAMES", default_value = "icmp-responder", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_SERVICE_NAMES",
+        default_value = "icmp-responder",
+        value_delimiter = ','
+    )]
     pub service_names: Vec<String>,
     /// What the wires carry: ETHERNET or IP
     #[arg(long, env = "NSM_PAYLOAD", default_value = "ETHERNET")]
@@ -114,20 +123,30 @@ fn entry(settings: &EndpointSettings) -> Result<NetworkServiceEndpoint, Failure>
     Ok(NetworkServiceEndpoint {
         name: settings.name.clone(),
         network_service_names: settings.service_names.clone(),
-        network_service_labels: settings.service_names.iter().map(of_each).collect::<BTreeMap<_, _>>(),
+        network_service_labels: settings
+            .service_names
+            .iter()
+            .map(of_each)
+            .collect::<BTreeMap<_, _>>(),
         ..Default::default()
     })
 }
 
 /// Where to listen, and what removes the fresh directory that may have been made for it.
-fn listen_on(component: &Component, settings: &EndpointSettings) -> Result<(String, Option<Folder>), Failure> {
+fn listen_on(
+    component: &Component,
+    settings: &EndpointSettings,
+) -> Result<(String, Option<Folder>), Failure> {
     if let Some(url) = &settings.listen_on {
         return Ok((url.clone(), None));
     }
     let folder = std::env::temp_dir().join(format!("nse-{}", component.uuid()));
     std::fs::create_dir(&folder)
         .map_err(|error| Failure::Settings(format!("cannot make {}: {error}", folder.display())))?;
-    Ok((format!("unix://{}/listen.on", folder.display()), Some(Folder(folder))))
+    Ok((
+        format!("unix://{}/listen.on", folder.display()),
+        Some(Folder(folder)),
+    ))
 }
 
 /// A directory that goes with this value.
@@ -143,7 +162,11 @@ impl Drop for Folder {
 /// nothing when the component is told to end meanwhile.
 ///
 /// Errors: what no waiting can mend.
-pub async fn register<A, T>(component: &Component, registry: &Chain<A>, entry: T) -> Result<Option<Registration<T>>, Failure>
+pub async fn register<A, T>(
+    component: &Component,
+    registry: &Chain<A>,
+    entry: T,
+) -> Result<Option<Registration<T>>, Failure>
 where
     A: Api<Message = Registration<T>>,
     T: crate::core::Entry,
