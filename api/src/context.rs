@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a connection's context means: addresses, routes, policies, names and MAC addresses.
 //!
-//! "src" is the client's end, "dst" the endpoint's. Addresses are texts with a prefix length, `10.0.0.1/24`, whose
-//! host part counts. What cannot be read is skipped, as in every implementation of this protocol.
+//! "src" is the client's end, "dst" the endpoint's. Addresses are texts with a prefix length, `10.0.0.1/24`,
+//! whose host part counts. What cannot be read is skipped, as in every implementation of this protocol.
 
 use std::net::IpAddr;
 
@@ -71,8 +71,8 @@ impl IpContext {
         parse_nets(&self.excluded_prefixes)
     }
 
-    /// Routes to the client's addresses, for the endpoint's end: one for each that no prefix of the endpoint's
-    /// covers.
+    /// Routes to the client's addresses, for the endpoint's end: one for each that no prefix of the
+    /// endpoint's covers.
     pub fn src_ip_routes(&self) -> Vec<Route> {
         uncovered(&self.src_nets(), &self.dst_nets())
     }
@@ -157,10 +157,10 @@ pub enum PolicyError {
     Protocol(String),
     /// The destination ports are no range.
     #[error("policy route has bad destination ports: {0}")]
-    DestinationPorts(#[source] PortRangeError),
+    DestinationPorts(PortRangeError),
     /// The source ports are no range.
     #[error("policy route has bad source ports: {0}")]
-    SourcePorts(#[source] PortRangeError),
+    SourcePorts(PortRangeError),
 }
 
 /// What a policy route selects by; what it leaves empty may be anything.

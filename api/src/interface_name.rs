@@ -43,8 +43,9 @@ pub enum InterfaceNameError {
 
 /// Whether Linux takes `name` for an interface, as it is.
 ///
-/// The kernel refuses `.`, `..`, `/`, `:`, white space and more than 15 bytes (`dev_valid_name`), reads `%` as a
-/// place for a number (`__dev_alloc_name`), and has `all` and `default` beside the interfaces in `net.ipv4.conf`.
+/// The kernel refuses `.`, `..`, `/`, `:`, white space and more than 15 bytes (`dev_valid_name`), reads `%`
+/// as a place for a number (`__dev_alloc_name`), and has `all` and `default` beside the interfaces in
+/// `net.ipv4.conf`.
 ///
 /// ```
 /// use nsm_api::interface_name::check;

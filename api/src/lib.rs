@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The wire contract of Network Service Mesh: protobuf messages, gRPC clients and servers, and typed views of what
-//! travels in them. No I/O happens here.
+//! The wire contract of Network Service Mesh: protobuf messages, gRPC clients and servers, and typed views of
+//! what travels in them. No I/O happens here.
 //!
 //! The generated code is in one module per protobuf package, as the wire names them: [`connection`],
-//! [`connectioncontext`], [`networkservice`], [`registry`], [`ipam`], and [`workload`], which is SPIFFE's. Its types
-//! are given meaning by the others:
+//! [`connectioncontext`], [`networkservice`], [`registry`], [`ipam`], and [`workload`], which is SPIFFE's.
+//! Its types are given meaning by the others:
 //!
 //! | Module | Answers |
 //! |---|---|
@@ -22,8 +22,8 @@
 //!
 //! # What happens to unknown fields
 //!
-//! A field that this version does not know is dropped when a message is decoded, so it is not passed on to the next
-//! hop; a value that an enum does not know is kept as its number. Neither is an error.
+//! A field that this version does not know is dropped when a message is decoded, so it is not passed on to
+//! the next hop; a value that an enum does not know is kept as its number. Neither is an error.
 
 /// Generated code has no docs of its own; the `.proto` files carry them.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -61,8 +61,8 @@ mod text;
 
 pub use generated::*;
 
-/// Every message and service of this crate, encoded as a `google.protobuf.FileDescriptorSet`: for tests and for
-/// tools that turn bytes into JSON.
+/// Every message and service of this crate, encoded as a `google.protobuf.FileDescriptorSet`: for tests and
+/// for tools that turn bytes into JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// What a connection carries, as its field `payload` names it.

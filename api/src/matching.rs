@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who fits whom: clients and endpoints by labels, queries and entries of a registry, monitors and connections.
+//! Who fits whom: clients and endpoints by labels, queries and registry entries, monitors and connections.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +40,9 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// Whether `labels` has what is wanted, be it as the template's result or literally as the template. It must
-    /// have at least as many labels as are wanted; then an empty value is also had by not having the label.
+    /// Whether `labels` has what is wanted, be it as the template's result or literally as the template. It
+    /// must have at least as many labels as are wanted; then an empty value is also had by not having the
+    /// label.
     pub fn accepts(&self, labels: &Labels) -> bool {
         labels.len() >= self.wanted.len()
             && self.wanted.iter().all(|wanted| {
@@ -63,8 +64,8 @@ pub fn is_subset(labels: &Labels, wanted: &Labels, variables: &Labels) -> bool {
     Selector::new(wanted, variables).accepts(labels)
 }
 
-/// The endpoints among `candidates` that `service` chooses for a client with `labels`, in its order of preference.
-/// An endpoint that several routes of a match choose appears as often.
+/// The endpoints among `candidates` that `service` chooses for a client with `labels`, in its order of
+/// preference. An endpoint that several routes of a match choose appears as often.
 ///
 /// The candidates offer the service and are alive: neither is looked at here.
 pub fn endpoints<'a>(
@@ -100,10 +101,10 @@ pub fn endpoints<'a>(
     Vec::new()
 }
 
-/// The forwarders among `candidates` that `service` allows for a client with `labels`, in the candidates' order.
+/// The forwarders among `candidates` that `service` allows for a client with `labels`, in their order.
 ///
-/// Candidates are registered under the service `forwarder_service`. A match wants the labels of its metadata, or
-/// `p2p: "true"` when it has none.
+/// Candidates are registered under the service `forwarder_service`. A match wants the labels of its metadata,
+/// or `p2p: "true"` when it has none.
 pub fn forwarders<'a>(
     labels: &Labels,
     service: &NetworkService,
@@ -142,9 +143,9 @@ pub fn service_matches(query: &NetworkService, service: &NetworkService) -> bool
         && (query.matches.is_empty() || query.matches == service.matches)
 }
 
-/// Whether a registry answers `query` with `endpoint`. What the query leaves empty may be anything: the name must
-/// be equal, the URL a part of the endpoint's, the expiration in the same second, and services and labels among
-/// the endpoint's. Labels are no templates here. Path and first registration are not looked at.
+/// Whether a registry answers `query` with `endpoint`. What the query leaves empty may be anything: the name
+/// must be equal, the URL a part of the endpoint's, the expiration in the same second, and services and
+/// labels among the endpoint's. Labels are no templates here. Path and first registration are not looked at.
 pub fn endpoint_matches(query: &NetworkServiceEndpoint, endpoint: &NetworkServiceEndpoint) -> bool {
     let seconds =
         |endpoint: &NetworkServiceEndpoint| endpoint.expiration_time.as_ref().map(|time| time.seconds);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mechanisms: how two neighbours on a path pass packets, and typed views of their parameters.
 //!
-//! On the wire a mechanism is a class, a type and a map of strings. A view such as [`Kernel`] gives its parameters
-//! names and types. `Kernel::of(&mechanism)` reads, `Kernel::of(&mut mechanism)` also writes; both are `None` when
-//! the mechanism is of another type:
+//! On the wire a mechanism is a class, a type and a map of strings. A view such as [`Kernel`] gives its
+//! parameters names and types. `Kernel::of(&mechanism)` reads, `Kernel::of(&mut mechanism)` also writes; both
+//! are `None` when the mechanism is of another type:
 //!
 //! ```
 //! use nsm_api::connection::Connection;
 //! use nsm_api::mechanism::Kernel;
 //!
-//! let mut connection = Connection { mechanism: Some(Kernel::at("file:///proc/7/ns/net")), ..Default::default() };
+//! let mechanism = Some(Kernel::at("file:///proc/7/ns/net"));
+//! let mut connection = Connection { mechanism, ..Default::default() };
 //! if let Some(mut kernel) = connection.mechanism.as_mut().and_then(Kernel::of) {
 //!     kernel.set_interface_name("nsm-1");
 //! }
@@ -17,8 +18,8 @@
 //! assert_eq!((kernel.interface_name(), kernel.vlan()), ("nsm-1", 0));
 //! ```
 //!
-//! Peers write parameters as they like, so reading is lenient, as in every implementation of this protocol: what is
-//! absent or cannot be read is the empty text, zero, false or `None`.
+//! Peers write parameters as they like, so reading is lenient, as in every implementation of this protocol:
+//! what is absent or cannot be read is the empty text, zero, false or `None`.
 
 mod kernel;
 mod other;

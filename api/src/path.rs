@@ -75,8 +75,8 @@ impl Path {
         self.path_segments.truncate(self.at().saturating_add(1));
     }
 
-    /// Checks that `index` names a segment and that there are not too many of them. A path without any segment
-    /// has no current one, so it fails too.
+    /// Checks that `index` names a segment and that there are not too many of them. A path without any
+    /// segment has no current one, so it fails too.
     pub fn check(&self) -> Result<(), PathError> {
         let (index, len) = (self.index, self.path_segments.len());
         if len > MAX_SEGMENTS {

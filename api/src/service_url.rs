@@ -29,8 +29,8 @@ pub struct ServiceUrl {
     pub network_service: String,
     /// The client's labels. A label that is repeated has all its values, joined by commas.
     pub labels: Labels,
-    /// The mechanism that the client prefers: of class `LOCAL` and the scheme's type, with the interface's name
-    /// if there is one.
+    /// The mechanism that the client prefers: of class `LOCAL` and the scheme's type, with the interface's
+    /// name if there is one.
     pub mechanism: Mechanism,
 }
 
@@ -47,8 +47,12 @@ pub struct ServiceUrlError {
 enum Problem {
     #[error("names no service, write mechanism://service/interface?label=value")]
     NoService,
-    #[error("has a port, write the service's name only")]
+    #[error("has a ':' in the service's name, write mechanism://service without a port")]
     Port,
+    #[error("has a service with white space, a control character or '/' in its name, use other characters")]
+    Service,
+    #[error("separates labels by ';', use '&', or %3B for a semicolon in a label")]
+    Semicolon,
     #[error("has a scheme of other characters than letters, digits, '+', '-' and '.'")]
     Scheme,
     #[error("has a '%' that is not followed by two hexadecimal digits or makes no UTF-8, write '%' as %25")]
@@ -60,16 +64,16 @@ enum Problem {
 }
 
 impl ServiceUrl {
-    /// Reads a URL without asking whether anyone can serve it: any scheme is a mechanism, upper-cased, and any
-    /// text an interface's name. Without a scheme the mechanism is `KERNEL`.
+    /// Reads a URL without asking whether anyone can serve it: any scheme is a mechanism, upper-cased, and
+    /// any text an interface's name. Without a scheme the mechanism is `KERNEL`.
     ///
     /// Use [`str::parse`] where a person wrote the URL: it also does [`ServiceUrl::check`].
     pub fn parse(text: &str) -> Result<Self, ServiceUrlError> {
         read(text).map_err(|problem| ServiceUrlError::new(text, problem))
     }
 
-    /// Reads a list of URLs, separated by commas, each as [`str::parse`] does. Blanks around them and empty items
-    /// are skipped.
+    /// Reads a list of URLs, separated by commas, each as [`str::parse`] does. Blanks around them and empty
+    /// items are skipped.
     pub fn parse_list(texts: &str) -> Result<Vec<Self>, ServiceUrlError> {
         let texts = texts.split(',').map(str::trim).filter(|text| !text.is_empty());
         texts.map(str::parse).collect()
@@ -167,10 +171,17 @@ fn network_service(text: &str) -> Result<String, Problem> {
     if service.is_empty() || service.starts_with('@') {
         return Err(Problem::NoService);
     }
+    let is_odd = |character: char| character.is_whitespace() || character.is_control() || character == '/';
+    if service.contains(is_odd) {
+        return Err(Problem::Service);
+    }
     Ok(service)
 }
 
 fn labels(query: &str) -> Result<Labels, Problem> {
+    if query.contains(';') {
+        return Err(Problem::Semicolon);
+    }
     let mut labels = Labels::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -278,7 +289,14 @@ mod tests {
         ] {
             assert!(error(text).contains("names no service"), "{text}");
         }
-        assert!(error("kernel://s:80/nsm-1").contains("has a port"));
+        for text in ["kernel://s:80/nsm-1", "kernel:s"] {
+            assert!(error(text).contains("has a ':'"), "{text}");
+        }
+        for text in ["kernel://a b", "kernel://a%2Fb", "kernel://a\n"] {
+            assert!(error(text).contains("white space"), "{text}");
+        }
+        assert!(error("kernel://s?a=1;b=2").contains("use '&'"));
+        assert_eq!(parsed("kernel://s?a=1%3Bb=2").labels["a"], "1;b=2");
         assert!(error("://s").contains("has a scheme"));
         assert!(error("1kernel://s").contains("has a scheme"));
         for text in [
@@ -329,7 +347,12 @@ mod tests {
         }
 
         #[test]
-        fn plain_parts_are_read_as_written(service in "[a-z]{1,9}", domain in "[a-z.]{1,9}", name in "[a-z0-9]{1,3}", value in "[a-z0-9.-]{0,9}") {
+        fn plain_parts_are_read_as_written(
+            service in "[a-z]{1,9}",
+            domain in "[a-z.]{1,9}",
+            name in "[a-z0-9]{1,3}",
+            value in "[a-z0-9.-]{0,9}",
+        ) {
             let url = parsed(&format!("memif://{service}@{domain}/{name}?{name}={value}"));
             prop_assert_eq!(url.network_service, format!("{service}@{domain}"));
             prop_assert_eq!(url.mechanism.parameter("name"), &name);

@@ -10,7 +10,8 @@
 //! | `{{- x -}}` | without the white space before and behind |
 //! | `{{/* text */}}` | nothing |
 //!
-//! Everything else (pipelines, other functions, conditions, loops, variables, escapes in constants but `\"` and
+//! Everything else (pipelines, other functions, conditions, loops, variables, escapes in constants but `\"`
+//! and
 //! `\\`) is an error, and so is what fails in Go, such as `{{.a-b}}` or `{{.label.field}}`. Where labels are
 //! compared a template with an error means itself, literally.
 //!

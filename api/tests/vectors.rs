@@ -52,7 +52,8 @@ fn same<T: PartialEq + std::fmt::Debug>(ours: T, theirs: T) -> Result<(), String
 fn descriptor<T: Name>() -> MessageDescriptor {
     static POOL: LazyLock<DescriptorPool> =
         LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("a set of descriptors"));
-    POOL.get_message_by_name(&T::full_name()).expect("a message of ours")
+    POOL.get_message_by_name(&T::full_name())
+        .expect("a message of ours")
 }
 
 fn message<T: Message + Name + Default>(json: &Value) -> T {
@@ -91,8 +92,8 @@ fn endpoint_selection() {
     });
 }
 
-/// On lines with `"matches":null` the reference crashes: a query for an expiration meets an endpoint without one.
-/// Ours does not match.
+/// On lines with `"matches":null` the reference crashes: a query for an expiration meets an endpoint without
+/// one. Ours does not match.
 #[test]
 fn registry_matching() {
     ask("registry_matching", |question| {
@@ -125,13 +126,20 @@ fn routes() {
         };
         same(context.src_ip_routes(), theirs("src_routes"))?;
         same(context.dst_ip_routes(), theirs("dst_routes"))?;
-        same(context.src_routes_with_explicit_next_hop(), theirs("src_explicit"))?;
-        same(context.dst_routes_with_explicit_next_hop(), theirs("dst_explicit"))
+        same(
+            context.src_routes_with_explicit_next_hop(),
+            theirs("src_explicit"),
+        )?;
+        same(
+            context.dst_routes_with_explicit_next_hop(),
+            theirs("dst_explicit"),
+        )
     });
 }
 
-/// Every line is read as the reference reads it. Programs of ours refuse the lines with scheme `x` all the same,
-/// by [`ServiceUrl::check`]: the reference asks for a mechanism X, which nobody has, for as long as it runs.
+/// Every line is read as the reference reads it. Programs of ours refuse the lines with scheme `x` all the
+/// same, by [`ServiceUrl::check`]: the reference asks for a mechanism X, which nobody has, for as long as it
+/// runs.
 #[test]
 fn service_url() {
     ask("service_url", |question| {
@@ -147,7 +155,10 @@ fn service_url() {
 fn interdomain_name() {
     ask("interdomain_name", |question| {
         let name = text(&question["name"]);
-        same(json!(interdomain::is_interdomain(name)), question["is_interdomain"].clone())?;
+        same(
+            json!(interdomain::is_interdomain(name)),
+            question["is_interdomain"].clone(),
+        )?;
         same(interdomain::domain(name), text(&question["domain"]))?;
         same(interdomain::target(name), text(&question["target"]))
     });
@@ -210,6 +221,9 @@ fn messages_with_unknown_fields_are_read() {
         let mut newer = known.clone();
         newer.state = 77;
         let encoded = newer.encode_to_vec();
-        same(Connection::decode(encoded.as_slice()).map(|newer| newer.state), Ok(77))
+        same(
+            Connection::decode(encoded.as_slice()).map(|newer| newer.state),
+            Ok(77),
+        )
     });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements that work on any API.
 
+pub mod authorize;
 pub mod begin;
 pub mod clientinfo;
 pub mod clienturl;
@@ -10,3 +11,4 @@ pub mod null;
 pub mod retry;
 pub mod switchcase;
 pub mod updatepath;
+pub mod updatetoken;

@@ -416,7 +416,8 @@ proptest! {
     #[test]
     fn labels_have_themselves_and_any_part_of_them(have in few_labels(), kept in any::<u8>()) {
         let bits = (0..8).map(|bit| kept >> bit & 1 == 1);
-        let part: Labels = have.clone().into_iter().zip(bits).filter(|(_, kept)| *kept).map(|(label, _)| label).collect();
+        let part = have.clone().into_iter().zip(bits).filter(|(_, kept)| *kept);
+        let part: Labels = part.map(|(label, _)| label).collect();
         prop_assert!(is_subset(&have, &part, &have));
     }
 }

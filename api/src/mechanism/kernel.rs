@@ -17,8 +17,8 @@ view! {
 }
 
 parameters! { Kernel:
-    /// The interface's name; empty when whoever owns the namespace is to make one up. It is passed on as it is:
-    /// [`crate::interface_name::check`] tells whether Linux takes it.
+    /// The interface's name; empty when whoever owns the namespace is to make one up. It is passed on as it
+    /// is: [`crate::interface_name::check`] tells whether Linux takes it.
     interface_name, set_interface_name: str = INTERFACE_NAME;
     /// The network namespace: `file://` in a process, `inode://<dev>/<ino>` on the wire.
     netns_url, set_netns_url: str = INODE_URL;
@@ -43,7 +43,7 @@ pub enum NatError {
     Absent,
     /// The template cannot be rendered.
     #[error("parameter \"{key}\" of mechanism KERNEL: {0}", key = key::NAT_TEMPLATE)]
-    Template(#[from] TemplateError),
+    Template(TemplateError),
 }
 
 impl Kernel<Mechanism> {
@@ -81,7 +81,7 @@ impl<M: Borrow<Mechanism>> Kernel<M> {
             ("NsmSrcIPs", Data::List(&src)),
             ("NsmDstIPs", Data::List(&dst)),
         ];
-        let rules = render(template, Data::Fields(&fields))?;
+        let rules = render(template, Data::Fields(&fields)).map_err(NatError::Template)?;
         Ok(rules.split(';').map(String::from).collect())
     }
 }

@@ -40,8 +40,8 @@ macro_rules! view {
     };
 }
 
-/// Gives a view a getter and a setter for each parameter of a table: text (`str`), yes or no (`bool`), an address
-/// (`ip`) or a number, which reads as 0 if it is none or does not fit.
+/// Gives a view a getter and a setter for each parameter of a table: text (`str`), yes or no (`bool`), an
+/// address (`ip`) or a number, which reads as 0 if it is none or does not fit.
 macro_rules! parameters {
     ($view:ident: $($(#[$doc:meta])+ $get:ident, $set:ident: $type:tt = $key:ident;)+) => {
         impl<M: std::borrow::Borrow<crate::connection::Mechanism>> $view<M> {

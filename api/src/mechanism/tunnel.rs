@@ -63,8 +63,8 @@ impl<M: Borrow<Mechanism>> Vxlan<M> {
         bits(self.mechanism().parameter(key::VNI), 24)
     }
 
-    /// Whether the endpoint's forwarder chooses an even identifier. Of two nodes that tunnel to each other one
-    /// chooses even, the other odd ones, so that they never choose the same.
+    /// Whether the endpoint's forwarder chooses an even identifier. Of two nodes that tunnel to each other
+    /// one chooses even, the other odd ones, so that they never choose the same.
     ///
     /// Compared are the addresses before a proxy between clusters replaced them, if they are known, as both
     /// sides see them alike.

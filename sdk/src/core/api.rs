@@ -10,6 +10,9 @@ use nsm_api::registry::{
     NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
 };
 
+use super::Peer;
+use crate::identity::same_namespace;
+
 /// An API that chains can serve and call: `request` and `close` of one thing by id, and `find` that streams.
 ///
 /// Elements that work on any API (`begin`, `updatepath`, `authorize`, `connect` …) are written once against this.
@@ -24,6 +27,12 @@ pub trait Api: Send + Sync + Debug + 'static {
     const NAME: &'static str;
     /// Whether `close` of an id that nobody requested here still concerns the elements behind `begin`.
     const CLOSE_UNKNOWN: bool;
+
+    /// Whether `caller` may request or close what `owner` has requested, as `stored`, under the same id. Unless an
+    /// API says otherwise everybody may.
+    fn admits(_owner: &Peer, _stored: &Self::Message, _caller: &Peer) -> bool {
+        true
+    }
 }
 
 /// A call's payload: something with an id and a path.
@@ -65,6 +74,15 @@ impl Api for NetworkService {
     type Found = ConnectionEvent;
     const NAME: &'static str = "networkservice";
     const CLOSE_UNKNOWN: bool = false;
+
+    /// The one who made the connection may. A hop in the middle of the path may also be replaced by one of its own
+    /// namespace, as a new pod of the same kind is; the first hop, the workload itself, may not.
+    fn admits(owner: &Peer, stored: &Request, caller: &Peer) -> bool {
+        let (Some(owner), Some(caller)) = (owner.spiffe_id(), caller.spiffe_id()) else {
+            return true;
+        };
+        owner == caller || (stored.path().index > 1 && same_namespace(owner, caller))
+    }
 }
 
 /// Endpoints: the NetworkServiceEndpointRegistry service.

@@ -3,7 +3,8 @@
 //!
 //! **Guarantees**: calls and events of one id never overlap; those of different ids never wait for each other.
 //! A call runs to its end whether or not its caller waits, so nothing is left half done; a first request whose
-//! caller has gone is closed again. What the elements behind keep in [`Ctx::store`] ends with the connection.
+//! caller has gone is closed again. Only the one who requested a connection may request it again or close it, as
+//! far as the API says so ([`Api::admits`]). What the elements behind keep in [`Ctx::store`] ends with the connection.
 //! **Placement**: behind `updatepath`; everything with per-connection state stands behind it.
 //! **Reads / writes**: the id; the stored message, which events repeat and closes use.
 //! **On failure**: of a first request everything kept for the connection is dropped; of a refresh nothing is. A
@@ -205,5 +206,7 @@ impl<A: Api> Element<A> for Begin<A> {
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod owner;
 #[cfg(test)]
 mod tests;

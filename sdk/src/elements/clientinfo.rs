@@ -6,35 +6,26 @@
 //! **Reads / writes**: the labels of a connection; of an endpoint, those of every service that has an entry already.
 //! **Cost**: a few copies of short strings a call.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
+use nsm_api::matching::Labels;
 use nsm_api::registry::NetworkServiceEndpoint;
 
 use crate::core::{Ctx, Element, NetworkService, Next, NseRegistry, Registration, Request, Result};
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default)]
-pub struct ClientInfo {
-    labels: Vec<(&'static str, String)>,
-}
+pub struct ClientInfo(Labels);
 
 impl ClientInfo {
-    /// The names of the node, the pod and the cluster, as far as they are known.
-    pub fn new(node: Option<String>, pod: Option<String>, cluster: Option<String>) -> Self {
-        let labels = [("nodeName", node), ("podName", pod), ("clusterName", cluster)];
-        let known = labels
-            .into_iter()
-            .filter_map(|(key, value)| value.map(|value| (key, value)));
-        Self {
-            labels: known.collect(),
-        }
+    /// Adds `labels` where they are absent: the names of the node, the pod and the cluster, as far as they are known.
+    pub fn new(labels: Labels) -> Self {
+        Self(labels)
     }
 
-    fn add(&self, labels: &mut BTreeMap<String, String>) {
-        for (key, value) in &self.labels {
-            if !labels.contains_key(*key) {
-                labels.insert((*key).to_string(), value.clone());
+    fn add(&self, labels: &mut Labels) {
+        for (key, value) in &self.0 {
+            if !labels.contains_key(key) {
+                labels.insert(key.clone(), value.clone());
             }
         }
     }
@@ -80,10 +71,10 @@ mod tests {
     use crate::core::testing::{Connection, Probe, before, request, standard_cases};
 
     fn info() -> ClientInfo {
-        ClientInfo::new(Some("node-1".into()), None, Some("cluster-1".into()))
+        ClientInfo::new(labels([("nodeName", "node-1"), ("clusterName", "cluster-1")]))
     }
 
-    fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Labels {
         pairs.map(|(key, value)| (key.into(), value.into())).into()
     }
 

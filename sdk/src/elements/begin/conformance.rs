@@ -312,17 +312,23 @@ async fn c44_an_event_has_the_time_of_the_first_and_the_values_of_the_last_reque
         Ctx::new(&setup.component, peer, Some(Instant::now() + time))
     };
     let (first, last) = (
-        call("spiffe://a/first", Duration::from_secs(2)),
-        call("spiffe://a/last", Duration::from_secs(9)),
+        call("spiffe://a/ns/b/pod/first", Duration::from_secs(2)),
+        call("spiffe://a/ns/b/pod/last", Duration::from_secs(9)),
     );
-    setup.chain.request(&first, &mut request()).await.expect("first");
-    setup.chain.request(&last, &mut request()).await.expect("last");
+    let mut message = request();
+    crate::core::Message::path_mut(&mut message).index = 2;
+    setup
+        .chain
+        .request(&first, &mut message.clone())
+        .await
+        .expect("first");
+    setup.chain.request(&last, &mut message).await.expect("last");
     tokio::time::advance(Duration::from_secs(3600)).await;
     setup.event(Event::Refresh).await.expect("refreshed");
     let ctx = setup.tap.0.lock().pop().expect("the event came by");
     assert_eq!(ctx.budget(), Duration::from_secs(2));
     assert_eq!(ctx.remaining(), Duration::from_secs(2));
-    assert_eq!(ctx.peer().spiffe_id(), Some("spiffe://a/last"));
+    assert_eq!(ctx.peer().spiffe_id(), Some("spiffe://a/ns/b/pod/last"));
 }
 
 #[tokio::test(start_paused = true)]
