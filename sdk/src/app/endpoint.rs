@@ -88,7 +88,7 @@ pub async fn serve(
         connect_to: settings.connect_to.clone(),
         policies: start.policies(&settings.registry_client_policies)?,
     };
-    let registry = registry_client::client(component, &registry, pool);
+    let registry = registry_client::client(component, &registry, &pool);
     if settings.register_service {
         for name in &settings.service_names {
             let service = Service {

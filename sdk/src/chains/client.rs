@@ -17,7 +17,7 @@ use crate::elements::clienturl::ClientUrl;
 use crate::elements::connect::Connect;
 use crate::elements::dial::Dial;
 use crate::elements::updatepath::UpdatePath;
-use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
+//T use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::refresh::Refresh;
 use crate::networkservice::sendfd::SendFd;
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Its labels `nodeName`, `podName` and `clusterName`.
     pub info: Labels,
     /// Services whose addresses may overlap.
-    pub awareness_groups: AwarenessGroups,
+//T     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
 }
@@ -58,10 +58,10 @@ pub fn client(
         AuthorizeClient::new(&settings.policies),
         Dial::new(dialer, Duration::ZERO),
         ClientInfo::new(settings.info.clone()),
-        UpstreamRefresh,
+        UpstreamRefresh::new(),
         Kernel::client(&settings.netns, None)?,
         SendFd::client(),
-        ExcludedPrefixes::client(&settings.awareness_groups),
+//T //T         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
     ])
