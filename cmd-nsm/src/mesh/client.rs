@@ -64,7 +64,7 @@ impl Client {
             netns: format!("file://{}", netns.display()),
             ..client::Settings::new(url)
         };
-        let chain = client(&component, &settings, Arc::new(pool))?;
+        let chain = client(&component, &settings, Arc::new(pool));
         Ok(Self {
             component,
             chain,
