@@ -199,6 +199,32 @@ fn every_case_names_its_tests_or_says_why_it_has_none() {
     );
 }
 
+/// Whether a test is named after a case: `c35_…`, `r90_…`, `g12_…` or `d7_…`.
+fn is_named_after_a_case(function: &str) -> bool {
+    let number = function.strip_prefix(['c', 'r', 'g', 'd']).unwrap_or_default();
+    let rest = number.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    rest.len() < number.len() && rest.starts_with('_')
+}
+
+#[test]
+fn every_test_that_is_named_after_a_case_is_in_the_table() {
+    let text = document("docs/conformance.md");
+    let named: BTreeSet<_> = references(&text).collect();
+    let mut wrong = Vec::new();
+    for (name, source) in with_ending(&[".rs"]) {
+        let functions = source
+            .split("fn ")
+            .skip(1)
+            .filter_map(|rest| rest.split('(').next());
+        for function in functions.filter(|function| is_named_after_a_case(function)) {
+            if has_test(&source, function) && !named.contains(&(name.as_str(), function)) {
+                wrong.push(format!("{name}#{function}"));
+            }
+        }
+    }
+    expect_none("docs/conformance.md does not name", &wrong);
+}
+
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let mut wrong = Vec::new();
@@ -244,6 +270,8 @@ fn the_checks_see_what_they_look_for() {
     let source = "#[tokio::test(start_paused = true)]\n/// Why.\nasync fn it_holds() {\nfn helper() {";
     assert!(has_test(source, "it_holds"));
     assert!(!has_test(source, "helper"));
+    assert!(is_named_after_a_case("c35_it_holds"));
+    assert!(!is_named_after_a_case("close_it") && !is_named_after_a_case("c35"));
     let found: Vec<_> = references("a `b` and `c/d.rs#e`, `f#g`").collect();
     assert_eq!(found, [("c/d.rs", "e")]);
     let cells: Vec<_> = rows("| a | b |\n|---|---|\n| c | d |\ntext").collect();

@@ -31,9 +31,11 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_GROUP: u16 = 27;
+const IF_OPER_UP: u8 = 6;
 
 /// What a link says of itself.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) mtu: u32,
     pub(crate) mac: [u8; 6],
     pub(crate) up: bool,
+    /// It sends what it is given.
+    pub(crate) operational: bool,
     /// The index of the other end of a pair.
     pub(crate) peer: u32,
     pub(crate) counters: Counters,
@@ -67,6 +71,7 @@ impl Seen {
                 IFLA_IFNAME => seen.name = text(value),
                 IFLA_IFALIAS => seen.alias = text(value),
                 IFLA_MTU => seen.mtu = number(value),
+                IFLA_OPERSTATE => seen.operational = value == [IF_OPER_UP],
                 IFLA_LINK => seen.peer = number(value),
                 IFLA_GROUP => seen.group = number(value),
                 IFLA_STATS64 => seen.counters = counters(value),
@@ -110,17 +115,23 @@ pub(crate) enum Which<'a> {
     Name(&'a str),
 }
 
+impl Which<'_> {
+    /// The question.
+    pub(crate) fn request(&self) -> Request {
+        let mut message = LinkMessage::default();
+        match self {
+            Self::Index(index) => message.header.index = *index,
+            Self::Name(name) => message
+                .attributes
+                .push(LinkAttribute::IfName((*name).to_string())),
+        }
+        Request::plain(RouteNetlinkMessage::GetLink(message))
+    }
+}
+
 /// The link in the socket's namespace, if it is there.
 pub(crate) fn link(netlink: &mut Netlink, which: &Which<'_>) -> io::Result<Option<Seen>> {
-    let mut message = LinkMessage::default();
-    match which {
-        Which::Index(index) => message.header.index = *index,
-        Which::Name(name) => message
-            .attributes
-            .push(LinkAttribute::IfName((*name).to_string())),
-    }
-    let answer = netlink.execute(Request::plain(RouteNetlinkMessage::GetLink(message)))?;
-    match answer {
+    match netlink.execute(which.request())? {
         Ok(body) => Ok(body.and_then(|body| Seen::parse(&body))),
         Err(refusal) if refusal.errno == Errno::NODEV => Ok(None),
         Err(refusal) => Err(refusal.errno.into()),

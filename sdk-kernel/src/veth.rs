@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -15,13 +16,21 @@ use netlink_packet_route::link::{
 };
 use nsm_sdk::core::{Error, Result};
 use rustix::io::Errno;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::end::{Change, End, plan};
 use crate::netlink::{Answer, Netlink, Refusal, Request};
 use crate::netns::Netns;
+use crate::observe::{self, Which};
 use crate::station::Station;
 use crate::sysctl;
+
+/// How long the first packets of a new wire are worth waiting for.
+const MAX_SETTLING: Duration = Duration::from_millis(50);
+
+/// How often we look meanwhile.
+const SETTLING: Duration = Duration::from_micros(100);
 
 /// One end that is to be made.
 pub(crate) struct Half<'a> {
@@ -127,7 +136,24 @@ pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_fi
         }
         Ok(())
     })?;
-    apply(&mut socket, half, &changes)
+    apply(&mut socket, half, &changes)?;
+    if changes.iter().any(|change| matches!(change, Change::Link { .. })) {
+        settle(&mut socket, half.index);
+    }
+    Ok(())
+}
+
+/// Waits until interface `index` sends what it is given. When the carrier comes, the kernel says so at once but lets
+/// traffic through only a little later, on a thread of its own. From 6.9 on it does so at the latest when it is asked.
+fn settle(socket: &mut Netlink, index: u32) {
+    let deadline = Instant::now() + MAX_SETTLING;
+    while Instant::now() < deadline {
+        match observe::link(socket, &Which::Index(index)) {
+            Ok(Some(seen)) if !seen.operational => std::thread::park_timeout(SETTLING),
+            _ => return,
+        }
+    }
+    tracing::debug!(index, "an interface has no carrier yet");
 }
 
 fn apply(socket: &mut Netlink, half: &Half<'_>, changes: &[Change]) -> Result<()> {

@@ -2,6 +2,7 @@
 //! Elements of connections only.
 
 mod attempts;
+pub mod cleanup;
 pub mod discover;
 pub mod discoverforwarder;
 pub mod dnscontext;
@@ -15,8 +16,10 @@ mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
 pub mod mechanismtranslation;
+pub mod metrics;
 pub mod monitor;
 pub mod mtu;
+pub mod netsvcmonitor;
 pub mod onidle;
 pub mod passthrough;
 pub mod policyroute;
@@ -27,6 +30,7 @@ pub mod sendfd;
 pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
+pub mod upstreamrefresh;
 mod watched;
 pub mod xconnect;
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of registries only.
 
+pub mod authorize;
 pub mod checks;
 pub mod expire;
 pub mod heal;
 pub mod localbypass;
 pub mod memory;
 pub mod queries;
+pub mod querycache;
 pub mod recvfd;
 pub mod refresh;
 pub mod sendfd;
@@ -15,3 +17,4 @@ pub mod setregistrationtime;
 mod sockets;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod updatepath;

@@ -5,11 +5,13 @@
 //! its `mod` line and one line in the table below.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command as Process, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod demo;
 mod lint;
 mod report;
 mod suites;
@@ -34,7 +36,9 @@ macro_rules! commands {
 }
 
 commands! {
+    Demo = demo,
     Test = test,
+    Bench = bench,
     Lint = lint,
 }
 
@@ -63,4 +67,20 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// The folder into which cargo puts programs.
+fn profile_folder(release: bool) -> Result<PathBuf> {
+    let printed = Process::new("cargo")
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .current_dir(root())
+        .output()
+        .context("could not start cargo")?
+        .stdout;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&printed).context("cargo metadata printed no JSON")?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?;
+    Ok(Path::new(target).join(if release { "release" } else { "debug" }))
 }

@@ -38,6 +38,18 @@ pub(crate) const UNSHARE: Tool = Tool {
     package: "util-linux",
 };
 
+/// Runs a program in the namespace of a pod.
+pub(crate) const NSENTER: Tool = Tool {
+    program: "nsenter",
+    package: "util-linux",
+};
+
+/// Ends a program when the one that started it dies.
+pub(crate) const SETPRIV: Tool = Tool {
+    program: "setpriv",
+    package: "util-linux",
+};
+
 /// Something is missing and could not be installed from here; displays as what to do.
 #[derive(Debug)]
 pub(crate) struct Missing(String);

@@ -13,6 +13,12 @@ use crate::core::{Api, CallToken, Component, Ctx, Found, Peer, PeerIdentity, Rem
 /// How long the tokens of tests live.
 pub(crate) const LIFE: Duration = Duration::from_secs(600);
 
+/// The paths of a workload, and of hops of the mesh.
+pub(crate) const NSE: &str = "/ns/default/pod/nse";
+pub(crate) const OTHER: &str = "/ns/default/pod/other";
+pub(crate) const NSMGR: &str = "/ns/nsm-system/pod/nsmgr";
+pub(crate) const REGISTRY: &str = "/ns/nsm-system/pod/registry";
+
 /// Somebody with an identity.
 pub(crate) struct Party {
     pub(crate) credentials: Credentials,

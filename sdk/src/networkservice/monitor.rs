@@ -15,22 +15,16 @@ mod hub;
 pub(crate) mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use nsm_api::connection::{Connection, ConnectionEventType as Kind, MonitorScopeSelector, State};
-use tokio::time::sleep;
-use tonic::Code;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::core::{
-    Backoff, Component, Ctx, Element, Error, Found, Message, NetworkService, Next, Request, Result, Task, Way,
+    Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result, Task, Way,
 };
 use hub::Hub;
-use watch::Watch;
-
-/// How often opening a stream of the next hop is tried before the connection counts as down.
-const OPEN_TRIES: u32 = 4;
+use watch::{Watch, is_refusal};
 
 /// See the [module](self).
 pub struct Monitor {
@@ -105,7 +99,7 @@ async fn relay(
     way: &Way<NetworkService>,
     mut connection: Connection,
 ) -> Option<Connection> {
-    let mut watch = match open(component, way, &connection).await {
+    let mut watch = match Watch::persist(component, way, &connection).await {
         Ok(watch) => watch,
         Err(error) if is_refusal(&error) => return None,
         Err(_) => return Some(connection),
@@ -122,30 +116,6 @@ async fn relay(
             Some(Err(_)) | None => return Some(connection),
         }
     }
-}
-
-/// Opens a stream of the next hop, in a few tries.
-async fn open(component: &Component, way: &Way<NetworkService>, connection: &Connection) -> Result<Watch> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
-    let mut tries = 1;
-    loop {
-        match Watch::open(component, way, connection.clone()).await {
-            Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
-                debug!(id = connection.id, %error, "opening a monitor");
-                tries += 1;
-                sleep(backoff.next(component)).await;
-            }
-            done => return done,
-        }
-    }
-}
-
-/// Whether the next hop does not serve monitors, or not to us: that says nothing about the connection.
-fn is_refusal(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated
-    )
 }
 
 #[async_trait]

@@ -43,14 +43,14 @@ pub trait Registry: Api<Message = Registration<Self::Entry>> {
     /// Whether `entry` is like `example`.
     fn matches(example: &Self::Entry, entry: &Self::Entry) -> bool;
 
+    /// Parts a query that looks up a name or a service: what a watch of its own is worth, and what is left to
+    /// compare with the entries that the watch tells. The URL is part of the watch, since whoever answers may put
+    /// another one into its answers.
+    fn split(example: Self::Entry) -> Option<(Self::Entry, Self::Entry)>;
+
     /// The services that the entry offers; none for a service itself.
     fn services(_: &Self::Entry) -> &[String] {
         &[]
-    }
-
-    /// Where the entry is reached; empty for a service.
-    fn url(_: &Self::Entry) -> &str {
-        ""
     }
 
     /// Until when the entry is promised to be there.
@@ -89,12 +89,23 @@ impl Registry for NseRegistry {
         endpoint_matches(example, entry)
     }
 
-    fn services(entry: &NetworkServiceEndpoint) -> &[String] {
-        &entry.network_service_names
+    fn split(
+        mut example: NetworkServiceEndpoint,
+    ) -> Option<(NetworkServiceEndpoint, NetworkServiceEndpoint)> {
+        let name = std::mem::take(&mut example.name);
+        let services = example.network_service_names.first().filter(|_| name.is_empty());
+        let wide = NetworkServiceEndpoint {
+            network_service_names: services.cloned().into_iter().collect(),
+            url: std::mem::take(&mut example.url),
+            name,
+            ..Default::default()
+        };
+        let is_narrow = !wide.name.is_empty() || !wide.network_service_names.is_empty();
+        is_narrow.then_some((wide, example))
     }
 
-    fn url(entry: &NetworkServiceEndpoint) -> &str {
-        &entry.url
+    fn services(entry: &NetworkServiceEndpoint) -> &[String] {
+        &entry.network_service_names
     }
 
     fn expires(entry: &NetworkServiceEndpoint) -> Option<SystemTime> {
@@ -130,6 +141,14 @@ impl Registry for NsRegistry {
 
     fn matches(example: &NetworkService, entry: &NetworkService) -> bool {
         service_matches(example, entry)
+    }
+
+    fn split(mut example: NetworkService) -> Option<(NetworkService, NetworkService)> {
+        let wide = NetworkService {
+            name: std::mem::take(&mut example.name),
+            ..Default::default()
+        };
+        (!wide.name.is_empty()).then_some((wide, example))
     }
 }
 

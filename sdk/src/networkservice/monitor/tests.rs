@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::time::Duration;
+
 use futures::{FutureExt, StreamExt};
 use nsm_api::connection::{ConnectionEvent, PathSegment};
 use tokio_util::sync::CancellationToken;
@@ -6,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::hub::MAX_QUEUE;
 use super::*;
 use crate::core::testing::{Probe, end_at, request, standard_cases};
-use crate::core::{Chain, Peer, Remote};
+use crate::core::{Chain, Error, Peer, Remote};
 use crate::elements::begin::Begin;
 use crate::elements::connect::Connect;
 use crate::elements::updatepath::UpdatePath;

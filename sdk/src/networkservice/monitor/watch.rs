@@ -8,11 +8,17 @@ use nsm_api::connection::{
     Connection, ConnectionEvent, ConnectionEventType as Kind, MonitorScopeSelector, PathSegment, State,
 };
 use nsm_api::path::MAX_SEGMENTS;
+use tokio::time::sleep;
+use tonic::Code;
+use tracing::debug;
 
-use crate::core::{Component, Ctx, Found, NetworkService, Result, Way};
+use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Result, Way};
 
 /// How long opening a stream may take.
 const OPEN: Duration = Duration::from_secs(5);
+
+/// How often opening a stream is tried.
+const OPEN_TRIES: u32 = 4;
 
 /// The changes of one connection that the next hop tells.
 pub(crate) struct Watch {
@@ -47,6 +53,26 @@ impl Watch {
         })
     }
 
+    /// The same in a few tries, for the next hop may be busy or starting.
+    pub(crate) async fn persist(
+        component: &Component,
+        way: &Way<NetworkService>,
+        connection: &Connection,
+    ) -> Result<Self> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        let mut tries = 1;
+        loop {
+            match Self::open(component, way, connection.clone()).await {
+                Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
+                    debug!(id = connection.id, %error, "opening a monitor of the next hop");
+                    tries += 1;
+                    sleep(backoff.next(component)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// The next change; an error or nothing when the next hop tells no more.
     pub(crate) async fn next(&mut self) -> Option<Result<Change>> {
         loop {
@@ -79,6 +105,14 @@ impl Watch {
             was,
         })
     }
+}
+
+/// Whether the next hop does not serve monitors, or not to us: that says nothing about the connection.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated
+    )
 }
 
 fn selector(connection: &Connection) -> MonitorScopeSelector {
