@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use super::queries::Registry as _;
+use super::updatepath::OwnToken;
 use crate::core::{Ctx, Element, Event, Next, NseRegistry, Registration, Result, Task};
 
 /// How long a registration lasts in the registries and managers of a mesh.
@@ -47,7 +48,11 @@ impl Expire {
     /// When a registration that arrives at `now` ends at the latest.
     fn end(&self, ctx: &Ctx, now: SystemTime) -> SystemTime {
         let peer = ctx.peer().token.as_ref().map(|token| token.expires);
-        [peer].into_iter().flatten().fold(now + self.0, SystemTime::min)
+        let own = ctx.call().get::<OwnToken>().map(|token| token.0);
+        [peer, own]
+            .into_iter()
+            .flatten()
+            .fold(now + self.0, SystemTime::min)
     }
 }
 

@@ -337,9 +337,10 @@ async fn c83_a_name_whose_registration_has_ended_is_free() {
 async fn c89_whoever_has_an_identity_finds_without_a_token() {
     let [us, nse] = parties([NSMGR, NSE]);
     let server = nsmgr(&us);
-    server
-        .probe
-        .find(vec![NseRegistry::found(endpoint("nse", &["s"]).entry, false)]);
+    Probe::find(
+        &server.probe,
+        vec![NseRegistry::found(endpoint("nse", &["s"]).entry, false)],
+    );
     let peer = Peer {
         token: None,
         ..nse.calls(&us)
