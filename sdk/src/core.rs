@@ -20,7 +20,7 @@ pub use chain::{Chain, Element, Found, Next};
 pub use component::{Clock, Component, Task};
 pub use ctx::{Ctx, DEFAULT_BUDGET};
 pub use error::{Error, Result, Retry};
-pub use events::{Event, Events, Unfinished};
+pub use events::{Event, Events, Later, Unfinished};
 pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
 pub use remote::{Dialer, Remote, Way};
 pub use store::Store;

@@ -3,5 +3,12 @@
 
 pub mod authorize;
 pub mod begin;
+pub mod clientinfo;
 pub mod clienturl;
+pub mod connect;
+pub mod dial;
+pub mod null;
+pub mod retry;
+pub mod switchcase;
+pub mod updatepath;
 pub mod updatetoken;

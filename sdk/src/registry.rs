@@ -3,11 +3,14 @@
 
 pub mod authorize;
 pub mod checks;
-
 pub mod expire;
+pub mod heal;
+pub mod localbypass;
 pub mod memory;
 pub mod queries;
+pub mod querycache;
 pub mod recvfd;
+pub mod refresh;
 pub mod sendfd;
 pub mod setpayload;
 pub mod setregistrationtime;

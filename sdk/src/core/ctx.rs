@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Component, Error, Events, Peer, Result, Store};
+use super::{Component, Error, Events, Later, Peer, Result, Store};
 
 /// How long a call may take whose caller set no deadline, or which we make for ourselves.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(15);
@@ -108,6 +108,16 @@ impl Ctx {
             )
         };
         self.events.as_ref().ok_or_else(missing)
+    }
+
+    /// Starts a task of this connection, which keeps what is returned in [`Ctx::store`]: what `act` does with the
+    /// events of the connection ends there. Errors: as [`Ctx::begun`].
+    pub fn later<F>(&self, name: &'static str, act: impl FnOnce(Events) -> F) -> Result<Later>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (events, withdraw) = self.begun()?.withdrawable();
+        Ok(Later::new(withdraw, self.component.spawn(name, act(events))))
     }
 
     /// Whether an earlier request of this connection has succeeded and was not closed since.

@@ -19,11 +19,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use nsm_api::registry::NetworkServiceEndpoint;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::queries::Registry as _;
-use crate::core::{Ctx, Element, Event, Next, NseRegistry, Registration, Result, Task};
+use crate::core::{Ctx, Element, Event, Later, Next, NseRegistry, Registration, Result};
 
 /// How long a registration lasts in the registries and managers of a mesh.
 pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(60);
@@ -34,8 +33,7 @@ pub struct Expire(Duration);
 
 /// The timer of one endpoint.
 struct Timer {
-    _revoked: DropGuard,
-    _task: Task,
+    _task: Later,
 }
 
 impl Expire {
@@ -67,21 +65,17 @@ fn early(budget: Duration, lifetime: Duration) -> Duration {
     }
 }
 
-fn start(ctx: &Ctx, name: &str, after: Duration) {
-    let Some(events) = ctx.events().cloned() else {
-        return;
-    };
-    let (revoked, name) = (CancellationToken::new(), name.to_string());
-    let guard = revoked.clone().drop_guard();
-    let task = ctx.component().spawn("expire", async move {
+fn start(ctx: &Ctx, name: &str, after: Duration) -> Result<()> {
+    let name = name.to_string();
+    let task = ctx.later("expire", |events| async move {
         tokio::time::sleep(after).await;
         info!(name, "endpoint was not refreshed in time; unregistering it");
-        let _endpoint_is_gone_either_way = events.run_unless(&revoked, Event::Close).await;
-    });
-    ctx.store().insert(Timer {
-        _revoked: guard,
-        _task: task,
-    });
+        if let Err(error) = events.run(Event::Close).await {
+            debug!(name, %error, "unregistering an endpoint that was not refreshed");
+        }
+    })?;
+    drop(ctx.store().insert(Timer { _task: task }));
+    Ok(())
 }
 
 #[async_trait]
@@ -108,8 +102,7 @@ impl Element<NseRegistry> for Expire {
             .component()
             .until(end)
             .saturating_sub(early(ctx.budget(), lifetime));
-        start(ctx, &message.entry.name, after);
-        Ok(())
+        start(ctx, &message.entry.name, after)
     }
 
     async fn close(
@@ -118,7 +111,7 @@ impl Element<NseRegistry> for Expire {
         message: &mut Registration<NetworkServiceEndpoint>,
         next: Next<'_, NseRegistry>,
     ) -> Result<()> {
-        ctx.store().take::<Timer>();
+        drop(ctx.store().take::<Timer>());
         next.close(ctx, message).await
     }
 }

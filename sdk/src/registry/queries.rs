@@ -4,6 +4,7 @@
 
 use std::time::SystemTime;
 
+use nsm_api::matching::{endpoint_matches, service_matches};
 use nsm_api::registry::{
     NetworkService, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceEndpointResponse,
     NetworkServiceQuery, NetworkServiceResponse,
@@ -15,6 +16,10 @@ use crate::core::{Api, Entry, NsRegistry, NseRegistry, Registration};
 pub trait Registry: Api<Message = Registration<Self::Entry>> {
     /// What is registered.
     type Entry: Entry + prost::Message;
+
+    /// Whether the deletion of an entry by others is a loss to who registered it: an endpoint lives as long as its
+    /// program, while a service may be an administrator's, who may delete it.
+    const DELETION_IS_LOSS: bool;
 
     /// The example that a query carries and whether it watches; an absent example reads as an empty one.
     fn asked(query: Self::Query) -> (Self::Entry, bool);
@@ -38,14 +43,14 @@ pub trait Registry: Api<Message = Registration<Self::Entry>> {
     /// Whether `entry` is like `example`.
     fn matches(example: &Self::Entry, entry: &Self::Entry) -> bool;
 
+    /// Parts a query that looks up a name or a service: what a watch of its own is worth, and what is left to
+    /// compare with the entries that the watch tells. The URL is part of the watch, since whoever answers may put
+    /// another one into its answers.
+    fn split(example: Self::Entry) -> Option<(Self::Entry, Self::Entry)>;
+
     /// The services that the entry offers; none for a service itself.
     fn services(_: &Self::Entry) -> &[String] {
         &[]
-    }
-
-    /// Where the entry is reached; empty for a service.
-    fn url(_: &Self::Entry) -> &str {
-        ""
     }
 
     /// Until when the entry is promised to be there.
@@ -56,6 +61,7 @@ pub trait Registry: Api<Message = Registration<Self::Entry>> {
 
 impl Registry for NseRegistry {
     type Entry = NetworkServiceEndpoint;
+    const DELETION_IS_LOSS: bool = true;
 
     fn asked(query: NetworkServiceEndpointQuery) -> (NetworkServiceEndpoint, bool) {
         (query.network_service_endpoint.unwrap_or_default(), query.watch)
@@ -83,12 +89,23 @@ impl Registry for NseRegistry {
         endpoint_matches(example, entry)
     }
 
-    fn services(entry: &NetworkServiceEndpoint) -> &[String] {
-        &entry.network_service_names
+    fn split(
+        mut example: NetworkServiceEndpoint,
+    ) -> Option<(NetworkServiceEndpoint, NetworkServiceEndpoint)> {
+        let name = std::mem::take(&mut example.name);
+        let services = example.network_service_names.first().filter(|_| name.is_empty());
+        let wide = NetworkServiceEndpoint {
+            network_service_names: services.cloned().into_iter().collect(),
+            url: std::mem::take(&mut example.url),
+            name,
+            ..Default::default()
+        };
+        let is_narrow = !wide.name.is_empty() || !wide.network_service_names.is_empty();
+        is_narrow.then_some((wide, example))
     }
 
-    fn url(entry: &NetworkServiceEndpoint) -> &str {
-        &entry.url
+    fn services(entry: &NetworkServiceEndpoint) -> &[String] {
+        &entry.network_service_names
     }
 
     fn expires(entry: &NetworkServiceEndpoint) -> Option<SystemTime> {
@@ -98,6 +115,7 @@ impl Registry for NseRegistry {
 
 impl Registry for NsRegistry {
     type Entry = NetworkService;
+    const DELETION_IS_LOSS: bool = false;
 
     fn asked(query: NetworkServiceQuery) -> (NetworkService, bool) {
         (query.network_service.unwrap_or_default(), query.watch)
@@ -124,6 +142,14 @@ impl Registry for NsRegistry {
     fn matches(example: &NetworkService, entry: &NetworkService) -> bool {
         service_matches(example, entry)
     }
+
+    fn split(mut example: NetworkService) -> Option<(NetworkService, NetworkService)> {
+        let wide = NetworkService {
+            name: std::mem::take(&mut example.name),
+            ..Default::default()
+        };
+        (!wide.name.is_empty()).then_some((wide, example))
+    }
 }
 
 /// The part of a registry that a query is about: what look-ups and watches are indexed by.
@@ -148,33 +174,4 @@ impl Interest {
             None => Self::Any,
         }
     }
-}
-
-fn endpoint_matches(example: &NetworkServiceEndpoint, entry: &NetworkServiceEndpoint) -> bool {
-    let labels = example.network_service_labels.iter().all(|(service, wanted)| {
-        let there = entry.network_service_labels.get(service);
-        there.is_some_and(|there| {
-            wanted
-                .labels
-                .iter()
-                .all(|(key, value)| there.labels.get(key) == Some(value))
-        })
-    });
-    let expires = example.expiration_time.is_none_or(|wanted| {
-        entry
-            .expiration_time
-            .is_some_and(|there| there.seconds == wanted.seconds)
-    });
-    let mut services = example.network_service_names.iter();
-    (example.name.is_empty() || example.name == entry.name)
-        && labels
-        && expires
-        && services.all(|service| entry.network_service_names.contains(service))
-        && entry.url.contains(&example.url)
-}
-
-fn service_matches(example: &NetworkService, entry: &NetworkService) -> bool {
-    (example.name.is_empty() || example.name == entry.name)
-        && (example.payload.is_empty() || example.payload == entry.payload)
-        && (example.matches.is_empty() || example.matches == entry.matches)
 }

@@ -125,7 +125,7 @@ impl Element<NseRegistry> for RecvFd {
         };
         let watch = query.watch;
         let found = next.find(ctx, query).await?;
-        let way = ctx.store().get::<Way<NseRegistry>>();
+        let way = ctx.call().get().or_else(|| ctx.store().get::<Way<NseRegistry>>());
         let state = Finding {
             found,
             passed: Passed {

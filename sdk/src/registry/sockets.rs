@@ -5,7 +5,7 @@
 //! socket's inode passed beside the message. Whoever has such a descriptor can connect to the socket, whatever its
 //! own file system looks like, also after the path is gone.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -86,7 +86,7 @@ impl Sockets {
 
     /// What a URL of this process stands for; nothing when it stands for no socket of ours, or a closed one.
     pub(super) fn at(&self, url: &str) -> Option<Arc<Socket>> {
-        let number: i32 = url.strip_prefix(&own())?.parse().ok()?;
+        let number: RawFd = url.strip_prefix(&own())?.parse().ok()?;
         self.find(|socket| socket.file.as_raw_fd() == number)
     }
 

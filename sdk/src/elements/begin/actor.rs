@@ -10,7 +10,6 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::{Call, Place, Reply};
 use crate::core::events::Queued;
 use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
-use crate::policy::DENIED;
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
 const GRACE: Duration = Duration::from_secs(2);
@@ -114,10 +113,6 @@ impl<A: Api> Actor<A> {
             is_close,
             reply,
         } = call;
-        if let Err(refused) = self.admit(&ctx) {
-            self.answer(reply, Err(refused)).await;
-            return;
-        }
         if is_close {
             let done = self.close(&ctx, message).await;
             self.answer(reply, done).await;
@@ -142,21 +137,6 @@ impl<A: Api> Actor<A> {
             self.leave().await;
         }
         reply.send(Reply::Done(done)).is_ok()
-    }
-
-    /// Refuses a caller who may not act on what somebody else has requested.
-    fn admit(&self, ctx: &Ctx) -> Result<()> {
-        match self.committed.as_deref() {
-            Some(committed) if !A::admits(committed.ctx.peer(), &committed.message, ctx.peer()) => {
-                let text = format!(
-                    "{} was requested by somebody else than {}: {DENIED}",
-                    committed.message.id(),
-                    ctx.peer().spiffe_id().unwrap_or("the caller"),
-                );
-                Err(Error::denied("not-the-owner", text))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn is(&self, life: Life) -> bool {
@@ -264,15 +244,15 @@ impl<A: Api> Actor<A> {
         self.store.clear();
     }
 
-    async fn event(&mut self, (event, revoked, outcome): Queued) {
-        if revoked.is_cancelled() || outcome.is_closed() {
+    async fn event(&mut self, queued: Queued) {
+        if queued.is_withdrawn() {
             return;
         }
         let stored = self.committed.as_deref().map(|committed| {
             let ctx = committed.ctx.event(committed.budget);
             (committed.life, ctx, committed.message.clone())
         });
-        let done = match (event, stored) {
+        let done = match (queued.event, stored) {
             (Event::Close, Some((_, ctx, message))) => self.close(&ctx, message).await.map(drop),
             (_, None | Some((Life::Closing, ..))) => {
                 Err(Error::not_found("closed", "the connection is closed"))
@@ -280,7 +260,7 @@ impl<A: Api> Actor<A> {
             (Event::Refresh, Some((_, ctx, message))) => self.pass(ctx, message).await.map(drop),
             (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message).await,
         };
-        let _element_may_be_gone = outcome.send(done);
+        let _element_may_be_gone = queued.outcome.send(done);
     }
 
     /// Closes what is there and requests anew. When that fails the connection stays, for another try.

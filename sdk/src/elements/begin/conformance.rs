@@ -65,12 +65,6 @@ impl Setup {
         let events: Events = events.expect("a call came by").expect("behind begin");
         events.run(event).await
     }
-
-    async fn until(&self, count: usize) {
-        while self.probe.seen().len() < count {
-            tokio::task::yield_now().await;
-        }
-    }
 }
 
 /// Remembers the circumstances of every request, and keeps a mark in the store that closes must find.
@@ -136,7 +130,7 @@ async fn c36_a_blocked_request_does_not_stop_those_of_other_ids() {
     let mut blocked = request();
     let first = setup.request(&mut blocked);
     tokio::pin!(first);
-    tokio::select! { biased; _ = &mut first => unreachable!("held"), () = setup.until(1) => {} }
+    tokio::select! { biased; _ = &mut first => unreachable!("held"), () = setup.probe.arrived(1) => {} }
     let others = (0..10).map(|index| {
         let mut other = request();
         other.connection.id = format!("other-{index}");
@@ -145,7 +139,7 @@ async fn c36_a_blocked_request_does_not_stop_those_of_other_ids() {
     });
     let others = futures::future::join_all(others);
     tokio::pin!(others);
-    tokio::select! { biased; _ = &mut others => unreachable!("held"), () = setup.until(11) => {} }
+    tokio::select! { biased; _ = &mut others => unreachable!("held"), () = setup.probe.arrived(11) => {} }
     hold.cancel();
     let (first, others) = tokio::join!(first, others);
     assert!(first.is_ok() && others.iter().all(Result::is_ok));
@@ -158,7 +152,7 @@ async fn c37_a_close_waits_for_the_request_of_its_id() {
     let mut message = request();
     let both = async { tokio::join!(setup.request(&mut message), setup.close()) };
     let release = async {
-        setup.until(1).await;
+        setup.probe.arrived(1).await;
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -423,7 +417,7 @@ async fn an_event_whose_element_has_gone_is_not_run() {
     let mut again = request();
     let busy = setup.request(&mut again);
     tokio::pin!(busy);
-    tokio::select! { biased; _ = &mut busy => unreachable!("held"), () = setup.until(2) => {} }
+    tokio::select! { biased; _ = &mut busy => unreachable!("held"), () = setup.probe.arrived(2) => {} }
     {
         let event = setup.event(Event::Close);
         tokio::pin!(event);
