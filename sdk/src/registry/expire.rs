@@ -6,7 +6,7 @@
 //! that time has almost come the endpoint is unregistered, by one timer that every registration replaces. A
 //! registration that has begun before the timer fires keeps the endpoint.
 //! **Placement**: behind `begin` and `updatepath`, before what stores the endpoint.
-//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`] from [`Ctx::call`].
+//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`](super::updatepath::OwnToken) from [`Ctx::call`].
 //! **On failure**: the timer of the previous registration keeps running.
 //! **On close**: the timer ends.
 //! **Cost**: one timer an endpoint.
@@ -45,7 +45,14 @@ impl Expire {
     /// When a registration that arrives at `now` ends at the latest.
     fn end(&self, ctx: &Ctx, now: SystemTime) -> SystemTime {
         let peer = ctx.peer().token.as_ref().map(|token| token.expires);
-        [peer].into_iter().flatten().fold(now + self.0, SystemTime::min)
+        let own = ctx
+            .call()
+            .get::<super::updatepath::OwnToken>()
+            .map(|token| token.0);
+        [peer, own]
+            .into_iter()
+            .flatten()
+            .fold(now + self.0, SystemTime::min)
     }
 }
 
