@@ -35,7 +35,7 @@ impl Attempt<'_> {
         };
         let wanted = self.wanted(spaces, &record, &now)?;
         self.begin(&record, &wanted);
-        if let Err(error) = self.apply(spaces, &wanted, &now) {
+        if let Err(error) = self.configure_both(spaces, &wanted, &now) {
             self.restore(spaces, &record, &wanted);
             return Err(error);
         }
@@ -84,21 +84,13 @@ impl Attempt<'_> {
         });
     }
 
-    fn apply(&mut self, spaces: &Spaces, wanted: &Record, now: &[End; 2]) -> Result<()> {
-        let [client, endpoint] = halves(spaces, wanted);
-        self.in_time("begin changing")?;
-        self.configure(&endpoint, &now[1])?;
-        self.in_time("finish changing")?;
-        self.configure(&client, &now[0])
-    }
-
     /// Puts back what `record` says, after an attempt at `wanted`.
     fn restore(&mut self, spaces: &Spaces, record: &Record, wanted: &Record) {
         let tried = [&wanted.client.end, &wanted.endpoint.end];
         for (half, tried) in halves(spaces, record).into_iter().zip(tried) {
             let known = tried.union(half.end);
             let done = self.look_at(&half, &known).and_then(|now| match now {
-                Some((_, now)) => self.configure(&half, &now),
+                Some((_, now)) => self.configure(&half, &now).map(drop),
                 None => Ok(()),
             });
             if let Err(error) = done {

@@ -18,6 +18,7 @@ use tonic::Code;
 
 use crate::doomed::Remains;
 use crate::end::{End, Frame, families};
+use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
 use crate::shared::Shared;
@@ -144,12 +145,8 @@ impl Attempt<'_> {
         };
         let mut made = [bare(&record.client.end), bare(&record.endpoint.end)];
         made[0].link.up = true;
-        let done = self
-            .in_time("go on")
-            .and_then(|()| self.configure(&second, &made[1]))
-            .and_then(|()| self.in_time("finish"))
-            .and_then(|()| self.configure(&first, &made[0]))
-            .map(|()| self.settle(record.clone()));
+        let done = self.configure_both(spaces, &record, &made);
+        let done = done.map(|()| self.settle(record));
         Ok(match done {
             Ok(()) => Outcome::Made(undo),
             Err(error) => Outcome::Undone(error),
@@ -252,7 +249,26 @@ impl Attempt<'_> {
             .collect())
     }
 
-    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<()> {
+    /// Makes both ends of `record` from `now` into what they are to be: the endpoint's first.
+    pub(crate) fn configure_both(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<()> {
+        let [client, endpoint] = halves(spaces, record);
+        self.in_time("go on")?;
+        let second = self.configure(&endpoint, &now[1])?;
+        self.in_time("finish")?;
+        let first = self.configure(&client, &now[0])?;
+        if first.is_none() && second.is_none() {
+            return Ok(());
+        }
+        // When one end is raised, the other gets its carrier too.
+        for (half, socket) in [(endpoint, second), (client, first)] {
+            let mut socket = socket.map_or_else(|| self.station.socket(half.netns), Ok)?;
+            veth::settle(&mut socket, half.index);
+        }
+        Ok(())
+    }
+
+    /// Makes one end from `now` into what it is to be. Returns the socket if that raised it.
+    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Netlink>> {
         let is_first = self.shared.state().prepare(half.netns.id());
         veth::configure(self.station, half, now, is_first)
     }
