@@ -8,3 +8,8 @@ pub mod client;
 pub mod endpoint;
 pub mod forwarder;
 pub mod nsmgr;
+pub mod nsmgr_registry;
+pub mod registry_client;
+pub mod registry_memory;
+#[cfg(test)]
+mod testing;
