@@ -6,7 +6,7 @@
 //! that time has almost come the endpoint is unregistered, by one timer that every registration replaces. A
 //! registration that has begun before the timer fires keeps the endpoint.
 //! **Placement**: behind `begin` and `updatepath`, before what stores the endpoint.
-//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`](super::updatepath::OwnToken) from [`Ctx::call`].
+//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`] from [`Ctx::call`].
 //! **On failure**: the timer of the previous registration keeps running.
 //! **On close**: the timer ends.
 //! **Cost**: one timer an endpoint.
@@ -22,6 +22,7 @@ use nsm_api::registry::NetworkServiceEndpoint;
 use tracing::{debug, info};
 
 use super::queries::Registry as _;
+use super::updatepath::OwnToken;
 use crate::core::{Ctx, Element, Event, Later, Next, NseRegistry, Registration, Result};
 
 /// How long a registration lasts in the registries and managers of a mesh.
@@ -45,10 +46,7 @@ impl Expire {
     /// When a registration that arrives at `now` ends at the latest.
     fn end(&self, ctx: &Ctx, now: SystemTime) -> SystemTime {
         let peer = ctx.peer().token.as_ref().map(|token| token.expires);
-        let own = ctx
-            .call()
-            .get::<super::updatepath::OwnToken>()
-            .map(|token| token.0);
+        let own = ctx.call().get().map(|OwnToken(expires)| expires);
         [peer, own]
             .into_iter()
             .flatten()
