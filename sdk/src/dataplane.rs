@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The seam between chains and the kernel: what a wire is to be, and who makes it so.
 
+pub mod model;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::core::Result;
@@ -58,7 +61,7 @@ pub struct Interface {
 }
 
 /// A route through an interface.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Route {
     /// Where it leads; host bits are masked away.
     pub prefix: IpNet,

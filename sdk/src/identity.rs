@@ -6,6 +6,8 @@ pub mod issuer;
 pub mod jwt;
 pub mod pem;
 pub mod source;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tokens;
 pub mod workload_api;
 
@@ -18,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroize;
 
-pub use certificate::trust_domain;
+pub use certificate::{namespace, same_namespace, trust_domain};
 pub use issuer::Issuer;
 pub use source::Source;
 pub use tokens::Tokens;

@@ -69,13 +69,26 @@ pub fn trust_domain(id: &str) -> Option<&str> {
     valid.then_some(domain)
 }
 
+/// The trust domain and the namespace in a SPIFFE id of the form `spiffe://domain/ns/namespace/…`.
+pub fn namespace(id: &str) -> Option<(&str, &str)> {
+    let domain = trust_domain(id)?;
+    let path = id.strip_prefix("spiffe://")?.strip_prefix(domain)?;
+    let (namespace, _) = path.strip_prefix("/ns/")?.split_once('/')?;
+    Some((domain, namespace))
+}
+
+/// Whether two SPIFFE ids are of one namespace.
+pub fn same_namespace(one: &str, other: &str) -> bool {
+    namespace(one).is_some_and(|one| namespace(other) == Some(one))
+}
+
 /// The certificates in a run of DER without separators.
 ///
 /// Errors: `bad-svid`.
 pub(super) fn split_der(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let mut certificates = Vec::new();
     while !der.is_empty() {
-        let (rest, _) = x509_parser::parse_x509_certificate(der).map_err(|error| bad(error))?;
+        let (rest, _) = x509_parser::parse_x509_certificate(der).map_err(bad)?;
         if certificates.len() >= MAX_CERTIFICATES {
             return Err(bad(format!(
                 "there are more than {MAX_CERTIFICATES} certificates"
@@ -88,7 +101,7 @@ pub(super) fn split_der(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> 
 }
 
 fn parse(leaf: &[u8]) -> Result<X509Certificate<'_>> {
-    let (rest, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|error| bad(error))?;
+    let (rest, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(bad)?;
     if !rest.is_empty() {
         return Err(bad("bytes follow the certificate"));
     }
@@ -99,9 +112,7 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<String> {
     if certificate.is_ca() {
         return Err(bad("the leaf is an authority's certificate"));
     }
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|error| bad(error))?;
+    let names = certificate.subject_alternative_name().map_err(bad)?;
     let names = names
         .map(|names| names.value.general_names.as_slice())
         .unwrap_or_default();
@@ -154,6 +165,24 @@ mod tests {
             assert_eq!(trust_domain(id), domain, "{id}");
         }
         assert_eq!(trust_domain(&format!("spiffe://a/{}", "b".repeat(MAX_ID))), None);
+    }
+
+    #[test]
+    fn namespaces_are_those_of_one_trust_domain() {
+        let id = "spiffe://k8s.nsm/ns/nsm-system/pod/nsmgr-1";
+        assert_eq!(namespace(id), Some(("k8s.nsm", "nsm-system")));
+        assert!(same_namespace(id, "spiffe://k8s.nsm/ns/nsm-system/sa/nsmgr"));
+        for other in [
+            "spiffe://other/ns/nsm-system/pod/nsmgr-1",
+            "spiffe://k8s.nsm/ns/a/pod/b",
+            "spiffe://k8s.nsm/ns/nsm-system",
+        ] {
+            assert!(!same_namespace(id, other), "{other}");
+        }
+        assert!(
+            !same_namespace("spiffe://k8s.nsm/a", "spiffe://k8s.nsm/a"),
+            "neither has one"
+        );
     }
 
     #[test]

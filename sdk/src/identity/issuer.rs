@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use super::certificate::bad;
 use super::{Bundles, Credentials, Identity, Svid, trust_domain};
 use crate::core::{Component, Error, Result};
 pub use agent::Agent;
@@ -90,6 +91,12 @@ impl Issuer {
     /// Errors: `bad-svid` when that is no SPIFFE id, `issue`.
     pub fn issue(&self, path: &str) -> Result<Credentials> {
         let id = format!("spiffe://{}{path}", self.0.trust_domain);
+        if trust_domain(&id) != Some(self.0.trust_domain.as_str()) {
+            return Err(bad(format!(
+                "{id:?} is no SPIFFE id of the trust domain {}",
+                self.0.trust_domain
+            )));
+        }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = params(&self.0.component, &id, "NSM", self.0.lifetime)?;
         params.is_ca = IsCa::ExplicitNoCa;

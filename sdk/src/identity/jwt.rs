@@ -168,18 +168,16 @@ fn split(token: &str) -> Option<(&str, &str, &str)> {
     parts.next().is_none().then_some(three)
 }
 
+/// A JSON object. (To serde an array of the fields in order would do as well.)
 fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Option<T> {
-    serde_json::from_slice(&BASE64.decode(part).ok()?).ok()
+    let object: serde_json::Map<_, _> = serde_json::from_slice(&BASE64.decode(part).ok()?).ok()?;
+    serde_json::from_value(object.into()).ok()
 }
 
 /// An array of strings; whatever else stands there reads as empty.
 fn array<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
-    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(items
-        .iter()
-        .filter_map(|item| item.as_str().map(str::to_string))
-        .collect())
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use nsm_api::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use nsm_api::workload::{X509svidRequest, X509svidResponse};
-use rand::Rng;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -25,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::certificate::{bad, split_der};
 use super::{Bundles, Credentials, Identity, Svid, trust_domain};
-use crate::core::{Component, Error, Result};
+use crate::core::{Backoff, Component, Error, Result};
 
 /// The time between two tries to reach the agent: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -41,7 +40,7 @@ pub async fn follow(component: &Component, socket: PathBuf, deadline: Instant) -
     let mut agent = Agent {
         component: component.clone(),
         stream: None,
-        wait: BACKOFF.0,
+        backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         trouble: "it does not answer".into(),
         socket,
     };
@@ -74,8 +73,7 @@ struct Agent {
     component: Component,
     socket: PathBuf,
     stream: Option<Streaming<X509svidResponse>>,
-    /// Until the next try.
-    wait: Duration,
+    backoff: Backoff,
     /// What was wrong at last.
     trouble: String,
 }
@@ -86,7 +84,7 @@ impl Agent {
         loop {
             match self.message().await {
                 Ok(message) => {
-                    self.wait = BACKOFF.0;
+                    self.backoff.reset();
                     match read(&message) {
                         Ok(credentials) => return credentials,
                         Err(error) => {
@@ -119,11 +117,7 @@ impl Agent {
         self.stream = None;
         self.trouble = format!("{:?}: {}", status.code(), status.message());
         debug!(socket = %self.socket.display(), trouble = self.trouble, "no word from the Workload API");
-        let wait = self
-            .component
-            .random(|random| self.wait.mul_f64(random.random_range(0.5..1.0)));
-        tokio::time::sleep(wait).await;
-        self.wait = (self.wait * 2).min(BACKOFF.1);
+        tokio::time::sleep(self.backoff.next(&self.component)).await;
     }
 }
 

@@ -5,12 +5,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use nsm_api::workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use nsm_api::workload::{X509BundlesRequest, X509BundlesResponse};
 use nsm_api::workload::{X509svid, X509svidRequest, X509svidResponse};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
@@ -25,8 +27,14 @@ use crate::core::{Component, Error, Result};
 /// A socket that serves one identity until this is dropped.
 #[derive(Debug)]
 pub struct Agent {
-    _socket: Socket,
+    socket: Arc<Socket>,
     _serving: DropGuard,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.socket.remove();
+    }
 }
 
 impl Agent {
@@ -42,43 +50,55 @@ impl Agent {
             end: end.clone(),
         };
         let (serving, name) = (end.clone(), socket.display().to_string());
+        let file = Arc::new(file);
+        let served_file = Arc::clone(&file);
         component.spawn_detached("workload-api", async move {
             info!(socket = name, "serving an identity");
             let served = Server::builder()
                 .add_service(SpiffeWorkloadApiServer::new(api))
                 .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.cancelled())
                 .await;
+            served_file.remove();
             if let Err(error) = served {
                 error!(socket = name, %error, "serving an identity");
             }
         });
         Ok(Self {
-            _socket: file,
+            socket: file,
             _serving: serving.drop_guard(),
         })
     }
 }
 
-/// The file of a socket, removed on drop.
+/// The file of a socket, removed once.
 #[derive(Debug)]
-struct Socket(PathBuf);
+struct Socket(Mutex<Option<PathBuf>>);
 
 impl Socket {
     /// Appears under its name with its mode already set, in place of what an earlier life has left.
     fn bind(path: &Path, mode: u32, unique: &str) -> io::Result<(UnixListener, Self)> {
         let mut hidden = path.as_os_str().to_owned();
         hidden.push(format!(".{}", unique.get(..8).unwrap_or(unique)));
-        let hidden = Self(hidden.into());
-        let listener = UnixListener::bind(&hidden.0)?;
-        fs::set_permissions(&hidden.0, fs::Permissions::from_mode(mode))?;
-        fs::rename(&hidden.0, path)?;
-        Ok((listener, Self(path.to_path_buf())))
+        let listener = UnixListener::bind(&hidden)?;
+        let shown = fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))
+            .and_then(|()| fs::rename(&hidden, path));
+        if let Err(error) = shown {
+            let _it_may_be_gone_already = fs::remove_file(&hidden);
+            return Err(error);
+        }
+        Ok((listener, Self(Mutex::new(Some(path.to_path_buf())))))
+    }
+
+    fn remove(&self) {
+        if let Some(path) = self.0.lock().take() {
+            let _it_may_be_gone_already = fs::remove_file(path);
+        }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _it_may_be_gone_already = fs::remove_file(&self.0);
+        self.remove();
     }
 }
 

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client: gives its pod a wire to each service it names.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod run;
+mod settings;
+mod wire;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    nsm_sdk::app::main(run::run)
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `nsm`: the command line for people.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod commands;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Network Service Mesh: virtual wires between workloads, by name
+#[derive(Parser)]
+#[command(name = "nsm", version)]
+struct Nsm {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(commands::demo::Demo),
+    Health(commands::health::Health),
+    Issuer(commands::issuer::Issuer),
+}
+
+fn main() -> ExitCode {
+    let done = match Nsm::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Health(health) => health.run(),
+        Command::Issuer(issuer) => return issuer.run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("nsm: {error:#}");
+        ExitCode::FAILURE
+    })
+}

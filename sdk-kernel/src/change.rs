@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes a wire that is there: adds and removes what differs, and moves its endpoint's end.
+//!
+//! **Guarantees**: the client's interface keeps its index, and what it is to keep, whatever happens to the endpoint.
+//! **On failure**: what was there before is put back, as far as the kernel lets us, and the wire is looked at again
+//! the next time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nsm_sdk::core::Result;
+use rand::Rng;
+
+use crate::end::End;
+use crate::make::{Attempt, FIRST_INDEX, Outcome, Spaces, alias, halves};
+use crate::netns::Netns;
+use crate::observe::{self, Seen, Which};
+use crate::state::{Place, Record};
+use crate::veth::{self, Half};
+
+impl Attempt<'_> {
+    /// Makes the wire of `record`, whose ends are where they are to be, into what is asked for.
+    pub(crate) fn change(&mut self, spaces: &Spaces, record: Record) -> Result<Outcome> {
+        let must_look = record.broken || self.shared.monitor().is_none();
+        let now = if must_look {
+            match self.look(spaces, &record)? {
+                Some(now) => now,
+                None => {
+                    self.shared.doom(record.serial);
+                    return Ok(Outcome::Again);
+                }
+            }
+        } else {
+            [record.client.end.clone(), record.endpoint.end.clone()]
+        };
+        let wanted = self.wanted(spaces, &record, &now)?;
+        self.begin(&wanted);
+        if let Err(error) = self.apply(spaces, &wanted, &now) {
+            self.restore(spaces, &record, &wanted);
+            return Err(error);
+        }
+        self.release(&record, &wanted);
+        self.settle(wanted);
+        Ok(Outcome::Kept)
+    }
+
+    /// The record as it is to be.
+    fn wanted(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<Record> {
+        // A rule that is known keeps its table even while the kernel does not show it.
+        let known = [&record.client.end, &record.endpoint.end];
+        let best = |end: usize| {
+            if now[end].rules.is_empty() {
+                known[end]
+            } else {
+                &now[end]
+            }
+        };
+        let tables = self.tables(spaces, [best(0), best(1)])?;
+        let [client, endpoint] = self.ends([now[0].link.mac, now[1].link.mac], tables);
+        Ok(Record {
+            client: Place {
+                end: client,
+                ..record.client.clone()
+            },
+            endpoint: Place {
+                end: endpoint,
+                ..record.endpoint.clone()
+            },
+            ..record.clone()
+        })
+    }
+
+    /// Notes that the wire is being made into `wanted`: what the kernel reports from here on is our own doing.
+    fn begin(&mut self, wanted: &Record) {
+        self.shared.hear();
+        self.shared.note(Record {
+            settling: true,
+            broken: false,
+            ..wanted.clone()
+        });
+    }
+
+    fn apply(&mut self, spaces: &Spaces, wanted: &Record, now: &[End; 2]) -> Result<()> {
+        let [client, endpoint] = halves(spaces, wanted);
+        self.in_time("begin changing")?;
+        self.configure(&endpoint, &now[1])?;
+        self.in_time("finish changing")?;
+        self.configure(&client, &now[0])
+    }
+
+    /// Puts back what `record` says, after an attempt at `wanted`.
+    fn restore(&mut self, spaces: &Spaces, record: &Record, wanted: &Record) {
+        let tried = wanted.client.end.rules.iter().chain(&wanted.endpoint.end.rules);
+        let tables: BTreeSet<u32> = tried.map(|rule| rule.table).collect();
+        for half in halves(spaces, record) {
+            // An end that an earlier life made is not known well enough to be put back.
+            if record.asked.is_none() {
+                break;
+            }
+            let done = self.look_at(&half, &tables).and_then(|now| match now {
+                Some((_, now)) => self.configure(&half, &now),
+                None => Ok(()),
+            });
+            if let Err(error) = done {
+                tracing::warn!(%error, connection = record.connection, "a failed change is not undone");
+            }
+        }
+        self.release(wanted, record);
+        let back = Record {
+            settling: false,
+            broken: true,
+            ..record.clone()
+        };
+        self.shared.note(back);
+    }
+
+    /// Gives back the routing tables of `old` that `new` does not have.
+    fn release(&self, old: &Record, new: &Record) {
+        for (old, new) in old.places().into_iter().zip(new.places()) {
+            let kept: BTreeSet<u32> = new.end.rules.iter().map(|rule| rule.table).collect();
+            let tables = old.end.rules.iter().map(|rule| rule.table);
+            let gone: Vec<u32> = tables.filter(|table| !kept.contains(table)).collect();
+            self.shared.state().release(old.netns, gone);
+        }
+    }
+
+    /// What the kernel has of both ends. `None`: not both of one pair.
+    fn look(&mut self, spaces: &Spaces, record: &Record) -> Result<Option<[End; 2]>> {
+        let mut found = Vec::with_capacity(2);
+        for half in halves(spaces, record) {
+            let tables = half.end.rules.iter().map(|rule| rule.table).collect();
+            match self.look_at(&half, &tables)? {
+                Some(seen) => found.push(seen),
+                None => return Ok(None),
+            }
+        }
+        let Ok([(client, client_end), (endpoint, endpoint_end)]) = <[(Seen, End); 2]>::try_from(found) else {
+            return Ok(None);
+        };
+        let is_pair = client.peer == endpoint.index && endpoint.peer == client.index;
+        Ok(is_pair.then_some([client_end, endpoint_end]))
+    }
+
+    /// What the kernel has of one end, if that is still ours, under its name.
+    fn look_at(&mut self, half: &Half<'_>, tables: &BTreeSet<u32>) -> Result<Option<(Seen, End)>> {
+        let broken = |error| veth::broken(&half.netns.id(), &error);
+        let mut socket = self.station.socket(half.netns)?;
+        let seen = observe::link(&mut socket, &Which::Index(half.index)).map_err(broken)?;
+        let ours = self.shared.group();
+        let Some(seen) = seen.filter(|seen| seen.group == ours && seen.name == half.end.link.name) else {
+            return Ok(None);
+        };
+        let mut end = observe::end(&mut socket, &seen, tables).map_err(broken)?;
+        end.link.route_localnet = half.end.link.route_localnet;
+        Ok(Some((seen, end)))
+    }
+
+    /// Moves the endpoint's end of `record` to where it is to be. False: it cannot be moved, so the wire must be made
+    /// anew.
+    pub(crate) fn replug(&mut self, spaces: &Spaces, record: &Record) -> Result<bool> {
+        let (Some(old), false) = (self.old_endpoint(record), record.broken) else {
+            return Ok(false);
+        };
+        let index = self
+            .shared
+            .component
+            .random(|random| random.random_range(FIRST_INDEX..i32::MAX as u32));
+        let now = record.endpoint.end.link.clone();
+        let mut moved = record.clone();
+        moved.endpoint = Place {
+            netns: spaces.endpoint.id(),
+            index,
+            end: End {
+                link: crate::end::Link {
+                    name: self.wire.endpoint.name.clone(),
+                    up: false,
+                    route_localnet: false,
+                    alias: alias("client", &record.connection),
+                    ..now
+                },
+                ..End::default()
+            },
+        };
+        if !self.transfer(&old, spaces, record, &moved)? {
+            return Ok(false);
+        }
+        let done = self.change(spaces, moved.clone());
+        if done.is_err() {
+            self.shared.doom(moved.serial);
+        }
+        done.map(|outcome| matches!(outcome, Outcome::Kept))
+    }
+
+    /// The namespace where the endpoint's end is, if it still is there under the path that it had.
+    fn old_endpoint(&mut self, record: &Record) -> Option<Arc<Netns>> {
+        let path = &record.asked.as_ref()?.endpoint.netns;
+        let netns = self.station.open(path).ok()?;
+        (netns.id() == record.endpoint.netns).then(|| Arc::new(netns))
+    }
+
+    fn transfer(&mut self, old: &Netns, spaces: &Spaces, record: &Record, moved: &Record) -> Result<bool> {
+        self.in_time("begin moving")?;
+        if let Some(monitor) = self.shared.monitor() {
+            monitor.watch(&mut self.station.node, &[&spaces.endpoint]);
+        }
+        self.begin(moved);
+        let rules: Vec<_> = record.endpoint.end.rules.clone();
+        let rules = rules.into_iter().map(crate::end::Change::RemoveRule);
+        let mut requests: Vec<_> = rules.map(|change| change.request(0)).collect();
+        let name = &moved.endpoint.end.link.name;
+        requests.push(veth::transfer(
+            record.endpoint.index,
+            &spaces.endpoint,
+            name,
+            moved.endpoint.index,
+        ));
+        let mut socket = self.station.socket(old)?;
+        let answers = socket
+            .batch(requests)
+            .map_err(|error| veth::broken(&old.id(), &error))?;
+        match answers.into_iter().next_back() {
+            Some(Ok(_)) => {
+                let tables = record.endpoint.end.rules.iter().map(|rule| rule.table);
+                self.shared.state().release(record.endpoint.netns, tables);
+                Ok(true)
+            }
+            refusal => {
+                tracing::debug!(
+                    ?refusal,
+                    connection = record.connection,
+                    "an endpoint's end cannot be moved"
+                );
+                self.shared.note(Record {
+                    broken: true,
+                    ..record.clone()
+                });
+                Ok(false)
+            }
+        }
+    }
+}

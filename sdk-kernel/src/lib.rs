@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel data plane of Network Service Mesh: virtual wires between pods, made in place by netlink.
+//!
+//! [`Kernel`] is the [`DataPlane`](nsm_sdk::dataplane::DataPlane) of a forwarder that runs where the pods run. It
+//! owns interfaces in their namespaces, never a packet: traffic goes from pod to pod through the kernel, whether or
+//! not this program lives.
+//!
+//! ```text
+//!   callers ──connect──▶ kernel ──▶ station (2 threads): make, change ──▶ veth, sysctl ──▶ netlink
+//!                          │                  │  reads and writes
+//!                          │                  ▼
+//!                          │                state ◀── monitor: what others do to our interfaces
+//!                          │                  ▲
+//!           ──disconnect──▶ doomed (4 threads): removal, many at a time
+//!                          │
+//!                        journal, recover: from one life of the program to the next
+//! ```
+//!
+//! `end` is what one end of a wire is to be, as data, and the difference of two; `observe` reads it from the kernel,
+//! `message` writes it.
+#![forbid(unsafe_code)]
+
+mod change;
+mod doomed;
+mod end;
+mod journal;
+mod kernel;
+mod make;
+mod message;
+mod monitor;
+mod netlink;
+mod netns;
+mod observe;
+mod recover;
+mod shared;
+mod state;
+mod station;
+mod sysctl;
+mod veth;
+
+pub use kernel::{Config, GRACE, GROUP, Kernel};

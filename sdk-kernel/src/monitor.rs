@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hears from the kernel what others do to our interfaces, in every namespace at once.
+//!
+//! **Guarantees**: whatever was done before [`Monitor::hear`] is called is noted when it returns: an interface of
+//! ours that was removed, renamed or taken down, or lost an address, makes its wire broken. What cannot be told
+//! (the kernel dropped reports) makes all wires broken, which costs a look at each, and nothing else.
+//! **Cost**: 0.3 µs when nothing happened; one map look-up for every event of the node.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+
+use netlink_packet_core::NlasIterator;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::broadcast;
+
+use crate::netlink::{Message, Messages, Netlink, Request};
+use crate::netns::{Netns, NetnsId};
+use crate::observe::Seen;
+use crate::shared::Shared;
+use crate::state::{Place, State};
+
+/// The groups of `linux/rtnetlink.h` that tell of links, addresses and namespaces.
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_NSID: u32 = 28;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_DELADDR: u16 = 21;
+const RTM_DELNSID: u16 = 89;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const NETNSA_NSID: u16 = 1;
+
+/// The room for reports between two times that we listen: about two thousand.
+const BUFFER: usize = 4 << 20;
+
+/// The room for one report.
+const DATAGRAM: usize = 32 << 10;
+
+/// See the [module](self).
+pub(crate) struct Monitor {
+    /// Reports on links and addresses, from every namespace.
+    socket: Arc<Socket>,
+    /// Reports on namespaces, from our own only: the numbers that it gives them are valid nowhere else.
+    spaces: Arc<Socket>,
+    heard: Mutex<Heard>,
+}
+
+struct Heard {
+    buffer: Vec<u8>,
+    /// The namespaces that the kernel reports from, by the numbers that it gave them for us.
+    spaces: HashMap<i32, NetnsId>,
+}
+
+impl Monitor {
+    /// Opens the sockets, in the namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        let everywhere = subscribe(true, &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR])?;
+        let heard = Heard {
+            buffer: Vec::with_capacity(DATAGRAM),
+            spaces: HashMap::new(),
+        };
+        Ok(Self {
+            socket: Arc::new(everywhere),
+            spaces: Arc::new(subscribe(false, &[RTNLGRP_NSID])?),
+            heard: Mutex::new(heard),
+        })
+    }
+
+    /// Has the kernel report from these namespaces. `node` is a socket in our own.
+    pub(crate) fn watch(&self, node: &mut Netlink, spaces: &[&Arc<Netns>]) {
+        for netns in spaces {
+            let id = netns.id();
+            if self.heard.lock().spaces.values().any(|known| *known == id) {
+                continue;
+            }
+            match number(node, netns) {
+                Ok(Some(number)) => drop(self.heard.lock().spaces.insert(number, id)),
+                refusal => {
+                    tracing::warn!(?refusal, netns = %id, "what happens in this namespace will go unnoticed")
+                }
+            }
+        }
+    }
+
+    /// Takes note of all reports until now.
+    pub(crate) fn hear(&self, state: &mut State, lost: &broadcast::Sender<String>) {
+        let mut heard = self.heard.lock();
+        let Heard { buffer, spaces } = &mut *heard;
+        for socket in [&self.socket, &self.spaces] {
+            let whole = read(socket, buffer, |message| note(message, state, spaces, lost));
+            if let Err(error) = whole {
+                tracing::warn!(%error, "the kernel's reports are incomplete; every wire will be looked at");
+                state.all().for_each(|record| record.broken = true);
+            }
+        }
+    }
+}
+
+fn subscribe(everywhere: bool, groups: &[u32]) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    if everywhere {
+        socket.set_listen_all_namespaces(true)?;
+    }
+    for group in groups {
+        socket.add_membership(*group)?;
+    }
+    socket.set_non_blocking(true)?;
+    // More than the system's limit only where we may; the default is enough for a while.
+    let _ = set_socket_recv_buffer_size_force(&socket, BUFFER);
+    Ok(socket)
+}
+
+/// Reads all that is there. An error: something was lost.
+fn read(socket: &Socket, buffer: &mut Vec<u8>, mut take: impl FnMut(&Message<'_>)) -> io::Result<()> {
+    let mut whole = Ok(());
+    loop {
+        buffer.clear();
+        match socket.recv(buffer, 0) {
+            Ok(_) => Messages(buffer).for_each(|message| take(&message)),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) => return whole,
+                Some(Errno::INTR) => {}
+                // The buffer ran over; what it held before is still there.
+                Some(Errno::NOBUFS) => whole = Err(error),
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Listens until the task is dropped.
+pub(crate) async fn listen(shared: Arc<Shared>) {
+    let Some(monitor) = shared.monitor() else { return };
+    let (links, spaces) = match (readiness(&monitor.socket), readiness(&monitor.spaces)) {
+        (Ok(links), Ok(spaces)) => (links, spaces),
+        (links, spaces) => {
+            let error = links.err().or(spaces.err());
+            return tracing::error!(
+                ?error,
+                "the kernel's reports are heard only when a wire is asked for"
+            );
+        }
+    };
+    loop {
+        let ready = tokio::select! {
+            ready = links.readable() => ready,
+            ready = spaces.readable() => ready,
+        };
+        let Ok(mut ready) = ready else { return };
+        // Cleared first: what arrives while we read makes it ready again.
+        ready.clear_ready();
+        shared.hear();
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types that close or change their descriptor, which this one does not"
+)]
+fn readiness(socket: &Arc<Socket>) -> io::Result<AsyncFd<Descriptor>> {
+    AsyncFd::with_interest(Descriptor(socket.clone()), Interest::READABLE)
+}
+
+struct Descriptor(Arc<Socket>);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// The kernel's number for `netns`, seen from the socket's namespace; given to it now if it has none.
+fn number(node: &mut Netlink, netns: &Netns) -> io::Result<Option<i32>> {
+    let descriptor = NsidAttribute::Fd(netns.as_fd().as_raw_fd().unsigned_abs());
+    let mut give = NsidMessage::default();
+    give.attributes = vec![descriptor.clone(), NsidAttribute::Id(-1)];
+    let mut ask = NsidMessage::default();
+    ask.attributes = vec![descriptor];
+    let requests = vec![
+        // Fails when there is a number already.
+        Request::plain(RouteNetlinkMessage::NewNsId(give)),
+        Request::plain(RouteNetlinkMessage::GetNsId(ask)),
+    ];
+    let mut answers = node.batch(requests)?;
+    let body = answers.pop().and_then(Result::ok).flatten();
+    Ok(body.and_then(|body| nsid(&body)).filter(|number| *number >= 0))
+}
+
+/// Reads the number out of the body of a message about a namespace.
+fn nsid(body: &[u8]) -> Option<i32> {
+    let mut attributes = NlasIterator::new(body.get(4..)?).flatten();
+    let number = attributes.find(|attribute| attribute.kind() == NETNSA_NSID)?;
+    number.value().try_into().ok().map(i32::from_ne_bytes)
+}
+
+fn note(
+    message: &Message<'_>,
+    state: &mut State,
+    spaces: &mut HashMap<i32, NetnsId>,
+    lost: &broadcast::Sender<String>,
+) {
+    match message.kind {
+        RTM_NEWLINK | RTM_DELLINK => link(message, state, lost),
+        RTM_DELADDR => address(message.body, state),
+        RTM_DELNSID => {
+            if let Some(netns) = nsid(message.body).and_then(|number| spaces.remove(&number)) {
+                state.forget(netns);
+                let here = |netns| move |place: &Place| place.netns == netns;
+                for record in state
+                    .all()
+                    .filter(|record| record.places().into_iter().any(here(netns)))
+                {
+                    record.broken = true;
+                    let _ = lost.send(record.connection.clone());
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn link(message: &Message<'_>, state: &mut State, lost: &broadcast::Sender<String>) {
+    let index = message
+        .body
+        .get(4..)
+        .and_then(|rest| rest.first_chunk())
+        .map(|bytes| u32::from_ne_bytes(*bytes));
+    let Some(record) = index.and_then(|index| state.by_index(index)) else {
+        return;
+    };
+    if message.kind == RTM_DELLINK {
+        record.broken = true;
+        let _ = lost.send(record.connection.clone());
+        return;
+    }
+    if record.settling || record.broken {
+        return;
+    }
+    let seen = Seen::parse(message.body);
+    let is_ours = |seen: &Seen| {
+        let mut places = record.places().into_iter();
+        seen.up && places.any(|place| place.index == seen.index && place.end.link.name == seen.name)
+    };
+    record.broken = !seen.as_ref().is_some_and(is_ours);
+}
+
+fn address(body: &[u8], state: &mut State) {
+    let Some([_, _, _, _, i0, i1, i2, i3]) = body.first_chunk() else {
+        return;
+    };
+    let index = u32::from_ne_bytes([*i0, *i1, *i2, *i3]);
+    let Some(record) = state.by_index(index).filter(|record| !record.settling) else {
+        return;
+    };
+    let attributes = NlasIterator::new(body.get(8..).unwrap_or_default()).flatten();
+    for attribute in attributes.filter(|attribute| matches!(attribute.kind(), IFA_ADDRESS | IFA_LOCAL)) {
+        let value = attribute.value();
+        let four = <[u8; 4]>::try_from(value).map(IpAddr::from);
+        let Ok(ip) = four.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)) else {
+            continue;
+        };
+        let mut places = record.places().into_iter().filter(|place| place.index == index);
+        let is_missed = places.any(|place| place.end.addresses.iter().any(|address| address.addr() == ip));
+        drop(places);
+        record.broken |= is_missed;
+    }
+}

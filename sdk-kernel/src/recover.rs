@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Finds what an earlier life of this program left behind: by the journal, and by looking into every namespace.
+//!
+//! **Guarantees**: what was half made or half removed is removed at once. What was whole is kept, untouched, until
+//! its connection is asked for again or the time of grace is over: packets flow on while we are away.
+//! **Cost**: a few microseconds a process of the node, and one dump of links a namespace.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nsm_sdk::core::{Error, Result};
+use rustix::io::Errno;
+use tonic::Code;
+
+use crate::doomed::Remains;
+use crate::end::End;
+use crate::journal::Entry;
+use crate::netns::{Netns, NetnsId, identify};
+use crate::observe::{self, Seen};
+use crate::shared::Shared;
+use crate::state::{Place, Record};
+use crate::station::Station;
+use crate::veth;
+
+/// How many processes are looked at.
+const MAX_PROCESSES: usize = 1 << 17;
+
+/// Whether we may do, and the kernel can do, what we are here for.
+///
+/// Errors: `not-privileged`, `no-veth`.
+pub(crate) fn check(station: &mut Station) -> Result<()> {
+    let home = station.home().clone();
+    station.socket(&home).map_err(|error| {
+        let text = format!(
+            "{}: the kernel data plane needs CAP_SYS_ADMIN and CAP_NET_ADMIN",
+            error.text()
+        );
+        Error::new(Code::FailedPrecondition, "not-privileged", text)
+    })?;
+    match veth::execute(station, veth::probe())? {
+        Err(refusal) if refusal.errno == Errno::ADDRNOTAVAIL => Ok(()),
+        Err(refusal) if refusal.errno == Errno::PERM => Err(Error::new(
+            Code::FailedPrecondition,
+            "not-privileged",
+            "the kernel data plane needs CAP_NET_ADMIN in its network namespace: run privileged",
+        )),
+        answer => Err(Error::new(
+            Code::FailedPrecondition,
+            "no-veth",
+            format!("this kernel cannot make veth pairs ({answer:?}): load the module veth"),
+        )),
+    }
+}
+
+/// Every namespace that a process of the node is in, by one path that leads to it.
+fn spaces() -> BTreeMap<NetnsId, PathBuf> {
+    let mut spaces = BTreeMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return spaces;
+    };
+    for entry in entries.flatten().take(MAX_PROCESSES) {
+        let is_process = entry
+            .file_name()
+            .as_encoded_bytes()
+            .iter()
+            .all(u8::is_ascii_digit);
+        let path = entry.path().join("ns/net");
+        if is_process && let Ok(id) = identify(&path) {
+            spaces.entry(id).or_insert(path);
+        }
+    }
+    spaces
+}
+
+/// Opens those of the wanted namespaces that a process is in.
+pub(crate) fn find(wanted: &BTreeSet<NetnsId>) -> HashMap<NetnsId, Arc<Netns>> {
+    let found = spaces().into_iter().filter(|(id, _)| wanted.contains(id));
+    let open = found.filter_map(|(id, path)| Some((id, Arc::new(Netns::open(&path).ok()?))));
+    open.filter(|(id, netns)| *id == netns.id()).collect()
+}
+
+/// What is left of an earlier life in one namespace.
+struct Left {
+    netns: NetnsId,
+    path: PathBuf,
+    seen: Seen,
+}
+
+impl Left {
+    fn place(&self) -> Place {
+        let link = observe::identity(&self.seen);
+        Place {
+            netns: self.netns,
+            index: self.seen.index,
+            end: End {
+                link,
+                ..End::default()
+            },
+        }
+    }
+
+    fn remains(&self) -> Remains {
+        Remains {
+            place: self.place(),
+            netns: None,
+            path: Some(self.path.clone()),
+        }
+    }
+}
+
+/// Takes over what an earlier life has left. Returns what nobody can ask for: it goes when grace is over.
+pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Remains> {
+    let mut left = look(station, shared);
+    let mut known = HashSet::new();
+    for (serial, entry) in shared.entries() {
+        shared.state().continue_after(serial);
+        for place in [&entry.client, &entry.endpoint] {
+            known.insert((place.netns, place.index));
+        }
+        remember(shared, serial, entry);
+    }
+    left.retain(|left| !known.contains(&(left.netns, left.seen.index)));
+    // Half made, or half removed: there is no more to wait for.
+    let (rest, halves): (Vec<Left>, Vec<Left>) = left
+        .into_iter()
+        .partition(|left| left.seen.group == shared.group() && !left.seen.alias.is_empty());
+    for left in halves {
+        shared.doom_remains(None, vec![left.remains()]);
+    }
+    pair(shared, &rest)
+}
+
+/// Everything in any namespace that has our mark.
+fn look(station: &mut Station, shared: &Shared) -> Vec<Left> {
+    let ours = [shared.group(), shared.doomed_group()];
+    let mut left = Vec::new();
+    for (id, path) in spaces() {
+        let links = Netns::open(&path).and_then(|netns| {
+            let mut socket = station.socket(&netns)?;
+            observe::links(&mut socket).map_err(|error| veth::broken(&id, &error))
+        });
+        match links {
+            Ok(links) => {
+                let links = links.into_iter().filter(|seen| ours.contains(&seen.group));
+                left.extend(links.map(|seen| Left {
+                    netns: id,
+                    path: path.clone(),
+                    seen,
+                }));
+            }
+            // It may have ended just now.
+            Err(error) => tracing::debug!(%error, netns = %id, "not looked into"),
+        }
+    }
+    left
+}
+
+/// Takes over a wire that the journal tells of.
+fn remember(shared: &Shared, serial: u64, entry: Entry) {
+    let is_over = entry.doomed || !entry.complete;
+    let record = Record {
+        serial,
+        connection: entry.connection,
+        client: entry.client,
+        endpoint: entry.endpoint,
+        asked: None,
+        settling: false,
+        broken: true,
+        orphan: true,
+    };
+    shared.note(record);
+    if is_over {
+        shared.doom(serial);
+    }
+}
+
+/// Takes over the wires whose both ends are there. Returns the ends that have no other.
+fn pair(shared: &Shared, left: &[Left]) -> Vec<Remains> {
+    let mut single = Vec::new();
+    let mut paired = HashSet::new();
+    for client in left {
+        let Some(connection) = client.seen.alias.strip_prefix("server-") else {
+            continue;
+        };
+        let is_other = |other: &&Left| {
+            other.seen.alias.strip_prefix("client-") == Some(connection)
+                && (other.seen.peer, other.seen.index) == (client.seen.index, client.seen.peer)
+        };
+        let Some(endpoint) = left.iter().find(is_other) else {
+            continue;
+        };
+        paired.extend([client.seen.index, endpoint.seen.index]);
+        let serial = shared.state().serial();
+        shared.note(Record {
+            serial,
+            connection: connection.to_string(),
+            client: client.place(),
+            endpoint: endpoint.place(),
+            asked: None,
+            settling: false,
+            broken: true,
+            orphan: true,
+        });
+    }
+    single.extend(
+        left.iter()
+            .filter(|left| !paired.contains(&left.seen.index))
+            .map(Left::remains),
+    );
+    single
+}

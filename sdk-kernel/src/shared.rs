@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the callers and the threads of a data plane share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nsm_sdk::core::{Component, Error, Result};
+use nsm_sdk::dataplane::Wire;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+
+use crate::doomed::{Doomed, Reaper, Remains};
+use crate::journal::{Entry, Journal};
+use crate::monitor::Monitor;
+use crate::netns::NetnsId;
+use crate::state::{Record, State, is_same};
+
+/// How many lost connections are kept for a listener that is slow.
+const MAX_LOST: usize = 1024;
+
+/// Distinguishes interfaces that are being removed from those that are kept.
+const DOOMED: u32 = 1 << 31;
+
+/// See the [module](self).
+pub(crate) struct Shared {
+    pub(crate) component: Component,
+    pub(crate) reaper: Reaper,
+    pub(crate) lost: broadcast::Sender<String>,
+    group: u32,
+    state: Mutex<State>,
+    /// Tells those who wait for a name or a connection that some may be free.
+    changed: watch::Sender<()>,
+    journal: Option<Journal>,
+    monitor: Option<Monitor>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        component: &Component,
+        group: u32,
+        journal: Option<Journal>,
+        monitor: Option<Monitor>,
+    ) -> Self {
+        Self {
+            component: component.clone(),
+            reaper: Reaper::default(),
+            lost: broadcast::Sender::new(MAX_LOST),
+            group,
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            journal,
+            monitor,
+        }
+    }
+
+    /// The group of our interfaces.
+    pub(crate) fn group(&self) -> u32 {
+        self.group
+    }
+
+    /// The group of those that are being removed.
+    pub(crate) fn doomed_group(&self) -> u32 {
+        self.group ^ DOOMED
+    }
+
+    /// What is known. Not to be held while the kernel is asked.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The socket on which the kernel reports, if there is one.
+    pub(crate) fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
+    }
+
+    /// Wakes those who wait.
+    pub(crate) fn announce(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Takes note of everything that the kernel has reported until now.
+    pub(crate) fn hear(&self) {
+        if let Some(monitor) = &self.monitor {
+            monitor.hear(&mut self.state(), &self.lost);
+        }
+    }
+
+    /// Whether `wire` is as it should be, as far as is known.
+    pub(crate) fn is_made(&self, wire: &Wire, client: NetnsId, endpoint: NetnsId) -> bool {
+        self.hear();
+        let state = self.state();
+        state.find(&wire.connection, client).is_some_and(|record| {
+            !record.broken
+                && self.monitor.is_some()
+                && record.is(wire, client, endpoint)
+                && record.asked.as_ref().is_some_and(|asked| is_same(asked, wire))
+        })
+    }
+
+    /// Waits until `free` says so.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        deadline: Instant,
+        mut free: impl FnMut(&mut State) -> bool,
+    ) -> Result<()> {
+        let mut changed = self.changed.subscribe();
+        while !free(&mut self.state()) {
+            match tokio::time::timeout_at(deadline, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(crate::station::ended()),
+                Err(_) => return Err(Error::deadline(format!("{what} within the deadline"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the connection's turn.
+    pub(crate) async fn claim(self: &Arc<Self>, connection: &str, deadline: Instant) -> Result<Arc<Claim>> {
+        let what = format!("connection {connection} was in work and could not be taken up");
+        self.until(&what, deadline, |state| state.claim(connection))
+            .await?;
+        Ok(Arc::new(Claim {
+            shared: self.clone(),
+            connection: connection.to_string(),
+        }))
+    }
+
+    /// Whether there can be one more wire.
+    pub(crate) fn has_room(&self) -> Result<()> {
+        self.state().has_room()
+    }
+
+    /// Notes `record`, for this life and the next.
+    pub(crate) fn note(&self, record: Record) {
+        if let Some(journal) = &self.journal {
+            journal.set(&record);
+        }
+        self.state().put(record);
+    }
+
+    /// What the journal told of earlier lives when it was opened, and of this one since.
+    pub(crate) fn entries(&self) -> BTreeMap<u64, Entry> {
+        self.journal.as_ref().map(Journal::entries).unwrap_or_default()
+    }
+
+    /// Forgets a record of which nothing was made.
+    pub(crate) fn forget(&self, record: &Record) {
+        let mut state = self.state();
+        state.take(record.serial);
+        for place in record.places() {
+            state.release(place.netns, place.end.rules.iter().map(|rule| rule.table));
+        }
+        drop(state);
+        if let Some(journal) = &self.journal {
+            journal.gone(record.serial);
+        }
+    }
+
+    /// Has the record's wire removed. Does nothing when it is being removed already.
+    pub(crate) fn doom(&self, serial: u64) {
+        let mut state = self.state();
+        let Some(record) = state.take(serial) else { return };
+        for place in record.places() {
+            state.doom(place.key());
+        }
+        drop(state);
+        if let Some(journal) = &self.journal {
+            journal.doom(serial);
+        }
+        self.reaper.push(Doomed::of(&record));
+    }
+
+    /// Has what nobody has a record of removed.
+    pub(crate) fn doom_remains(&self, serial: Option<u64>, ends: Vec<Remains>) {
+        let mut state = self.state();
+        for end in &ends {
+            state.doom(end.place.key());
+        }
+        drop(state);
+        self.reaper.push(Doomed { serial, ends });
+    }
+
+    /// Takes note that what was doomed is gone.
+    pub(crate) fn buried(&self, together: &[Doomed]) {
+        let mut state = self.state();
+        for end in together.iter().flat_map(|doomed| &doomed.ends) {
+            state.undoom(&end.place.key());
+            state.release(end.place.netns, end.place.end.rules.iter().map(|rule| rule.table));
+        }
+        drop(state);
+        if let Some(journal) = &self.journal {
+            let serials = together.iter().filter_map(|doomed| doomed.serial);
+            serials.for_each(|serial| journal.gone(serial));
+        }
+    }
+}
+
+/// The right to work on a connection, given back when this is dropped.
+pub(crate) struct Claim {
+    shared: Arc<Shared>,
+    connection: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.shared.state().unclaim(&self.connection);
+        self.shared.announce();
+    }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pairs of virtual Ethernet interfaces: made in place, each end in its namespace, by one message.
+//!
+//! **Guarantees**: an interface is never made in one namespace and moved to another, which would take 40 times as
+//! long. Both ends have indexes that we choose, so what follows needs no look-up.
+//! **Cost**: making a pair takes the kernel 0.3–0.6 ms; configuring an end 0.1 ms; moving one 16 ms.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use nsm_sdk::core::{Error, Result};
+use rustix::io::Errno;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::end::{Change, End, plan};
+use crate::netlink::{Answer, Netlink, Refusal, Request};
+use crate::netns::Netns;
+use crate::observe::{self, Which};
+use crate::station::Station;
+use crate::sysctl;
+
+/// How long the first packets of a new wire are worth waiting for.
+const MAX_SETTLING: Duration = Duration::from_millis(50);
+
+/// How often we look meanwhile.
+const SETTLING: Duration = Duration::from_micros(100);
+
+/// One end that is to be made.
+pub(crate) struct Half<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) index: u32,
+    pub(crate) end: &'a End,
+}
+
+impl Half<'_> {
+    fn message(&self, group: u32) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index;
+        message.attributes = vec![
+            LinkAttribute::IfName(self.end.link.name.clone()),
+            LinkAttribute::NetNsFd(self.netns.as_fd().as_raw_fd()),
+            LinkAttribute::Mtu(self.end.link.mtu),
+            LinkAttribute::Address(self.end.link.mac.into()),
+            LinkAttribute::Group(group),
+        ];
+        message
+    }
+}
+
+/// The request for a pair whose first end comes up at once. The second must be raised later: the kernel refuses to
+/// raise it before it is tied to the first (`ENOTCONN`).
+pub(crate) fn pair(first: &Half<'_>, second: &Half<'_>, group: u32) -> Request {
+    let mut message = first.message(group);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    let peer = InfoVeth::Peer(second.message(group));
+    let info = vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(peer)),
+    ];
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    Request::create(RouteNetlinkMessage::NewLink(message))
+}
+
+/// The request that only a program with all it takes gets as far as the driver with, which then refuses it: a pair
+/// with a MAC address that no interface can have.
+pub(crate) fn probe() -> Request {
+    let mut message = LinkMessage::default();
+    let multicast = vec![1, 0, 0, 0, 0, 0];
+    message.attributes = vec![
+        LinkAttribute::Address(multicast),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+    ];
+    Request::create(RouteNetlinkMessage::NewLink(message))
+}
+
+/// The request that moves interface `index` of the socket's namespace, which loses its addresses and routes.
+pub(crate) fn transfer(index: u32, to: &Netns, name: &str, new_index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![
+        LinkAttribute::NetNsFd(to.as_fd().as_raw_fd()),
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::NewIfIndex(i32::try_from(new_index).unwrap_or(i32::MAX)),
+    ];
+    Request::plain(RouteNetlinkMessage::NewLink(message))
+}
+
+/// The request that removes interface `index`, and with it the other end.
+pub(crate) fn remove(index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Request::plain(RouteNetlinkMessage::DelLink(message))
+}
+
+/// The request that puts interface `index` into a group.
+pub(crate) fn regroup(index: u32, group: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::Group(group)];
+    Request::plain(RouteNetlinkMessage::SetLink(message))
+}
+
+/// The request that removes every interface of a group.
+pub(crate) fn remove_group(group: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::Group(group)];
+    Request::plain(RouteNetlinkMessage::DelLink(message))
+}
+
+/// Makes the interface of `half` from `now` into what it is to be. `is_first` is true the first time that anything is
+/// done in its namespace.
+pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_first: bool) -> Result<()> {
+    let changes = plan(now, half.end);
+    let is_localnet_new = now.link.route_localnet != half.end.link.route_localnet;
+    if changes.is_empty() && !is_localnet_new {
+        return Ok(());
+    }
+    let link = &half.end.link;
+    let (mut socket, ()) = station.enter(half.netns, || {
+        if half.end.uses_v6() {
+            sysctl::enable_v6(&link.name)?;
+        }
+        if is_localnet_new {
+            sysctl::route_localnet(&link.name, link.route_localnet)?;
+        }
+        if is_first && let Err(error) = sysctl::allow_ping() {
+            tracing::warn!(%error, netns = %half.netns.id(), "liveness checks will need privilege there");
+        }
+        Ok(())
+    })?;
+    apply(&mut socket, half, &changes)?;
+    if changes.iter().any(|change| matches!(change, Change::Link { .. })) {
+        settle(&mut socket, half.index);
+    }
+    Ok(())
+}
+
+/// Waits until interface `index` sends what it is given. When the carrier comes, the kernel says so at once but lets
+/// traffic through only a little later, on a thread of its own. From 6.9 on it does so at the latest when it is asked.
+fn settle(socket: &mut Netlink, index: u32) {
+    let deadline = Instant::now() + MAX_SETTLING;
+    while Instant::now() < deadline {
+        match observe::link(socket, &Which::Index(index)) {
+            Ok(Some(seen)) if !seen.operational => std::thread::park_timeout(SETTLING),
+            _ => return,
+        }
+    }
+    tracing::debug!(index, "an interface has no carrier yet");
+}
+
+fn apply(socket: &mut Netlink, half: &Half<'_>, changes: &[Change]) -> Result<()> {
+    let requests = changes.iter().map(|change| change.request(half.index)).collect();
+    let place = Named(half);
+    let answers = socket.batch(requests).map_err(|error| broken(&place, &error))?;
+    for (change, answer) in changes.iter().zip(answers) {
+        match answer {
+            Err(refusal) if !change.is_done(refusal.errno) => {
+                return Err(refused(&format!("{change} on {place}"), &refusal));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Has one request executed in our own namespace.
+pub(crate) fn execute(station: &mut Station, request: Request) -> Result<Answer> {
+    station
+        .node
+        .execute(request)
+        .map_err(|error| broken(&"our own namespace", &error))
+}
+
+/// The connection to the kernel failed.
+pub(crate) fn broken(place: &impl fmt::Display, error: &io::Error) -> Error {
+    Error::internal("kernel", format!("netlink in {place}: {error}"))
+}
+
+/// The kernel said no.
+pub(crate) fn refused(what: &str, refusal: &Refusal) -> Error {
+    let (code, hint) = match refusal.errno {
+        Errno::PERM | Errno::ACCESS => (
+            Code::FailedPrecondition,
+            "; is CAP_NET_ADMIN missing, or IPv6 disabled in the pod?",
+        ),
+        Errno::OPNOTSUPP => (Code::FailedPrecondition, "; the kernel lacks a module"),
+        Errno::INVAL | Errno::ADDRNOTAVAIL | Errno::RANGE => (Code::InvalidArgument, ""),
+        _ => (Code::Internal, ""),
+    };
+    Error::new(code, "kernel", format!("cannot {what}: {refusal}{hint}"))
+}
+
+/// An interface and where it is, for people.
+struct Named<'a>(&'a Half<'a>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.0.end.link.name, self.0.netns.id())
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A whole mesh in one process, on virtual time and on a model of the kernel: for simulations.
+//!
+//! The chains are the real ones. What the programs put around them is replaced below their seams: [`Network`] for
+//! transport and file passing, [`crate::dataplane::model`] for the kernel, the runtime's paused clock for time, and a
+//! seed for randomness.
+
+mod link;
+mod network;
+
+pub use network::{Host, Network, Served, Way};
