@@ -14,6 +14,7 @@ mod link;
 mod listen;
 mod metadata;
 mod pool;
+mod public;
 mod remote;
 mod server;
 mod services;
@@ -22,6 +23,7 @@ mod tls;
 mod url;
 
 pub use pool::{Config, Pool};
+pub use public::public_url;
 pub use server::Server;
 pub use url::Address;
 

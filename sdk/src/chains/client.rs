@@ -35,7 +35,7 @@ pub struct Settings {
     /// Its labels `nodeName`, `podName` and `clusterName`.
     pub info: Labels,
     /// Services whose addresses may overlap.
-//T     pub awareness_groups: AwarenessGroups,
+    //T     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
 }
@@ -61,7 +61,7 @@ pub fn client(
         UpstreamRefresh::new(),
         Kernel::client(&settings.netns, None)?,
         SendFd::client(),
-//T //T         ExcludedPrefixes::client(&settings.awareness_groups),
+        //T //T         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
     ])

@@ -26,7 +26,7 @@ use super::remote::Caller;
 use super::tls::Connector;
 use crate::core::{Component, Dialer, Error, NetworkService, NsRegistry, NseRegistry, Remote, Result, Task};
 use crate::identity::{Bundles, Credentials, Identity, Svid, Tokens};
-use slots::{Attempt, Slot, Slots, Target};
+use slots::{Slot, Slots, Target};
 
 /// The least time between two looks for connections that are not needed.
 const LEAST_SWEEP: Duration = Duration::from_millis(100);
