@@ -14,7 +14,6 @@ mod link;
 mod listen;
 mod metadata;
 mod pool;
-mod public;
 mod remote;
 mod server;
 mod services;
@@ -23,9 +22,8 @@ mod tls;
 mod url;
 
 pub use pool::{Config, Pool};
-pub use public::public_url;
 pub use server::Server;
-pub use url::Address;
+pub use url::{Address, public_url};
 
 /// How long the headers of a call may be, bytes: registrations carry a path of tokens in one.
 const MAX_HEADERS: u32 = 128 * 1024;

@@ -9,7 +9,7 @@ use nsm_api::matching::Labels;
 use nsm_api::service_url::ServiceUrl;
 
 use crate::chain;
-use crate::core::{Chain, Component, Dialer, NetworkService, Request, Result};
+use crate::core::{Chain, Component, Dialer, NetworkService, Request};
 use crate::elements::authorize::AuthorizeClient;
 use crate::elements::begin::Begin;
 use crate::elements::clientinfo::ClientInfo;
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Its labels `nodeName`, `podName` and `clusterName`.
     pub info: Labels,
     /// Services whose addresses may overlap.
-    //T     pub awareness_groups: AwarenessGroups,
+//T     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
 }
@@ -44,13 +44,13 @@ pub struct Settings {
 ///
 /// `authorize` stands before `dial`, so that an answer that it refuses is closed over the way that is still there.
 ///
-/// Errors: `bad-interface-name`, `bad-url`.
+/// Errors: `bad-url`.
 pub fn client(
     component: &Component,
     settings: &Settings,
     dialer: Arc<dyn Dialer<NetworkService>>,
-) -> Result<Chain<NetworkService>> {
-    Ok(chain![
+) -> Chain<NetworkService> {
+    chain![
         UpdatePath,
         Begin::client(component),
         Refresh,
@@ -59,12 +59,12 @@ pub fn client(
         Dial::new(dialer, Duration::ZERO),
         ClientInfo::new(settings.info.clone()),
         UpstreamRefresh::new(),
-        Kernel::client(&settings.netns, None)?,
+        Kernel::client(&settings.netns),
         SendFd::client(),
-        //T //T         ExcludedPrefixes::client(&settings.awareness_groups),
+//T         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
-    ])
+    ]
 }
 
 /// The client half of a hop that passes requests on. `before` stands before the way is dialled, `additional` between

@@ -52,12 +52,8 @@ pub fn nsmgr(
         &chain![
             ClientInfo::new(settings.info.clone()),
             DiscoverForwarder::new(registries.clone(), &settings.forwarder_service, &settings.url),
-            NetSvcMonitor::new(
-                component,
-                registries.services.clone(),
-                registries.endpoints.clone()
-            ),
-            //T             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
+            NetSvcMonitor::new(component, registries.services.clone(), registries.endpoints.clone()),
+//T             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
             RecvFd::server(),
             Metrics::new(&settings.counters),
             ConnectServer::new(client),
