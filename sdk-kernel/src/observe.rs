@@ -24,6 +24,8 @@ use rustix::io::Errno;
 
 use crate::end::{End, Entry, Link, RESERVED, Rule};
 use crate::netlink::{Netlink, Request};
+use crate::netns::NetnsId;
+use crate::state::Place;
 
 const LINK_HEADER: usize = 16;
 const IFF_UP: u32 = 1;
@@ -147,7 +149,7 @@ pub(crate) fn links(netlink: &mut Netlink) -> io::Result<Vec<Seen>> {
 }
 
 /// The link itself, with nothing on it.
-pub(crate) fn identity(seen: &Seen) -> Link {
+fn identity(seen: &Seen) -> Link {
     Link {
         name: seen.name.clone(),
         alias: seen.alias.clone(),
@@ -158,8 +160,9 @@ pub(crate) fn identity(seen: &Seen) -> Link {
     }
 }
 
-/// Everything on the link `seen`, and the rules that lead to tables it has routes in or that are in `tables`.
-pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: &BTreeSet<u32>) -> io::Result<End> {
+/// Everything on the link `seen`, and all rules that lead to `tables`; where nobody knows which tables are ours, to
+/// those with a route through the link.
+pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: Option<&BTreeSet<u32>>) -> io::Result<End> {
     let mut end = End {
         link: identity(seen),
         ..End::default()
@@ -169,17 +172,25 @@ pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: &BTreeSet<u32>) ->
         end.routes.extend(routes(netlink, family, Some(seen.index))?);
         end.neighbours.extend(neighbours(netlink, family, seen.index)?);
     }
-    let own = end
-        .routes
-        .iter()
-        .map(|(table, _)| *table)
-        .filter(|table| !RESERVED.contains(table));
-    let tables: BTreeSet<u32> = tables.iter().copied().chain(own).collect();
+    let through = end.routes.iter().map(|(table, _)| *table);
+    let tables = tables
+        .cloned()
+        .unwrap_or_else(|| through.filter(|table| !RESERVED.contains(table)).collect());
     if !tables.is_empty() {
         end.rules = rules(netlink)?;
         end.rules.retain(|rule| tables.contains(&rule.table));
     }
     Ok(end)
+}
+
+/// The link `seen` with everything on it, where it is.
+pub(crate) fn place(netlink: &mut Netlink, netns: NetnsId, seen: &Seen) -> io::Result<Place> {
+    let end = end(netlink, seen, None)?;
+    Ok(Place {
+        netns,
+        index: seen.index,
+        end,
+    })
 }
 
 /// Every routing table of the socket's namespace that a route or a rule mentions.

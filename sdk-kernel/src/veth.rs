@@ -116,12 +116,17 @@ pub(crate) fn remove_group(group: u32) -> Request {
 }
 
 /// Makes the interface of `half` from `now` into what it is to be. `is_first` is true the first time that anything is
-/// done in its namespace.
-pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_first: bool) -> Result<()> {
+/// done in its namespace. Returns the socket if the interface was raised and has to [`settle`].
+pub(crate) fn configure(
+    station: &mut Station,
+    half: &Half<'_>,
+    now: &End,
+    is_first: bool,
+) -> Result<Option<Netlink>> {
     let changes = plan(now, half.end);
     let is_localnet_new = now.link.route_localnet != half.end.link.route_localnet;
     if changes.is_empty() && !is_localnet_new {
-        return Ok(());
+        return Ok(None);
     }
     let link = &half.end.link;
     let (mut socket, ()) = station.enter(half.netns, || {
@@ -137,15 +142,13 @@ pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_fi
         Ok(())
     })?;
     apply(&mut socket, half, &changes)?;
-    if changes.iter().any(|change| matches!(change, Change::Link { .. })) {
-        settle(&mut socket, half.index);
-    }
-    Ok(())
+    let is_raised = changes.iter().any(|change| matches!(change, Change::Link { .. }));
+    Ok(is_raised.then_some(socket))
 }
 
 /// Waits until interface `index` sends what it is given. When the carrier comes, the kernel says so at once but lets
 /// traffic through only a little later, on a thread of its own. From 6.9 on it does so at the latest when it is asked.
-fn settle(socket: &mut Netlink, index: u32) {
+pub(crate) fn settle(socket: &mut Netlink, index: u32) {
     let deadline = Instant::now() + MAX_SETTLING;
     while Instant::now() < deadline {
         match observe::link(socket, &Which::Index(index)) {
