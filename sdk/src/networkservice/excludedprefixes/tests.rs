@@ -301,7 +301,7 @@ async fn connections_of_one_awareness_group_may_have_the_same_addresses() {
     });
     let chain = before(ExcludedPrefixes::client(&groups), &probe);
     let connections: [_; 3] = std::array::from_fn(|_| Connection::new());
-    let mut ask = async |at: usize, service: &str| {
+    let ask = async |at: usize, service: &str| {
         ask_for(&chain, &connections[at], &mut for_service(service, "nsm-2"))
             .await
             .map(drop)
