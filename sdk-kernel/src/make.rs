@@ -18,13 +18,12 @@ use tonic::Code;
 
 use crate::doomed::Remains;
 use crate::end::{End, Frame, families};
-use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
 use crate::shared::Shared;
 use crate::state::{Place, Record};
 use crate::station::Station;
-use crate::veth::{self, Half};
+use crate::veth::{self, Half, Settling};
 
 /// Interface indexes of ours begin here: the kernel counts from 1 and does not get this far.
 pub(crate) const FIRST_INDEX: u32 = 1 << 24;
@@ -256,19 +255,33 @@ impl Attempt<'_> {
         let second = self.configure(&endpoint, &now[1])?;
         self.in_time("finish")?;
         let first = self.configure(&client, &now[0])?;
-        if first.is_none() && second.is_none() {
-            return Ok(());
-        }
         // When one end is raised, the other gets its carrier too.
-        for (half, socket) in [(endpoint, second), (client, first)] {
-            let mut socket = socket.map_or_else(|| self.station.socket(half.netns), Ok)?;
-            veth::settle(&mut socket, half.index);
+        let is_raised = [&first, &second]
+            .into_iter()
+            .flatten()
+            .any(|settling| settling.is_raised);
+        for (half, settling) in [(endpoint, second), (client, first)] {
+            let settling = match settling {
+                Some(settling) => settling,
+                None if is_raised => Settling {
+                    socket: self.station.socket(half.netns)?,
+                    index: half.index,
+                    is_raised,
+                    addresses: Vec::new(),
+                },
+                None => continue,
+            };
+            Settling {
+                is_raised,
+                ..settling
+            }
+            .wait();
         }
         Ok(())
     }
 
-    /// Makes one end from `now` into what it is to be. Returns the socket if that raised it.
-    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Netlink>> {
+    /// Makes one end from `now` into what it is to be. Returns what is to be waited for.
+    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Settling>> {
         let is_first = self.shared.state().prepare(half.netns.id());
         veth::configure(self.station, half, now, is_first)
     }

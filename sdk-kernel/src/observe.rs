@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NlasIterator, Parseable};
@@ -16,7 +16,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsm_sdk::dataplane::{Counters, Route};
@@ -29,6 +31,9 @@ use crate::state::Place;
 
 const LINK_HEADER: usize = 16;
 const IFF_UP: u32 = 1;
+/// Where a message about a route says of which kind it is.
+const RTM_TYPE: usize = 7;
+const RTN_LOCAL: u8 = 2;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -206,6 +211,23 @@ pub(crate) fn tables(netlink: &mut Netlink) -> io::Result<BTreeSet<u32>> {
         })?;
     }
     Ok(tables)
+}
+
+/// The question which route packets to `ip` take.
+pub(crate) fn way(ip: &Ipv6Addr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = 128;
+    message.header.flags = RouteFlags::FibMatch;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet6(*ip)));
+    Request::plain(RouteNetlinkMessage::GetRoute(message))
+}
+
+/// Whether the answer to such a question is that they are for us.
+pub(crate) fn is_local(body: &[u8]) -> bool {
+    body.get(RTM_TYPE) == Some(&RTN_LOCAL)
 }
 
 fn dump(netlink: &mut Netlink, message: &RouteNetlinkMessage, take: impl FnMut(&[u8])) -> io::Result<()> {

@@ -227,10 +227,15 @@ fn case_34_what_was_changed_by_hand_is_repaired() {
     ] {
         world.client.run(line);
         world.refresh(&wire, &wire);
-        assert!(
-            world.client.ping("172.16.1.100") && world.client.ping("2001:db8::1"),
-            "after {line}"
-        );
+        for to in ["172.16.1.100", "2001:db8::1"] {
+            let state = || {
+                let show = |pod: &Pod| {
+                    pod.run("ip addr") + &pod.run("ip -6 route show table all") + &pod.run("ip neigh")
+                };
+                format!("{}\n{}", show(&world.client), show(&world.endpoint))
+            };
+            assert!(world.client.ping(to), "no way to {to} after {line}:\n{}", state());
+        }
         assert_eq!(
             world.client.routes("route show dev nsm-1"),
             ["172.16.1.100"],
