@@ -24,13 +24,22 @@ pub struct Figure {
 impl Figure {
     /// A figure that nothing was promised of.
     pub fn new(name: impl Into<String>, value: f64, unit: &'static str, runs: usize) -> Self {
-        Self { name: name.into(), value, unit, goal: None, runs }
+        Self {
+            name: name.into(),
+            value,
+            unit,
+            goal: None,
+            runs,
+        }
     }
 
     /// The same with what it is to be at most.
     #[must_use]
     pub fn at_most(self, goal: f64) -> Self {
-        Self { goal: Some(goal), ..self }
+        Self {
+            goal: Some(goal),
+            ..self
+        }
     }
 
     fn verdict(&self) -> &'static str {
@@ -44,13 +53,21 @@ impl Figure {
 
 /// The figures for people.
 pub fn table(figures: &[Figure]) -> String {
-    let mut text = format!("{:<34} {:>10} {:<8} {:>8} {:<7} {:>7}\n", "figure", "value", "unit", "at most", "", "runs");
+    let mut text = format!(
+        "{:<34} {:>10} {:<8} {:>8} {:<7} {:>7}\n",
+        "figure", "value", "unit", "at most", "", "runs"
+    );
     for figure in figures {
         let goal = figure.goal.map(|goal| goal.to_string()).unwrap_or_default();
         let _infallible = writeln!(
             text,
             "{:<34} {:>10.3} {:<8} {:>8} {:<7} {:>7}",
-            figure.name, figure.value, figure.unit, goal, figure.verdict(), figure.runs
+            figure.name,
+            figure.value,
+            figure.unit,
+            goal,
+            figure.verdict(),
+            figure.runs
         );
     }
     text

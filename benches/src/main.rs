@@ -49,7 +49,9 @@ fn run(bench: Bench) -> Result<ExitCode> {
     if let Some(code) = nsm::mesh::enter()? {
         return Ok(code);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let figures = runtime.block_on(suite.run())?;
     print!("{}", figure::table(&figures));
     if let Some(file) = bench.json {

@@ -78,7 +78,13 @@ impl Bench {
         let node = Node::start(settings, |_, _| ()).await?;
         let (endpoint, _) = node.start_endpoint("nse", &far, &[]).await?;
         let client = Client::new(&node, "bench", pod.path())?.pinging()?;
-        Ok(Self { node, endpoint, client, pod, _endpoints_pod: far })
+        Ok(Self {
+            node,
+            endpoint,
+            client,
+            pod,
+            _endpoints_pod: far,
+        })
     }
 
     async fn end(self) -> Result<()> {

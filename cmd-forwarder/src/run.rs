@@ -3,20 +3,21 @@
 
 use std::sync::Arc;
 
-use nsm_sdk::app::{Failure, Start, labels};
+use nsm_api::registry::{NetworkServiceEndpoint, NetworkServiceLabels};
+use nsm_sdk::app::{self, Failure, Start, labels};
 use nsm_sdk::chains::{forwarder, registry_client};
 use nsm_sdk::core::Component;
 use nsm_sdk::policy;
-use nsm_sdk::registration::{Endpoint, Registrar};
 use nsm_sdk::transport::Server;
 use nsm_sdk_kernel::Kernel;
+use tracing::warn;
 
 use crate::settings::Settings;
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let kernel = nsm_sdk_kernel::Config {
-        journal: Some(settings.state_dir),
+        journal: Some(settings.state_dir.join("journal")),
         ..nsm_sdk_kernel::Config::default()
     };
     let kernel = Arc::new(Kernel::start(&component, kernel).await?);
@@ -26,7 +27,7 @@ pub async fn run(component: Component, settings: Settings) -> Result<(), Failure
         connect_to: settings.connect_to,
         policies: start.policies(&settings.registry_client_policies)?,
     };
-    let registries = registry_client::lookup(&component, &client, &pool);
+    let registries = registry_client::lookup(&client, &pool);
     let chain = forwarder::Settings {
         gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
         mechanism_priority: settings.mechanism_priority,
@@ -36,16 +37,26 @@ pub async fn run(component: Component, settings: Settings) -> Result<(), Failure
         .network_service(chain)
         .listen(&[settings.listen_on])
         .await?;
-    let us = Endpoint {
-        name: component.name().to_string(),
-        url: urls[0].clone(),
-        services: vec![settings.nsname],
+    let labels = NetworkServiceLabels {
         labels: labels(&settings.labels)?,
     };
-    let registrar = Registrar::new(&component, registry_client::client(&component, &client, &pool));
-    registrar.register(us).await?;
+    let us = NetworkServiceEndpoint {
+        name: component.name().to_string(),
+        url: urls.first().cloned().unwrap_or_default(),
+        network_service_names: vec![settings.nsname.clone()],
+        network_service_labels: [(settings.nsname, labels)].into(),
+        ..Default::default()
+    };
+    let registry = registry_client::client(&component, &client, &pool);
+    let registered = app::register(&component, &registry.nse, us).await?;
     start.ready(&urls).await;
-    registrar.unregister().await;
-    kernel.end().await;
+    if let Some(registered) = registered {
+        app::unregister(&component, &registry.nse, registered).await;
+    }
+    component.end().await;
+    match Arc::into_inner(kernel) {
+        Some(kernel) => kernel.end().await,
+        None => warn!("somebody still uses the data plane; what is to be removed may stay"),
+    }
     Ok(())
 }

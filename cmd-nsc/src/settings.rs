@@ -7,12 +7,16 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nsc", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name; begins the ids of our connections, so it must be ours alone on the node
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
     pub name: String,
     /// The manager of our node
-    #[arg(long, env = "NSM_CONNECT_TO", default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock")]
+    #[arg(
+        long,
+        env = "NSM_CONNECT_TO",
+        default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock"
+    )]
     pub connect_to: String,
     /// What we want: kernel://service/interface?label=value, ...
     #[arg(long, env = "NSM_NETWORK_SERVICES", value_delimiter = ',', required = true)]
@@ -36,7 +40,15 @@ pub struct Settings {
 }
 
 impl nsm_sdk::app::Settings for Settings {
-    const DEAD: &'static [&'static str] = &["NSM_LABELS", "NSM_MECHANISM", "NSM_LIVENESS_CHECK_ENABLED", "NSM_LIVENESS_CHECK_INTERVAL", "NSM_LIVENESS_CHECK_TIMEOUT", "NSM_LOCAL_DNS_SERVER_ENABLED", "NSM_LOCAL_DNS_SERVER_ADDRESS"];
+    const DEAD: &'static [&'static str] = &[
+        "NSM_LABELS",
+        "NSM_MECHANISM",
+        "NSM_LIVENESS_CHECK_ENABLED",
+        "NSM_LIVENESS_CHECK_INTERVAL",
+        "NSM_LIVENESS_CHECK_TIMEOUT",
+        "NSM_LOCAL_DNS_SERVER_ENABLED",
+        "NSM_LOCAL_DNS_SERVER_ADDRESS",
+    ];
 
     fn name(&self) -> &str {
         &self.name

@@ -19,7 +19,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// A wire that is asked for until it is there, and kept by the chain from then on.
-pub struct Wire<'a> {
+pub(crate) struct Wire<'a> {
     component: &'a Component,
     chain: &'a Chain<NetworkService>,
     id: String,
@@ -37,7 +37,14 @@ impl<'a> Wire<'a> {
         service: ServiceUrl,
         timeout: Duration,
     ) -> Self {
-        Self { component, chain, id, service, timeout, attached: None }
+        Self {
+            component,
+            chain,
+            id,
+            service,
+            timeout,
+            attached: None,
+        }
     }
 
     /// Asks until the wire is there; answers whether it is, or whether we were told to end before.
@@ -89,7 +96,11 @@ impl<'a> Wire<'a> {
         let ctx = Ctx::own(self.component, self.timeout);
         let mut request = client::request(self.component, &self.id, &self.service);
         if let Some(connection) = self.earlier(&ctx).await {
-            info!(id = self.id, endpoint = connection.network_service_endpoint_name, "taking over an earlier connection");
+            info!(
+                id = self.id,
+                endpoint = connection.network_service_endpoint_name,
+                "taking over an earlier connection"
+            );
             request.connection = connection;
         }
         self.chain.request(&ctx, &mut request).await?;
@@ -98,22 +109,38 @@ impl<'a> Wire<'a> {
 
     /// The connection of the same id and mechanism that an earlier life of this client left, as we know it.
     async fn earlier(&self, ctx: &Ctx) -> Option<Connection> {
-        let segment = PathSegment { id: self.id.clone(), ..Default::default() };
-        let selector = MonitorScopeSelector { path_segments: vec![segment], ..Default::default() };
+        let segment = PathSegment {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let selector = MonitorScopeSelector {
+            path_segments: vec![segment],
+            ..Default::default()
+        };
         let mut events = self.chain.find(ctx, selector).await.ok()?;
         let event = ctx.bounded("learn of earlier connections", async { Ok(events.next().await) });
         let event = event.await.ok()??.ok()?;
         if event.r#type() != ConnectionEventType::InitialStateTransfer {
             return None;
         }
-        event.connections.into_values().find_map(|connection| self.adopt(connection))
+        event
+            .connections
+            .into_values()
+            .find_map(|connection| self.adopt(connection))
     }
 
     fn adopt(&self, mut connection: Connection) -> Option<Connection> {
         let path = connection.path.as_mut()?;
-        let is_ours = path.index == 1 && path.path_segments.first().is_some_and(|segment| segment.id == self.id);
+        let is_ours = path.index == 1
+            && path
+                .path_segments
+                .first()
+                .is_some_and(|segment| segment.id == self.id);
         let mechanism = connection.mechanism.as_ref()?;
-        if !is_ours || mechanism.r#type != self.service.mechanism.r#type || connection.network_service != self.service.network_service {
+        if !is_ours
+            || mechanism.r#type != self.service.mechanism.r#type
+            || connection.network_service != self.service.network_service
+        {
             return None;
         }
         path.index = 0;
@@ -122,9 +149,15 @@ impl<'a> Wire<'a> {
     }
 
     fn tell(&self, connection: &Connection, took: Duration) {
-        let ip = connection.context.as_ref().and_then(|context| context.ip_context.as_ref());
+        let ip = connection
+            .context
+            .as_ref()
+            .and_then(|context| context.ip_context.as_ref());
         let addresses = ip.map(|ip| ip.src_ip_addrs.join(" ")).unwrap_or_default();
-        let interface = connection.mechanism.as_ref().map_or("", |mechanism| mechanism.parameter("name"));
+        let interface = connection
+            .mechanism
+            .as_ref()
+            .map_or("", |mechanism| mechanism.parameter("name"));
         info!(
             id = self.id,
             service = %self.service,

@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, LogSettings};
 /// An endpoint that gives each client an address, and whose kernel answers pings.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nse-icmp", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     #[command(flatten)]
     pub endpoint: EndpointSettings,
     /// What addresses come from: one pair of each group, [a,b],c
@@ -23,7 +23,11 @@ pub struct Settings {
     #[arg(long, env = "NSM_DNS_CONFIGS", default_value = "[]")]
     pub dns_configs: String,
     /// Policy routes for clients: a YAML file, watched
-    #[arg(long, env = "NSM_PBR_CONFIG_PATH", default_value = "/etc/policy-based-routing/config.yaml")]
+    #[arg(
+        long,
+        env = "NSM_PBR_CONFIG_PATH",
+        default_value = "/etc/policy-based-routing/config.yaml"
+    )]
     pub pbr_config_path: std::path::PathBuf,
 
     #[command(flatten)]
@@ -56,7 +60,7 @@ impl nsm_sdk::app::Settings for Settings {
 
 /// What happens to addresses that a client brings from another endpoint.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IpamPolicy {
+pub(crate) enum IpamPolicy {
     /// They stay.
     Polite,
     /// They go, unless they are free here.

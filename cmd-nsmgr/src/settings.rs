@@ -7,12 +7,17 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 /// The network service manager of a node: takes the requests of its clients, picks a forwarder, and stands between its endpoints and the registry.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nsmgr", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name in paths; must differ from the names of our neighbours
     #[arg(long, env = "NSM_NAME", default_value = "nsmgr")]
     pub name: String,
     /// Where we listen; the first tcp URL is how other nodes find us
-    #[arg(long, env = "NSM_LISTEN_ON", default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_LISTEN_ON",
+        default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock",
+        value_delimiter = ','
+    )]
     pub listen_on: Vec<String>,
     /// The registry; empty keeps everything in our own memory
     #[arg(long, env = "NSM_REGISTRY_URL", default_value = "tcp://localhost:5001")]
@@ -21,10 +26,20 @@ pub struct Settings {
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
     pub max_token_lifetime: Duration,
     /// Policies for those who register with us
-    #[arg(long, env = "NSM_REGISTRY_SERVER_POLICIES", default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_REGISTRY_SERVER_POLICIES",
+        default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
+        value_delimiter = ','
+    )]
     pub registry_server_policies: Vec<String>,
     /// Policies for the answers of registries that we call
-    #[arg(long, env = "NSM_REGISTRY_CLIENT_POLICIES", default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/client/.*.rego", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_REGISTRY_CLIENT_POLICIES",
+        default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/client/.*.rego",
+        value_delimiter = ','
+    )]
     pub registry_client_policies: Vec<String>,
     /// How long dialling may take
     #[arg(long, env = "NSM_DIAL_TIMEOUT", default_value = "750ms")]
@@ -33,7 +48,11 @@ pub struct Settings {
     #[arg(long, env = "NSM_FORWARDER_NETWORK_SERVICE_NAME", default_value = "forwarder")]
     pub forwarder_network_service_name: String,
     /// Prefixes that no endpoint may give out: a YAML file, watched
-    #[arg(long, env = "NSM_EXCLUDED_PREFIXES_FILE", default_value = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml")]
+    #[arg(
+        long,
+        env = "NSM_EXCLUDED_PREFIXES_FILE",
+        default_value = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml"
+    )]
     pub excluded_prefixes_file: std::path::PathBuf,
     #[command(flatten)]
     pub info: InfoSettings,
@@ -42,7 +61,6 @@ pub struct Settings {
 }
 
 impl nsm_sdk::app::Settings for Settings {
-
     fn name(&self) -> &str {
         &self.name
     }

@@ -7,18 +7,28 @@ use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 /// Keeps network services and endpoints in memory.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "registry-memory", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name in errors and logs
     #[arg(long, env = "NSM_NAME", default_value = "registry")]
     pub name: String,
     /// Where we listen
-    #[arg(long, env = "NSM_LISTEN_ON", default_value = "unix:///listen.on.socket", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_LISTEN_ON",
+        default_value = "unix:///listen.on.socket",
+        value_delimiter = ','
+    )]
     pub listen_on: Vec<String>,
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
     pub max_token_lifetime: Duration,
     /// Policies for those who register with us
-    #[arg(long, env = "NSM_REGISTRY_SERVER_POLICIES", default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_REGISTRY_SERVER_POLICIES",
+        default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
+        value_delimiter = ','
+    )]
     pub registry_server_policies: Vec<String>,
     /// How long an endpoint stays that is not registered again, at most
     #[arg(long, env = "NSM_EXPIRE_PERIOD", default_value = "1m")]

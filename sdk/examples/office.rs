@@ -27,13 +27,24 @@ impl Element<NetworkService> for Office {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let number = ctx.store().get().unwrap_or_else(|| Number(self.0.fetch_add(1, Ordering::Relaxed)));
+        let number = ctx
+            .store()
+            .get()
+            .unwrap_or_else(|| Number(self.0.fetch_add(1, Ordering::Relaxed)));
         ctx.store().insert(number.clone());
         let ip = request.connection.ip_context_mut();
         ip.src_ip_addrs = vec![format!("10.9.1.{}/32", number.0)];
         ip.dst_ip_addrs = vec!["10.9.0.1/32".to_string()];
-        ip.src_routes = ["10.9.0.1/32", "10.9.0.0/16"].map(|prefix| Route { prefix: prefix.into(), ..Default::default() }).to_vec();
-        ip.dst_routes = vec![Route { prefix: ip.src_ip_addrs[0].clone(), ..Default::default() }];
+        ip.src_routes = ["10.9.0.1/32", "10.9.0.0/16"]
+            .map(|prefix| Route {
+                prefix: prefix.into(),
+                ..Default::default()
+            })
+            .to_vec();
+        ip.dst_routes = vec![Route {
+            prefix: ip.src_ip_addrs[0].clone(),
+            ..Default::default()
+        }];
         next.request(ctx, request).await
     }
 }
@@ -57,5 +68,12 @@ impl Settings for Program {
 
 fn main() -> ExitCode {
     let kernel = || Mechanisms::server([("KERNEL", chain![Kernel::server(OWN_NETNS)])]);
-    run(async |us, settings: Program| serve(&us, &settings.endpoint, chain![Office::default(), kernel(), SendFd::server()]).await)
+    run(async |us, settings: Program| {
+        serve(
+            &us,
+            &settings.endpoint,
+            chain![Office::default(), kernel(), SendFd::server()],
+        )
+        .await
+    })
 }

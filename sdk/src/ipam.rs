@@ -8,3 +8,8 @@ pub mod point2point;
 pub mod pool;
 pub mod singlepoint;
 pub mod strict;
+
+pub use group::{Group, groups};
+pub use point2point::Point2Point;
+pub use singlepoint::SinglePoint;
+pub use strict::Strict;

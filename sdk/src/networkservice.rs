@@ -18,8 +18,10 @@ pub mod mechanismtranslation;
 pub mod metrics;
 pub mod monitor;
 pub mod mtu;
+pub mod netsvcmonitor;
 pub mod onidle;
 pub mod passthrough;
+pub mod policyroute;
 pub mod recvfd;
 pub mod refresh;
 pub mod roundrobin;
@@ -28,6 +30,7 @@ pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
 pub mod upstreamrefresh;
+mod watched;
 pub mod xconnect;
 
 pub use lookup::Registries;

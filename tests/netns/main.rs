@@ -31,7 +31,11 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(run()).map_err(|error| Failed::from(format!("{error:#}")))
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime
+            .block_on(run())
+            .map_err(|error| Failed::from(format!("{error:#}")))
     })
 }

@@ -8,7 +8,10 @@ use crate::test;
 use crate::world::World;
 
 pub fn tests() -> Vec<Trial> {
-    vec![test("a_wire_carries_pings_and_goes_when_it_is_closed", a_wire_comes_and_goes)]
+    vec![test(
+        "a_wire_carries_pings_and_goes_when_it_is_closed",
+        a_wire_comes_and_goes,
+    )]
 }
 
 async fn a_wire_comes_and_goes() -> Result<()> {
@@ -16,7 +19,10 @@ async fn a_wire_comes_and_goes() -> Result<()> {
     let client = world.client("nsc")?;
     let attached = client.attach("nsc-0", "kernel://icmp-responder/nsm-1").await?;
     let path = attached.request.connection.path.as_ref();
-    ensure!(path.is_some_and(|path| path.path_segments.len() == 4), "the path is {path:?}");
+    ensure!(
+        path.is_some_and(|path| path.path_segments.len() == 4),
+        "the path is {path:?}"
+    );
     world.near.ip(&["link", "show", "nsm-1"])?;
     client.close(attached.request).await?;
     world.clean().await?;

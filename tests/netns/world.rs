@@ -35,7 +35,14 @@ impl World {
         };
         let node = Node::start(settings, |_, _| ()).await?;
         let (endpoint, _) = node.start_endpoint("nse", &far, endpoint).await?;
-        Ok(Self { node, endpoint, near, far, before, folder })
+        Ok(Self {
+            node,
+            endpoint,
+            near,
+            far,
+            before,
+            folder,
+        })
     }
 
     /// A client in this process whose wires end in `near`, and count when they carry a ping.

@@ -21,7 +21,10 @@ const WINDOW: usize = 25;
 pub async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
     let (mut attach, mut refresh, mut close) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds + WARM_UP {
-        let attached = bench.client.attach(&format!("one-{round}"), "kernel://icmp-responder/one").await?;
+        let attached = bench
+            .client
+            .attach(&format!("one-{round}"), "kernel://icmp-responder/one")
+            .await?;
         let carried = attached.carried;
         let refreshed = bench.client.again(attached.request).await?;
         let closed = bench.client.close(refreshed.request).await?;
@@ -33,12 +36,30 @@ pub async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<V
     }
     let (attach, refresh, close) = (Times::new(attach), Times::new(refresh), Times::new(close));
     Ok(vec![
-        Figure::new("attach.p50_over_floor", attach.p50_ms() / floor.attach_ms(), "ratio", rounds).at_most(2.0),
+        Figure::new(
+            "attach.p50_over_floor",
+            attach.p50_ms() / floor.attach_ms(),
+            "ratio",
+            rounds,
+        )
+        .at_most(2.0),
         Figure::new("attach.p50_ms", attach.p50_ms(), "ms", rounds),
         Figure::new("attach.p99_ms", attach.quantile_ms(0.99), "ms", rounds).at_most(10.0),
-        Figure::new("refresh.p50_over_hops", refresh.p50_ms() / floor.hops_ms(), "ratio", rounds).at_most(1.5),
+        Figure::new(
+            "refresh.p50_over_hops",
+            refresh.p50_ms() / floor.hops_ms(),
+            "ratio",
+            rounds,
+        )
+        .at_most(1.5),
         Figure::new("refresh.p50_ms", refresh.p50_ms(), "ms", rounds),
-        Figure::new("close.p50_over_attach", close.p50_ms() / attach.p50_ms(), "ratio", rounds).at_most(1.0),
+        Figure::new(
+            "close.p50_over_attach",
+            close.p50_ms() / attach.p50_ms(),
+            "ratio",
+            rounds,
+        )
+        .at_most(1.0),
         Figure::new("close.p50_ms", close.p50_ms(), "ms", rounds),
     ])
 }
@@ -50,9 +71,17 @@ pub async fn at_once(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
         let client = nsm::mesh::Client::new(&bench.node, "at-once", bench.pod.path())?;
         let pinger = Pinger::new(bench.pod.path())?;
         let began = Instant::now();
-        let asked: Vec<(String, String)> =
-            (0..wires).map(|number| (format!("at-once-{number}"), format!("kernel://icmp-responder/a{number}"))).collect();
-        let attached = futures::future::try_join_all(asked.iter().map(|(id, service)| client.attach(id, service))).await?;
+        let asked: Vec<(String, String)> = (0..wires)
+            .map(|number| {
+                (
+                    format!("at-once-{number}"),
+                    format!("kernel://icmp-responder/a{number}"),
+                )
+            })
+            .collect();
+        let attached =
+            futures::future::try_join_all(asked.iter().map(|(id, service)| client.attach(id, service)))
+                .await?;
         for (number, wire) in (0_u16..).zip(&attached) {
             ping(&pinger, wire, number, began)?;
         }
@@ -61,7 +90,9 @@ pub async fn at_once(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
         client.end().await;
     }
     let count = runs.len();
-    Ok(vec![Figure::new("attach.100_at_once_s", median(runs), "s", count).at_most(1.0)])
+    Ok(vec![
+        Figure::new("attach.100_at_once_s", median(runs), "s", count).at_most(1.0),
+    ])
 }
 
 /// Wires that stay, until there are many: does the last one come as fast as the first, and what does each weigh?
@@ -73,18 +104,39 @@ pub async fn many(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
     let before = (memory("nsmgr")?, memory("forwarder")?);
     let mut attached = Vec::with_capacity(wires);
     for number in 0..wires {
-        attached.push(bench.client.attach(&format!("many-{number}"), &format!("kernel://icmp-responder/m{number}")).await?);
+        attached.push(
+            bench
+                .client
+                .attach(
+                    &format!("many-{number}"),
+                    &format!("kernel://icmp-responder/m{number}"),
+                )
+                .await?,
+        );
     }
     let after = (memory("nsmgr")?, memory("forwarder")?);
     let window = |part: &[Attached]| Times::new(part.iter().map(|wire| wire.carried).collect()).p50_ms();
     let first = window(&attached[..WINDOW.min(wires)]);
     let last = window(&attached[wires.saturating_sub(WINDOW)..]);
-    let each = |before: Memory, after: Memory| after.resident.saturating_sub(before.resident) as f64 / wires as f64;
+    let each =
+        |before: Memory, after: Memory| after.resident.saturating_sub(before.resident) as f64 / wires as f64;
     close_all(&bench.client, attached).await?;
     Ok(vec![
         Figure::new("attach.1000th_over_first", last / first, "ratio", WINDOW).at_most(1.2),
-        Figure::new("rss.per_connection_kib.nsmgr", each(before.0, after.0), "KiB", wires).at_most(25.0),
-        Figure::new("rss.per_connection_kib.forwarder", each(before.1, after.1), "KiB", wires).at_most(25.0),
+        Figure::new(
+            "rss.per_connection_kib.nsmgr",
+            each(before.0, after.0),
+            "KiB",
+            wires,
+        )
+        .at_most(25.0),
+        Figure::new(
+            "rss.per_connection_kib.forwarder",
+            each(before.1, after.1),
+            "KiB",
+            wires,
+        )
+        .at_most(25.0),
     ])
 }
 

@@ -24,7 +24,12 @@ impl Element<NetworkService> for Idle {
         "idle"
     }
 
-    async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> nsm_sdk::core::Result<()> {
+    async fn request(
+        &self,
+        ctx: &Ctx,
+        request: &mut Request,
+        next: Next<'_, NetworkService>,
+    ) -> nsm_sdk::core::Result<()> {
         next.request(ctx, request).await
     }
 }
@@ -42,5 +47,7 @@ pub async fn element() -> Result<Vec<Figure>> {
         }
         runs.push(began.elapsed().as_nanos() as f64 / (CALLS * ELEMENTS) as f64);
     }
-    Ok(vec![Figure::new("chain.element_ns", median(runs), "ns", RUNS).at_most(50.0)])
+    Ok(vec![
+        Figure::new("chain.element_ns", median(runs), "ns", RUNS).at_most(50.0),
+    ])
 }

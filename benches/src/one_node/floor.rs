@@ -13,7 +13,8 @@ use nsm_api::networkservice::NetworkServiceRequest;
 use nsm_api::networkservice::network_service_client::NetworkServiceClient;
 use nsm_api::networkservice::network_service_server::{NetworkService, NetworkServiceServer};
 use nsm_sdk::core::Component;
-use nsm_sdk::identity::{Credentials, Identity, Source, Tokens, verify_es256};
+use nsm_sdk::identity::jwt::verify_es256;
+use nsm_sdk::identity::{Credentials, Identity, Source, Tokens};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
 use tonic::transport::{Endpoint, Server};
@@ -68,11 +69,26 @@ pub async fn measure(node: &Node, pod: &Pod, rounds: usize) -> Result<Floor> {
 /// A call to a bare server in a process of its own.
 async fn hop(node: &Node, rounds: usize) -> Result<Times> {
     let socket = node.folder().join("floor.sock");
-    let text = |path: &Path| path.to_str().map(String::from).context("the folder's name is not UTF-8");
+    let text = |path: &Path| {
+        path.to_str()
+            .map(String::from)
+            .context("the folder's name is not UTF-8")
+    };
     let identity = text(&node.folder().join("identity/node.sock"))?;
-    let arguments = ["floor-server", "--socket", &text(&socket)?, "--identity", &identity];
+    let arguments = [
+        "floor-server",
+        "--socket",
+        &text(&socket)?,
+        "--identity",
+        &identity,
+    ];
     let us = std::env::current_exe()?;
-    let what = Start { name: "floor", file: &us, pod: None, folder: node.folder() };
+    let what = Start {
+        name: "floor",
+        file: &us,
+        pod: None,
+        folder: node.folder(),
+    };
     let mut server = Program::start(what, &arguments, &[])?;
     let until = Instant::now() + Duration::from_secs(10);
     let connected = async |_: &Program| UnixStream::connect(&socket).await.ok();
@@ -82,11 +98,16 @@ async fn hop(node: &Node, rounds: usize) -> Result<Times> {
         let (socket, credentials) = (socket.clone(), credentials.clone());
         async move { tls::connect(&credentials, UnixStream::connect(socket).await?).await }
     });
-    let channel = Endpoint::from_static("http://floor").connect_with_connector(connector).await?;
+    let channel = Endpoint::from_static("http://floor")
+        .connect_with_connector(connector)
+        .await?;
     let mut client = NetworkServiceClient::new(channel);
     let mut times = Vec::with_capacity(rounds);
     for _ in 0..rounds {
-        let request = NetworkServiceRequest { connection: Some(connection()), ..Default::default() };
+        let request = NetworkServiceRequest {
+            connection: Some(connection()),
+            ..Default::default()
+        };
         let began = Instant::now();
         client.request(request).await?;
         times.push(began.elapsed());
@@ -107,7 +128,10 @@ fn connection() -> Connection {
     Connection {
         id: "bench-0".to_string(),
         network_service: "icmp-responder".to_string(),
-        path: Some(Route { index: 0, path_segments: ["nsc", "nsmgr", "forwarder"].map(segment).to_vec() }),
+        path: Some(Route {
+            index: 0,
+            path_segments: ["nsc", "nsmgr", "forwarder"].map(segment).to_vec(),
+        }),
         ..Default::default()
     }
 }
@@ -140,8 +164,13 @@ fn veth(programs: &Path, pod: &Pod, rounds: usize) -> Result<Times> {
         .with_context(|| format!("cannot start {}", file.display()))?;
     anyhow::ensure!(done.status.success(), "{} failed", file.display());
     let printed = String::from_utf8(done.stdout)?;
-    let micros = printed.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-    Ok(Times::new(micros.into_iter().map(Duration::from_micros).collect()))
+    let micros = printed
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    Ok(Times::new(
+        micros.into_iter().map(Duration::from_micros).collect(),
+    ))
 }
 
 /// Echoes requests over mutual TLS, with nothing of ours around it.
@@ -156,13 +185,20 @@ pub struct FloorServer {
 impl FloorServer {
     /// Serves until it is ended.
     pub fn run(self) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let component = Component::new("floor");
             let deadline = Instant::now() + Duration::from_secs(10);
-            let identity = Source::WorkloadApi(self.identity).follow(&component, deadline).await?;
+            let identity = Source::WorkloadApi(self.identity)
+                .follow(&component, deadline)
+                .await?;
             let incoming = tls::listen(&identity.current(), UnixListener::bind(self.socket)?)?;
-            Server::builder().add_service(NetworkServiceServer::new(Echo)).serve_with_incoming(incoming).await?;
+            Server::builder()
+                .add_service(NetworkServiceServer::new(Echo))
+                .serve_with_incoming(incoming)
+                .await?;
             Ok(ExitCode::SUCCESS)
         })
     }

@@ -51,7 +51,9 @@ type Way = Arc<dyn Remote<NseRegistry>>;
 
 impl Caller {
     fn new(_: &Node) -> Self {
-        Self { component: Component::new("caller") }
+        Self {
+            component: Component::new("caller"),
+        }
     }
 
     fn ctx(&self) -> Ctx {
@@ -60,8 +62,14 @@ impl Caller {
 
     /// A connection of its own.
     async fn dial(&self, node: &Node) -> Result<Way> {
-        let pool = Pool::new(&self.component, node.identity().clone(), Tokens::new(Duration::from_secs(600)));
-        Ok(pool.dial(&node.url("registry"), Instant::now() + Duration::from_secs(5)).await?)
+        let pool = Pool::new(
+            &self.component,
+            node.identity().clone(),
+            Tokens::new(Duration::from_secs(600)),
+        );
+        Ok(pool
+            .dial(&node.url("registry"), Instant::now() + Duration::from_secs(5))
+            .await?)
     }
 
     async fn register(&self, way: &dyn Remote<NseRegistry>, number: usize) -> Result<()> {
@@ -72,14 +80,24 @@ impl Caller {
             url: format!("tcp://10.0.0.1:{}", number % 60_000),
             ..Default::default()
         };
-        way.request(&self.ctx(), Registration { entry, ..Default::default() }).await?;
+        way.request(
+            &self.ctx(),
+            Registration {
+                entry,
+                ..Default::default()
+            },
+        )
+        .await?;
         Ok(())
     }
 }
 
 fn by_name(name: &str) -> NetworkServiceEndpointQuery {
     NetworkServiceEndpointQuery {
-        network_service_endpoint: Some(NetworkServiceEndpoint { name: name.to_string(), ..Default::default() }),
+        network_service_endpoint: Some(NetworkServiceEndpoint {
+            name: name.to_string(),
+            ..Default::default()
+        }),
         watch: false,
     }
 }
@@ -94,11 +112,20 @@ async fn find(caller: &Caller, way: &dyn Remote<NseRegistry>) -> Result<Figure> 
         anyhow::ensure!(found.len() == 1, "{name} was found {} times", found.len());
     }
     let times = Times::new(times);
-    Ok(Figure::new("registry.find_p99_ms", times.quantile_ms(0.99), "ms", times.runs()).at_most(1.0))
+    Ok(Figure::new(
+        "registry.find_p99_ms",
+        times.quantile_ms(0.99),
+        "ms",
+        times.runs(),
+    )
+    .at_most(1.0))
 }
 
 async fn notify(caller: &Caller, node: &Node, way: &dyn Remote<NseRegistry>) -> Result<Figure> {
-    let query = NetworkServiceEndpointQuery { watch: true, ..by_name("awaited") };
+    let query = NetworkServiceEndpointQuery {
+        watch: true,
+        ..by_name("awaited")
+    };
     let mut streams = Vec::with_capacity(WATCHERS);
     let mut ways = Vec::new();
     for watcher in 0..WATCHERS {
@@ -110,14 +137,32 @@ async fn notify(caller: &Caller, node: &Node, way: &dyn Remote<NseRegistry>) -> 
     }
     let mut runs = Vec::new();
     for _ in 0..5 {
-        let entry = NetworkServiceEndpoint { name: "awaited".into(), url: "tcp://10.0.0.1:1".into(), ..Default::default() };
+        let entry = NetworkServiceEndpoint {
+            name: "awaited".into(),
+            url: "tcp://10.0.0.1:1".into(),
+            ..Default::default()
+        };
         let began = Instant::now();
-        way.request(&caller.ctx(), Registration { entry: entry.clone(), ..Default::default() }).await?;
+        way.request(
+            &caller.ctx(),
+            Registration {
+                entry: entry.clone(),
+                ..Default::default()
+            },
+        )
+        .await?;
         for stream in &mut streams {
             stream.next().await.context("a watch ended")??;
         }
         runs.push(began.elapsed());
-        way.close(&caller.ctx(), Registration { entry, ..Default::default() }).await?;
+        way.close(
+            &caller.ctx(),
+            Registration {
+                entry,
+                ..Default::default()
+            },
+        )
+        .await?;
         for stream in &mut streams {
             stream.next().await.context("a watch ended")??;
         }

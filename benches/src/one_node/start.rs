@@ -31,19 +31,32 @@ pub async fn all(programs: &Programs) -> Result<Vec<Figure>> {
         let has_wire = async |_: &nsm::mesh::Program| near.ip(&["link", "show", "nsm-1"]).ok().map(drop);
         client.wait_for("it had its wire", until, has_wire).await?;
         for name in ["nsmgr", "forwarder", "registry", "nse"] {
-            let time = took.iter().find(|(known, _)| known == name).map(|(_, time)| time.as_secs_f64() * 1e3);
+            let time = took
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, time)| time.as_secs_f64() * 1e3);
             ready.entry(name).or_default().extend(time);
         }
         for program in node.programs().chain([&endpoint, &client]) {
-            if let Some(name) = ["nsmgr", "forwarder", "registry", "nsc", "nse"].into_iter().find(|name| *name == program.name()) {
-                memory.entry(name).or_default().push(program.memory_kib()?.resident as f64 / 1024.0);
+            if let Some(name) = ["nsmgr", "forwarder", "registry", "nsc", "nse"]
+                .into_iter()
+                .find(|name| *name == program.name())
+            {
+                memory
+                    .entry(name)
+                    .or_default()
+                    .push(program.memory_kib()?.resident as f64 / 1024.0);
             }
         }
         client.stop().await?;
         endpoint.stop().await?;
         node.end().await?;
     }
-    let start = ready.into_iter().map(|(name, times)| Figure::new(format!("start.ready_ms.{name}"), median(times), "ms", RUNS).at_most(100.0));
-    let idle = memory.into_iter().map(|(name, sizes)| Figure::new(format!("rss.idle_mib.{name}"), median(sizes), "MiB", RUNS).at_most(10.0));
+    let start = ready.into_iter().map(|(name, times)| {
+        Figure::new(format!("start.ready_ms.{name}"), median(times), "ms", RUNS).at_most(100.0)
+    });
+    let idle = memory.into_iter().map(|(name, sizes)| {
+        Figure::new(format!("rss.idle_mib.{name}"), median(sizes), "MiB", RUNS).at_most(10.0)
+    });
     Ok(idle.chain(start).collect())
 }

@@ -47,7 +47,9 @@ impl Demo {
         if let Some(code) = mesh::enter()? {
             return Ok(code);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
@@ -62,7 +64,13 @@ impl Demo {
             folder.close()?;
             let mut facts = shown?;
             facts.left_behind = Snapshot::take(Some(&path))?.since(&before);
-            facts.left_behind.extend(facts.running.iter().filter(|(_, pid)| is_running(*pid)).map(|(name, pid)| format!("process {name} ({pid})")));
+            facts.left_behind.extend(
+                facts
+                    .running
+                    .iter()
+                    .filter(|(_, pid)| is_running(*pid))
+                    .map(|(name, pid)| format!("process {name} ({pid})")),
+            );
             self.print(&facts)?;
             Ok(ExitCode::from(u8::from(!facts.is_good())))
         })
@@ -78,7 +86,10 @@ impl Demo {
         let pods = [Pod::new(CLIENT)?, Pod::new(ENDPOINT)?];
         let [near, far] = &pods;
         let mut facts = Facts::default();
-        let node = Node::start(settings, |name, took| self.progress(&format!("{name} is ready"), took)).await?;
+        let node = Node::start(settings, |name, took| {
+            self.progress(&format!("{name} is ready"), took)
+        })
+        .await?;
         let (endpoint, took) = node.start_endpoint(ENDPOINT, far, &[]).await?;
         self.progress("the endpoint is registered", took);
         let began = Instant::now();
@@ -86,7 +97,10 @@ impl Demo {
         self.progress("the client has its wire", began.elapsed());
 
         let watcher = Client::new(&node, "demo", near.path())?;
-        let connection = watcher.look(&format!("{CLIENT}-0")).await?.context("the manager does not know the wire")?;
+        let connection = watcher
+            .look(&format!("{CLIENT}-0"))
+            .await?
+            .context("the manager does not know the wire")?;
         let (source, destination) = addresses(&connection)?;
         facts.ping = vec![mesh::ping(near, destination, 10)?, mesh::ping(far, source, 10)?];
         facts.picture = picture::of(&connection);
@@ -95,7 +109,10 @@ impl Demo {
 
         facts.attach_ms = self.more(&node, near, first).await?;
         for program in node.programs().chain([&endpoint, &client]) {
-            facts.rss_mib.insert(program.name().to_string(), program.memory_kib()?.resident as f64 / 1024.0);
+            facts.rss_mib.insert(
+                program.name().to_string(),
+                program.memory_kib()?.resident as f64 / 1024.0,
+            );
             facts.running.push((program.name().to_string(), program.pid()));
         }
         if self.keep {
@@ -112,12 +129,17 @@ impl Demo {
         let client = Client::new(node, "more", pod.path())?.pinging()?;
         let mut took = Vec::with_capacity(self.more as usize);
         for number in 0..self.more {
-            let attached = client.attach(&format!("more-{number}"), "kernel://icmp-responder/more").await?;
+            let attached = client
+                .attach(&format!("more-{number}"), "kernel://icmp-responder/more")
+                .await?;
             took.push(attached.carried);
             client.close(attached.request).await?;
         }
         client.end().await;
-        self.progress(&format!("{} more wires came and went", self.more), took.iter().sum());
+        self.progress(
+            &format!("{} more wires came and went", self.more),
+            took.iter().sum(),
+        );
         Ok(Latency::of(first, took))
     }
 
@@ -128,7 +150,11 @@ impl Demo {
         eprintln!("\nIt is running; Ctrl-C removes it. Look inside from another terminal:");
         eprintln!("  the node          {inside}");
         for program in [client, endpoint] {
-            eprintln!("  the pod {:<9} {inside} ip netns exec {} ip addr", program.name(), program.name());
+            eprintln!(
+                "  the pod {:<9} {inside} ip netns exec {} ip addr",
+                program.name(),
+                program.name()
+            );
         }
         eprintln!("  logs and sockets  {}", node.folder().display());
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -163,7 +189,11 @@ impl Demo {
 async fn attach(node: &Node, pod: &Pod) -> Result<(Program, f64)> {
     let mut client = node.start_client(CLIENT, pod, SERVICE)?;
     let until = Instant::now() + Duration::from_secs(20);
-    let took = client.wait_for("it had its wire", until, async |client| attached(&client.printed())).await?;
+    let took = client
+        .wait_for("it had its wire", until, async |client| {
+            attached(&client.printed())
+        })
+        .await?;
     Ok((client, took))
 }
 
@@ -176,11 +206,11 @@ fn attached(log: &str) -> Option<f64> {
 }
 
 fn addresses(connection: &nsm_api::connection::Connection) -> Result<(IpAddr, IpAddr)> {
-    let context = connection.context.as_ref().and_then(|context| context.ip_context.as_ref());
-    let first = |nets: &[String]| nsm_api::context::nets(nets).next().map(|net| net.addr());
-    context
-        .and_then(|context| Some((first(&context.src_ip_addrs)?, first(&context.dst_ip_addrs)?)))
-        .context("the connection has no addresses")
+    let addresses = connection.ip_context().and_then(|ip| {
+        let first = |nets: Vec<ipnet::IpNet>| nets.first().map(ipnet::IpNet::addr);
+        Some((first(ip.src_nets())?, first(ip.dst_nets())?))
+    });
+    addresses.context("the connection has no addresses")
 }
 
 fn is_running(pid: u32) -> bool {
@@ -190,6 +220,8 @@ fn is_running(pid: u32) -> bool {
 impl Facts {
     /// Whether every ping was answered and nothing is left.
     fn is_good(&self) -> bool {
-        !self.ping.is_empty() && self.ping.iter().all(|ping: &Pings| ping.loss == 0.0) && self.left_behind.is_empty()
+        !self.ping.is_empty()
+            && self.ping.iter().all(|ping: &Pings| ping.loss == 0.0)
+            && self.left_behind.is_empty()
     }
 }

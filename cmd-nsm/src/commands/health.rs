@@ -29,11 +29,15 @@ pub struct Health {
 impl Health {
     /// Asks.
     pub fn run(self) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let component = Component::new("nsm-health");
             let until = Instant::now() + self.timeout.0;
-            let identity = Source::choose(|name| std::env::var(name).ok())?.follow(&component, until).await?;
+            let identity = Source::choose(|name| std::env::var(name).ok())?
+                .follow(&component, until)
+                .await?;
             health::check(&component, &identity, &self.url, &self.service, until).await?;
             println!("{} is ready", self.url);
             Ok(ExitCode::SUCCESS)

@@ -66,9 +66,13 @@ impl Issuer {
     }
 
     async fn serve(self, component: &Component) -> Result<(), Failure> {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder);
         made.map_err(|error| Failure::Settings(format!("cannot make {}: {error}", self.folder.display())))?;
-        let issuer = nsm_sdk::identity::Issuer::with_lifetime(component, &self.trust_domain, self.lifetime.0)?;
+        let issuer =
+            nsm_sdk::identity::Issuer::with_lifetime(component, &self.trust_domain, self.lifetime.0)?;
         let mut agents = Vec::with_capacity(self.names.len());
         for name in &self.names {
             if name.is_empty() || name.contains('/') {

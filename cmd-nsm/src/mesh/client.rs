@@ -11,6 +11,7 @@ use nsm_api::connection::MonitorScopeSelector;
 use nsm_sdk::chains::client::{self, client};
 use nsm_sdk::core::{Chain, Component, Ctx, NetworkService, Request};
 use nsm_sdk::identity::{Identity, Tokens};
+use nsm_sdk::policy::{self, Policies};
 use nsm_sdk::transport::Pool;
 use tokio::time::Instant;
 
@@ -41,8 +42,8 @@ pub struct Attached {
 impl Attached {
     /// The first IPv4 address of the endpoint.
     pub fn endpoint(&self) -> Option<Ipv4Addr> {
-        let context = self.request.connection.context.as_ref()?.ip_context.as_ref()?;
-        nsm_api::context::nets(&context.dst_ip_addrs).find_map(|net| match net.addr() {
+        let nets = self.request.connection.ip_context()?.dst_nets();
+        nets.iter().find_map(|net| match net.addr() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         })
@@ -61,10 +62,12 @@ impl Client {
         let tokens = Tokens::new(Duration::from_secs(600));
         let pool = Pool::new(&component, identity, tokens);
         let settings = client::Settings {
+            connect_to: url.to_string(),
             netns: format!("file://{}", netns.display()),
-            ..client::Settings::new(url)
+            info: Default::default(),
+            policies: Policies::choose(policy::CLIENT)?,
         };
-        let chain = client(&component, &settings, Arc::new(pool))?;
+        let chain = client(&component, &settings, Arc::new(pool));
         Ok(Self {
             component,
             chain,
@@ -91,9 +94,15 @@ impl Client {
         let began = Instant::now();
         self.chain.request(&ctx, &mut request).await?;
         let answered = began.elapsed();
-        let mut attached = Attached { request, answered, carried: answered };
+        let mut attached = Attached {
+            request,
+            answered,
+            carried: answered,
+        };
         if let Some(pinger) = &self.pinger {
-            let to = attached.endpoint().context("the endpoint has no IPv4 address to ping")?;
+            let to = attached
+                .endpoint()
+                .context("the endpoint has no IPv4 address to ping")?;
             pinger.once(to, 1, began + TO_ATTACH)?;
             attached.carried = began.elapsed();
         }
@@ -112,7 +121,10 @@ impl Client {
     pub async fn look(&self, id: &str) -> Result<Option<nsm_api::connection::Connection>> {
         use futures::StreamExt;
         let selector = MonitorScopeSelector {
-            path_segments: vec![nsm_api::connection::PathSegment { id: id.to_string(), ..Default::default() }],
+            path_segments: vec![nsm_api::connection::PathSegment {
+                id: id.to_string(),
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let ctx = Ctx::own(&self.component, TO_ATTACH);

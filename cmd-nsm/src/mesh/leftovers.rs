@@ -72,13 +72,30 @@ fn describe(kind: &str, place: &str, item: &Value) -> Vec<String> {
             .map(|addresses| {
                 addresses
                     .iter()
-                    .map(|address| format!("address {}/{} on {} in {place}", address["local"].as_str().unwrap_or_default(), address["prefixlen"], text("ifname")))
+                    .map(|address| {
+                        format!(
+                            "address {}/{} on {} in {place}",
+                            address["local"].as_str().unwrap_or_default(),
+                            address["prefixlen"],
+                            text("ifname")
+                        )
+                    })
                     .collect()
             })
             .unwrap_or_default(),
-        "rule" => vec![format!("rule {} {} {} in {place}", item["priority"], text("src"), text("table"))],
+        "rule" => vec![format!(
+            "rule {} {} {} in {place}",
+            item["priority"],
+            text("src"),
+            text("table")
+        )],
         "neighbour" => vec![format!("neighbour {} on {} in {place}", text("dst"), text("dev"))],
-        _ => vec![format!("{kind} {} on {} table {} in {place}", text("dst"), text("dev"), text("table"))],
+        _ => vec![format!(
+            "{kind} {} on {} table {} in {place}",
+            text("dst"),
+            text("dev"),
+            text("table")
+        )],
     }
 }
 

@@ -60,7 +60,9 @@ impl Node {
                 tokio::net::UnixStream::connect(&socket).await.ok().map(drop)
             })
             .await?;
-        let identity = Source::WorkloadApi(socket).follow(&component, began + TO_START).await?;
+        let identity = Source::WorkloadApi(socket)
+            .follow(&component, began + TO_START)
+            .await?;
         progress("issuer", began.elapsed());
         let mut node = Self {
             settings,
@@ -81,7 +83,9 @@ impl Node {
     pub async fn start_registry(&mut self) -> Result<Duration> {
         let listen_on = self.url("registry");
         let variables = [("NSM_LISTEN_ON", listen_on.clone())];
-        let (program, took) = self.ready("registry", "registry-memory", &variables, &listen_on).await?;
+        let (program, took) = self
+            .ready("registry", "registry-memory", &variables, &listen_on)
+            .await?;
         self.registry = Some(program);
         Ok(took)
     }
@@ -108,16 +112,26 @@ impl Node {
             ("NSM_CONNECT_TO", self.url("nsm")),
             ("NSM_STATE_DIR", state.display().to_string()),
         ];
-        let (program, took) = self.ready("forwarder", "forwarder", &variables, &listen_on).await?;
+        let (program, took) = self
+            .ready("forwarder", "forwarder", &variables, &listen_on)
+            .await?;
         self.forwarder = Some(program);
         Ok(took)
     }
 
     /// Starts an endpoint in `pod` under the name and identity `name`, and waits until it is registered; answers how
     /// long that took.
-    pub async fn start_endpoint(&self, name: &str, pod: &Pod, variables: &[(&str, String)]) -> Result<(Program, Duration)> {
+    pub async fn start_endpoint(
+        &self,
+        name: &str,
+        pod: &Pod,
+        variables: &[(&str, String)],
+    ) -> Result<(Program, Duration)> {
         let listen_on = self.url(name);
-        let mut all = vec![("NSM_LISTEN_ON", listen_on.clone()), ("NSM_CONNECT_TO", self.url("nsm"))];
+        let mut all = vec![
+            ("NSM_LISTEN_ON", listen_on.clone()),
+            ("NSM_CONNECT_TO", self.url("nsm")),
+        ];
         all.extend_from_slice(variables);
         let began = Instant::now();
         let mut program = self.launch(name, "nse-icmp", Some(pod), &all)?;
@@ -178,7 +192,13 @@ impl Node {
         &self.settings.folder
     }
 
-    async fn ready(&self, name: &str, program: &str, variables: &[(&str, String)], url: &str) -> Result<(Program, Duration)> {
+    async fn ready(
+        &self,
+        name: &str,
+        program: &str,
+        variables: &[(&str, String)],
+        url: &str,
+    ) -> Result<(Program, Duration)> {
         let began = Instant::now();
         let mut program = self.launch(name, program, None, variables)?;
         self.wait_until_healthy(&mut program, url).await?;
@@ -190,16 +210,27 @@ impl Node {
         program
             .wait_for("it was ready", until, async |_| {
                 let soon = Instant::now() + Duration::from_secs(1);
-                health::check(&self.component, &self.identity, url, "", soon).await.ok()
+                health::check(&self.component, &self.identity, url, "", soon)
+                    .await
+                    .ok()
             })
             .await
     }
 
-    fn launch(&self, name: &str, program: &str, pod: Option<&Pod>, variables: &[(&str, String)]) -> Result<Program> {
+    fn launch(
+        &self,
+        name: &str,
+        program: &str,
+        pod: Option<&Pod>,
+        variables: &[(&str, String)],
+    ) -> Result<Program> {
         let mut all = vec![
             ("NSM_NAME", name.to_string()),
             ("NSM_LOG_LEVEL", self.settings.log_level.clone()),
-            ("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.settings.socket(name).display())),
+            (
+                "SPIFFE_ENDPOINT_SOCKET",
+                format!("unix://{}", self.settings.socket(name).display()),
+            ),
         ];
         all.extend_from_slice(variables);
         let what = Start {

@@ -31,12 +31,28 @@ pub fn ping(pod: &Pod, to: IpAddr, count: u32) -> Result<Pings> {
     let (count_text, to_text) = (count.to_string(), to.to_string());
     let net = format!("--net={}", pod.path().display());
     let arguments = [
-        net.as_str(), "--", "ping", "-n", "-q", "-i", "0.01", "-W", "1", "-c", &count_text, &to_text,
+        net.as_str(),
+        "--",
+        "ping",
+        "-n",
+        "-q",
+        "-i",
+        "0.01",
+        "-W",
+        "1",
+        "-c",
+        &count_text,
+        &to_text,
     ];
     let printed = match output("nsenter", &arguments) {
         Ok(printed) => String::from_utf8_lossy(&printed).into_owned(),
         Err(error) if format!("{error:#}").contains("failed: ") => {
-            return Ok(Pings { from: pod.name().to_string(), to, loss: 1.0, round_trip_ms: f64::NAN });
+            return Ok(Pings {
+                from: pod.name().to_string(),
+                to,
+                loss: 1.0,
+                round_trip_ms: f64::NAN,
+            });
         }
         Err(error) => return Err(error),
     };
@@ -45,7 +61,9 @@ pub fn ping(pod: &Pod, to: IpAddr, count: u32) -> Result<Pings> {
         .find_map(|part| part.split_once("% packet loss"))
         .and_then(|(percent, _)| percent.trim().parse::<f64>().ok())
         .with_context(|| format!("ping printed no loss: {printed}"))?;
-    let mean = printed.rsplit_once(" = ").and_then(|(_, figures)| figures.split('/').nth(1)?.parse().ok());
+    let mean = printed
+        .rsplit_once(" = ")
+        .and_then(|(_, figures)| figures.split('/').nth(1)?.parse().ok());
     Ok(Pings {
         from: pod.name().to_string(),
         to,
@@ -105,7 +123,10 @@ fn echo(number: u16) -> [u8; 16] {
     let mut packet = [0_u8; 16];
     packet[0] = 8;
     packet[6..8].copy_from_slice(&number.to_be_bytes());
-    let sum = packet.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let sum = packet
+        .chunks_exact(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     packet[2..4].copy_from_slice(&(!(folded as u16)).to_be_bytes());
     packet

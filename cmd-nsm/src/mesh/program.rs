@@ -127,16 +127,29 @@ impl Program {
     }
 
     /// Waits until `ready` answers something, or fails when the program ends first or `until` passes.
-    pub async fn wait_for<T>(&mut self, what: &str, until: Instant, mut ready: impl AsyncFnMut(&Self) -> Option<T>) -> Result<T> {
+    pub async fn wait_for<T>(
+        &mut self,
+        what: &str,
+        until: Instant,
+        mut ready: impl AsyncFnMut(&Self) -> Option<T>,
+    ) -> Result<T> {
         loop {
             if let Some(answer) = ready(self).await {
                 return Ok(answer);
             }
             if let Some(status) = self.ended()? {
-                bail!("{} ended ({status}) before {what}; it printed:\n{}", self.name, self.printed());
+                bail!(
+                    "{} ended ({status}) before {what}; it printed:\n{}",
+                    self.name,
+                    self.printed()
+                );
             }
             if Instant::now() >= until {
-                bail!("{} took too long: {what} did not happen; it printed:\n{}", self.name, self.printed());
+                bail!(
+                    "{} took too long: {what} did not happen; it printed:\n{}",
+                    self.name,
+                    self.printed()
+                );
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

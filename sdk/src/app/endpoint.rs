@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use nsm_api::registry::{NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels};
 use tracing::{info, warn};
@@ -22,7 +21,11 @@ pub struct EndpointSettings {
     #[arg(long, env = "NSM_NAME", default_value = "nse")]
     pub name: String,
     /// The manager of our node
-    #[arg(long, env = "NSM_CONNECT_TO", default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock")]
+    #[arg(
+        long,
+        env = "NSM_CONNECT_TO",
+        default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock"
+    )]
     pub connect_to: String,
     /// Where we listen; a socket in a fresh directory by default
     #[arg(long, env = "NSM_LISTEN_ON")]
@@ -37,7 +40,12 @@ pub struct EndpointSettings {
     #[arg(long, env = "NSM_REGISTRY_CLIENT_POLICIES", default_value = policy::REGISTRY_CLIENT, value_delimiter = ',')]
     pub registry_client_policies: Vec<String>,
     /// The services that we offer
-    #[arg(long, env = "NSM_SERVICE_NAMES", default_value = "icmp-responder", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NSM_SERVICE_NAMES",
+        default_value = "icmp-responder",
+        value_delimiter = ','
+    )]
     pub service_names: Vec<String>,
     /// What the wires carry: ETHERNET or IP
     #[arg(long, env = "NSM_PAYLOAD", default_value = "ETHERNET")]
@@ -51,6 +59,7 @@ pub struct EndpointSettings {
     /// Whether we take ourselves out of the registry when we end
     #[arg(long, env = "NSM_UNREGISTER_ITSELF", default_value = "true", action = clap::ArgAction::Set)]
     pub unregister_itself: bool,
+    /// Where we run
     #[command(flatten)]
     pub info: InfoSettings,
 }
@@ -79,7 +88,7 @@ pub async fn serve(
         connect_to: settings.connect_to.clone(),
         policies: start.policies(&settings.registry_client_policies)?,
     };
-    let registry = registry_client::client(component, &registry, pool);
+    let registry = registry_client::client(component, &registry, &pool);
     if settings.register_service {
         for name in &settings.service_names {
             let service = Service {
@@ -114,20 +123,30 @@ fn entry(settings: &EndpointSettings) -> Result<NetworkServiceEndpoint, Failure>
     Ok(NetworkServiceEndpoint {
         name: settings.name.clone(),
         network_service_names: settings.service_names.clone(),
-        network_service_labels: settings.service_names.iter().map(of_each).collect::<BTreeMap<_, _>>(),
+        network_service_labels: settings
+            .service_names
+            .iter()
+            .map(of_each)
+            .collect::<BTreeMap<_, _>>(),
         ..Default::default()
     })
 }
 
 /// Where to listen, and what removes the fresh directory that may have been made for it.
-fn listen_on(component: &Component, settings: &EndpointSettings) -> Result<(String, Option<Folder>), Failure> {
+fn listen_on(
+    component: &Component,
+    settings: &EndpointSettings,
+) -> Result<(String, Option<Folder>), Failure> {
     if let Some(url) = &settings.listen_on {
         return Ok((url.clone(), None));
     }
     let folder = std::env::temp_dir().join(format!("nse-{}", component.uuid()));
     std::fs::create_dir(&folder)
         .map_err(|error| Failure::Settings(format!("cannot make {}: {error}", folder.display())))?;
-    Ok((format!("unix://{}/listen.on", folder.display()), Some(Folder(folder))))
+    Ok((
+        format!("unix://{}/listen.on", folder.display()),
+        Some(Folder(folder)),
+    ))
 }
 
 /// A directory that goes with this value.
@@ -143,7 +162,11 @@ impl Drop for Folder {
 /// nothing when the component is told to end meanwhile.
 ///
 /// Errors: what no waiting can mend.
-pub async fn register<A, T>(component: &Component, registry: &Chain<A>, entry: T) -> Result<Option<Registration<T>>, Failure>
+pub async fn register<A, T>(
+    component: &Component,
+    registry: &Chain<A>,
+    entry: T,
+) -> Result<Option<Registration<T>>, Failure>
 where
     A: Api<Message = Registration<T>>,
     T: crate::core::Entry,

@@ -27,7 +27,11 @@ impl InfoSettings {
 
     /// `labels`, and those that are set where they are absent.
     pub fn add_to(&self, mut labels: Labels) -> Labels {
-        let all = [("nodeName", &self.node_name), ("podName", &self.pod_name), ("clusterName", &self.cluster_name)];
+        let all = [
+            ("nodeName", &self.node_name),
+            ("podName", &self.pod_name),
+            ("clusterName", &self.cluster_name),
+        ];
         for (key, value) in all {
             if let Some(value) = value {
                 labels.entry(key.to_string()).or_insert_with(|| value.clone());
@@ -39,12 +43,15 @@ impl InfoSettings {
 
 /// Labels from a setting: each `key:value`.
 pub fn labels(pairs: &[String]) -> Result<Labels, Failure> {
-    let pairs = pairs.iter().map(|pair| pair.trim()).filter(|pair| !pair.is_empty());
+    let pairs = pairs
+        .iter()
+        .map(|pair| pair.trim())
+        .filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
-            let (key, value) = pair
-                .split_once(':')
-                .ok_or_else(|| Failure::Settings(format!("the label {pair:?} is not of the form key:value")))?;
+            let (key, value) = pair.split_once(':').ok_or_else(|| {
+                Failure::Settings(format!("the label {pair:?} is not of the form key:value"))
+            })?;
             Ok((key.trim().to_string(), value.trim().to_string()))
         })
         .collect()
@@ -57,15 +64,22 @@ mod tests {
     #[test]
     fn labels_are_pairs() {
         let pairs = ["app:fw".to_string(), " zone : a:b ".to_string(), String::new()];
-        let expected = [("app", "fw"), ("zone", "a:b")].map(|(key, value)| (key.to_string(), value.to_string()));
+        let expected =
+            [("app", "fw"), ("zone", "a:b")].map(|(key, value)| (key.to_string(), value.to_string()));
         assert_eq!(labels(&pairs).ok(), Some(Labels::from(expected)));
         let error = labels(&["app".to_string()]).expect_err("no pair");
-        assert_eq!(error.to_string(), "the label \"app\" is not of the form key:value");
+        assert_eq!(
+            error.to_string(),
+            "the label \"app\" is not of the form key:value"
+        );
     }
 
     #[test]
     fn where_we_run_does_not_overwrite_labels() {
-        let info = InfoSettings { node_name: Some("n1".into()), ..Default::default() };
+        let info = InfoSettings {
+            node_name: Some("n1".into()),
+            ..Default::default()
+        };
         let given = Labels::from([("nodeName".to_string(), "n2".to_string())]);
         assert_eq!(info.add_to(given.clone()), given);
         assert_eq!(info.labels()["nodeName"], "n1");

@@ -40,7 +40,9 @@ impl Start {
     pub async fn identity(&self) -> Result<Identity, Failure> {
         let source = Source::choose(|name| std::env::var(name).ok());
         let source = source.map_err(Failure::settings)?;
-        let identity = source.follow(&self.component, Instant::now() + TO_IDENTIFY).await?;
+        let identity = source
+            .follow(&self.component, Instant::now() + TO_IDENTIFY)
+            .await?;
         let spiffe_id = identity.current().svid.spiffe_id.clone();
         info!(spiffe_id, after = ?self.began.elapsed(), "identified");
         Ok(identity)
@@ -66,7 +68,12 @@ impl Start {
             dial_timeout: dial_timeout.into(),
             ..transport::Config::default()
         };
-        Arc::new(Pool::with(&self.component, identity.clone(), self.tokens.clone(), config))
+        Arc::new(Pool::with(
+            &self.component,
+            identity.clone(),
+            self.tokens.clone(),
+            config,
+        ))
     }
 
     /// Tells where the program listens and that it is ready, and waits until it is told to end.

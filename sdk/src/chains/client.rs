@@ -9,7 +9,7 @@ use nsm_api::matching::Labels;
 use nsm_api::service_url::ServiceUrl;
 
 use crate::chain;
-use crate::core::{Chain, Component, Dialer, NetworkService, Request, Result};
+use crate::core::{Chain, Component, Dialer, NetworkService, Request};
 use crate::elements::authorize::AuthorizeClient;
 use crate::elements::begin::Begin;
 use crate::elements::clientinfo::ClientInfo;
@@ -17,7 +17,7 @@ use crate::elements::clienturl::ClientUrl;
 use crate::elements::connect::Connect;
 use crate::elements::dial::Dial;
 use crate::elements::updatepath::UpdatePath;
-use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
+//T use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::refresh::Refresh;
 use crate::networkservice::sendfd::SendFd;
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Its labels `nodeName`, `podName` and `clusterName`.
     pub info: Labels,
     /// Services whose addresses may overlap.
-    pub awareness_groups: AwarenessGroups,
+//T     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
 }
@@ -44,13 +44,13 @@ pub struct Settings {
 ///
 /// `authorize` stands before `dial`, so that an answer that it refuses is closed over the way that is still there.
 ///
-/// Errors: `bad-interface-name`, `bad-url`.
+/// Errors: `bad-url`.
 pub fn client(
     component: &Component,
     settings: &Settings,
     dialer: Arc<dyn Dialer<NetworkService>>,
-) -> Result<Chain<NetworkService>> {
-    Ok(chain![
+) -> Chain<NetworkService> {
+    chain![
         UpdatePath,
         Begin::client(component),
         Refresh,
@@ -58,13 +58,13 @@ pub fn client(
         AuthorizeClient::new(&settings.policies),
         Dial::new(dialer, Duration::ZERO),
         ClientInfo::new(settings.info.clone()),
-        UpstreamRefresh,
-        Kernel::client(&settings.netns, None)?,
+        UpstreamRefresh::new(),
+        Kernel::client(&settings.netns),
         SendFd::client(),
-        ExcludedPrefixes::client(&settings.awareness_groups),
+//T         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
-    ])
+    ]
 }
 
 /// The client half of a hop that passes requests on. `before` stands before the way is dialled, `additional` between

@@ -26,7 +26,11 @@ pub struct Gate {
 }
 
 /// The elements that every hop has, and behind them those that make it what it is.
-pub fn endpoint(component: &Component, gate: &Gate, additional: &Chain<NetworkService>) -> Chain<NetworkService> {
+pub fn endpoint(
+    component: &Component,
+    gate: &Gate,
+    additional: &Chain<NetworkService>,
+) -> Chain<NetworkService> {
     let common = chain![
         UpdatePath,
         HopTime,

@@ -14,8 +14,8 @@ use crate::elements::clientinfo::ClientInfo;
 use crate::elements::connect::ConnectServer;
 use crate::networkservice::Registries;
 use crate::networkservice::discoverforwarder::DiscoverForwarder;
-use crate::networkservice::excludedprefixes::ExcludedPrefixes;
-use crate::networkservice::metrics::Metrics;
+//T use crate::networkservice::excludedprefixes::ExcludedPrefixes;
+use crate::networkservice::metrics::{Counters, Metrics};
 use crate::networkservice::netsvcmonitor::NetSvcMonitor;
 use crate::networkservice::recvfd::RecvFd;
 use crate::networkservice::sendfd::SendFd;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub info: Labels,
     /// The file with prefixes that no endpoint may give out.
     pub excluded_prefixes: PathBuf,
+    /// Where the metrics of the paths are counted.
+    pub counters: Counters,
 }
 
 /// The chain that takes requests from clients to forwarders, and from remote forwarders to endpoints.
@@ -50,10 +52,10 @@ pub fn nsmgr(
         &chain![
             ClientInfo::new(settings.info.clone()),
             DiscoverForwarder::new(registries.clone(), &settings.forwarder_service, &settings.url),
-            NetSvcMonitor::new(component, registries),
-            ExcludedPrefixes::server(component, &settings.excluded_prefixes),
+            NetSvcMonitor::new(component, registries.services.clone(), registries.endpoints.clone()),
+//T             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
             RecvFd::server(),
-            Metrics::new(),
+            Metrics::new(&settings.counters),
             ConnectServer::new(client),
             SendFd::server(),
         ],

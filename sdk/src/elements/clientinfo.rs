@@ -6,8 +6,6 @@
 //! **Reads / writes**: the labels of a connection; of an endpoint, those of every service that has an entry already.
 //! **Cost**: a few copies of short strings a call.
 
-
-
 use async_trait::async_trait;
 use nsm_api::matching::Labels;
 use nsm_api::registry::NetworkServiceEndpoint;

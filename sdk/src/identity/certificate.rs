@@ -88,7 +88,7 @@ pub fn same_namespace(one: &str, other: &str) -> bool {
 pub(super) fn split_der(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let mut certificates = Vec::new();
     while !der.is_empty() {
-        let (rest, _) = x509_parser::parse_x509_certificate(der).map_err(|error| bad(error))?;
+        let (rest, _) = x509_parser::parse_x509_certificate(der).map_err(bad)?;
         if certificates.len() >= MAX_CERTIFICATES {
             return Err(bad(format!(
                 "there are more than {MAX_CERTIFICATES} certificates"
@@ -101,7 +101,7 @@ pub(super) fn split_der(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> 
 }
 
 fn parse(leaf: &[u8]) -> Result<X509Certificate<'_>> {
-    let (rest, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|error| bad(error))?;
+    let (rest, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(bad)?;
     if !rest.is_empty() {
         return Err(bad("bytes follow the certificate"));
     }
@@ -112,9 +112,7 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<String> {
     if certificate.is_ca() {
         return Err(bad("the leaf is an authority's certificate"));
     }
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|error| bad(error))?;
+    let names = certificate.subject_alternative_name().map_err(bad)?;
     let names = names
         .map(|names| names.value.general_names.as_slice())
         .unwrap_or_default();

@@ -185,12 +185,12 @@ fn certificates(content: &[u8], name: &str) -> Result<Vec<CertificateDer<'static
 
 fn key(content: &[u8]) -> Result<PrivateKeyDer<'static>> {
     let blocks = pem::parse_many(content).map_err(|error| bad(format!("tls.key: {error}")))?;
-    let keys = blocks.into_iter().filter_map(|block| match block.tag() {
+    let mut keys = blocks.into_iter().filter_map(|block| match block.tag() {
         "PRIVATE KEY" => Some(PrivatePkcs8KeyDer::from(block.into_contents()).into()),
         "EC PRIVATE KEY" => Some(PrivateSec1KeyDer::from(block.into_contents()).into()),
         _ => None,
     });
-    keys.last()
+    keys.next()
         .ok_or_else(|| bad("tls.key: it holds no private key in PKCS#8 or SEC 1"))
 }
 

@@ -52,7 +52,7 @@ impl Element<NetworkService> for Group {
 /// prefix is a group of its own. Host bits are masked away.
 ///
 /// Errors: `bad-prefix-groups` and, for prefixes that overlap anywhere, `overlapping-prefixes`.
-pub fn parse_groups(text: &str) -> Result<Vec<Vec<IpNet>>> {
+pub fn groups(text: &str) -> Result<Vec<Vec<IpNet>>> {
     let bad = |what: String| {
         Error::invalid(
             "bad-prefix-groups",
@@ -110,8 +110,8 @@ mod tests {
     use super::*;
     use crate::core::testing::{request, standard_cases};
 
-    fn groups(text: &str) -> Vec<Vec<String>> {
-        let groups = parse_groups(text).expect("parses");
+    fn read(text: &str) -> Vec<Vec<String>> {
+        let groups = groups(text).expect("parses");
         groups
             .iter()
             .map(|group| group.iter().map(ToString::to_string).collect())
@@ -120,21 +120,21 @@ mod tests {
 
     #[tokio::test]
     async fn passes_the_standard_cases() {
-        let group = || Group::new(&parse_groups("10.0.0.0/24, fd00::/64").unwrap()).unwrap();
+        let group = || Group::new(&groups("10.0.0.0/24, fd00::/64").unwrap()).unwrap();
         standard_cases::<NetworkService, _>(group, request()).await;
     }
 
     #[test]
     fn brackets_make_one_group_and_bare_prefixes_groups_of_one() {
         assert_eq!(
-            groups("[172.16.0.0/30, 10.0.0.5/24],[fd00::/64] ,192.168.0.0/16"),
+            read("[172.16.0.0/30, 10.0.0.5/24],[fd00::/64] ,192.168.0.0/16"),
             [
                 vec!["172.16.0.0/30", "10.0.0.0/24"],
                 vec!["fd00::/64"],
                 vec!["192.168.0.0/16"]
             ]
         );
-        assert_eq!(groups("169.254.0.0/16"), [["169.254.0.0/16"]]);
+        assert_eq!(read("169.254.0.0/16"), [["169.254.0.0/16"]]);
     }
 
     #[test]
@@ -154,13 +154,13 @@ mod tests {
             ("10.0.0.0/24,10.0.0.128/25", "overlap"),
             ("[10.0.0.0/24],[10.0.0.0/24]", "overlap"),
         ] {
-            let error = parse_groups(bad).expect_err(bad);
+            let error = groups(bad).expect_err(bad);
             assert!(error.text().contains(part), "{bad}: {error}");
             assert_eq!(error.code(), tonic::Code::InvalidArgument);
         }
         let many: Vec<_> = (0..=256)
             .map(|at| format!("10.{}.{}.0/24", at / 256, at % 256))
             .collect();
-        assert!(parse_groups(&many.join(",")).is_err());
+        assert!(groups(&many.join(",")).is_err());
     }
 }

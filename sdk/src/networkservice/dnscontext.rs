@@ -15,7 +15,7 @@ pub struct DnsContext(Vec<DnsConfig>);
 
 impl DnsContext {
     /// Tells these configurations.
-    pub fn server(configs: Vec<DnsConfig>) -> Self {
+    pub fn new(configs: Vec<DnsConfig>) -> Self {
         Self(configs)
     }
 }
@@ -53,14 +53,13 @@ mod tests {
 
     #[tokio::test]
     async fn passes_the_standard_cases() {
-        standard_cases::<NetworkService, _>(|| DnsContext::server(vec![config("10.0.0.53")]), request())
-            .await;
+        standard_cases::<NetworkService, _>(|| DnsContext::new(vec![config("10.0.0.53")]), request()).await;
     }
 
     #[tokio::test]
     async fn configurations_are_told_once_and_others_stay() {
         let connection = Connection::new();
-        let element = DnsContext::server(vec![config("10.0.0.53"), config("10.0.0.54")]);
+        let element = DnsContext::new(vec![config("10.0.0.53"), config("10.0.0.54")]);
         let chain = before(element, &Probe::new());
         let mut request = request();
         let context = request.connection.context.get_or_insert_default();
@@ -85,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn without_configurations_no_context_is_made() {
         let mut asked = request();
-        let chain = before(DnsContext::server(Vec::new()), &Probe::new());
+        let chain = before(DnsContext::new(Vec::new()), &Probe::new());
         chain
             .request(&Connection::new().first(), &mut asked)
             .await

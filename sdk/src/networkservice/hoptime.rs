@@ -49,7 +49,7 @@ mod tests {
     use crate::core::Chain;
     use crate::core::testing::{Connection, Probe, before, request, standard_cases};
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn passes_the_standard_cases() {
         standard_cases::<NetworkService, _>(HopTime::default, request()).await;
     }

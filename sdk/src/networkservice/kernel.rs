@@ -37,13 +37,11 @@ struct Own {
 }
 
 impl Own {
-    /// Errors: `bad-interface-name`.
-    fn new(netns_url: &str, interface_name: Option<&str>) -> Result<Self> {
-        interface_name.map(check).transpose()?;
-        Ok(Self {
+    fn at(netns_url: &str) -> Self {
+        Self {
             netns_url: netns_url.into(),
-            interface_name: interface_name.map(Into::into),
-        })
+            interface_name: None,
+        }
     }
 
     /// Completes a mechanism for an interface to `service`.
@@ -71,25 +69,32 @@ fn check(name: &str) -> Result<()> {
 }
 
 impl Kernel {
-    /// Offers an interface in the namespace at `netns_url`, usually [`OWN_NETNS`], under a name of the preference,
-    /// else under `interface_name`, else under one that is made up.
-    ///
-    /// Errors: `bad-interface-name`.
-    pub fn client(netns_url: &str, interface_name: Option<&str>) -> Result<Self> {
-        Own::new(netns_url, interface_name).map(Role::Client).map(Self)
+    /// Offers an interface in the namespace at `netns_url`, usually [`OWN_NETNS`], under the name of the preference
+    /// or one that is made up.
+    pub fn client(netns_url: &str) -> Self {
+        Self(Role::Client(Own::at(netns_url)))
     }
 
     /// Answers with an interface in the namespace at `netns_url`, usually [`OWN_NETNS`], under the name of the
-    /// request, else under `interface_name`, else under one that is made up.
-    ///
-    /// Errors: `bad-interface-name`.
-    pub fn server(netns_url: &str, interface_name: Option<&str>) -> Result<Self> {
-        Own::new(netns_url, interface_name).map(Role::Endpoint).map(Self)
+    /// request or one that is made up.
+    pub fn server(netns_url: &str) -> Self {
+        Self(Role::Endpoint(Own::at(netns_url)))
     }
 
     /// Offers endpoints an interface of which they decide everything.
     pub fn forwarder() -> Self {
         Self(Role::Forwarder)
+    }
+
+    /// Uses `name` in place of one that is made up.
+    ///
+    /// Errors: `bad-interface-name`.
+    pub fn named(mut self, name: &str) -> Result<Self> {
+        check(name)?;
+        if let Role::Client(own) | Role::Endpoint(own) = &mut self.0 {
+            own.interface_name = Some(name.into());
+        }
+        Ok(self)
     }
 }
 
@@ -138,7 +143,7 @@ mod tests {
     use crate::core::testing::{Connection, Probe, before, request, standard_cases};
 
     fn client() -> Kernel {
-        Kernel::client(OWN_NETNS, None).unwrap()
+        Kernel::client(OWN_NETNS)
     }
 
     fn named(name: &str) -> Mechanism {
@@ -150,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn passes_the_standard_cases() {
         standard_cases::<NetworkService, _>(client, request()).await;
-        standard_cases::<NetworkService, _>(|| Kernel::server(OWN_NETNS, None).unwrap(), request()).await;
+        standard_cases::<NetworkService, _>(|| Kernel::server(OWN_NETNS), request()).await;
         standard_cases::<NetworkService, _>(Kernel::forwarder, request()).await;
     }
 
@@ -195,20 +200,20 @@ mod tests {
             );
             Ok::<_, Error>(View::of(&seen[1]).unwrap().interface_name().to_string())
         };
-        let default = || Kernel::client("file:///netns", Some("nsm-0")).unwrap();
+        let default = || Kernel::client("file:///netns").named("nsm-0").unwrap();
         assert_eq!(ask(client(), "nsm-45678901234").await.unwrap(), "nsm-45678901234");
         assert_eq!(ask(default(), "nsm-1").await.unwrap(), "nsm-1");
         assert_eq!(ask(default(), "").await.unwrap(), "nsm-0");
         let error = ask(client(), "nsm-456789012345").await.unwrap_err();
         assert_eq!(error.reason(), "bad-interface-name");
         assert!(error.text().contains("16 bytes"), "{error}");
-        assert!(Kernel::server(OWN_NETNS, Some("a/b")).is_err());
+        assert!(Kernel::server(OWN_NETNS).named("a/b").is_err());
     }
 
     #[tokio::test]
     async fn an_endpoint_answers_with_its_own_namespace_and_keeps_the_name() {
         let connection = Connection::new();
-        let chain = before(Kernel::server("file:///netns", None).unwrap(), &Probe::new());
+        let chain = before(Kernel::server("file:///netns"), &Probe::new());
         let mut request = request();
         request.connection.mechanism = Some(View::at("inode://4/5"));
         chain.request(&connection.first(), &mut request).await.unwrap();

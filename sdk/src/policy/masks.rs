@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn c86_a_file_on_disk_is_refused_by_its_name() {
+    fn c85_a_file_on_disk_is_refused_by_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("deep");
         std::fs::create_dir(&deep).unwrap();

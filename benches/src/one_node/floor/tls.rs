@@ -24,13 +24,21 @@ use tonic::transport::server::Connected;
 pub struct Io(TlsStream<UnixStream>);
 
 /// Connections of peers that have proven themselves, one handshake at a time.
-pub fn listen(credentials: &Credentials, listener: UnixListener) -> Result<impl Stream<Item = io::Result<Io>> + use<>> {
+pub fn listen(
+    credentials: &Credentials,
+    listener: UnixListener,
+) -> Result<impl Stream<Item = io::Result<Io>> + use<>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), Arc::clone(&provider)).build()?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), Arc::clone(&provider))
+            .build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(credentials.svid.certificates.clone(), credentials.svid.key.clone_key())?;
+        .with_single_cert(
+            credentials.svid.certificates.clone(),
+            credentials.svid.key.clone_key(),
+        )?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let accepted = futures::stream::unfold(listener, |listener| async move {
@@ -46,13 +54,19 @@ pub fn listen(credentials: &Credentials, listener: UnixListener) -> Result<impl 
 /// The client's half.
 pub async fn connect(credentials: &Credentials, stream: UnixStream) -> io::Result<TokioIo<Io>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Authority { roots: roots(credentials).map_err(io::Error::other)?, provider: Arc::clone(&provider) };
+    let verifier = Authority {
+        roots: roots(credentials).map_err(io::Error::other)?,
+        provider: Arc::clone(&provider),
+    };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(credentials.svid.certificates.clone(), credentials.svid.key.clone_key())
+        .with_client_auth_cert(
+            credentials.svid.certificates.clone(),
+            credentials.svid.key.clone_key(),
+        )
         .map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
@@ -86,20 +100,48 @@ impl ServerCertVerifier for Authority {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], leaf: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            leaf,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], leaf: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            leaf,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -110,13 +152,21 @@ impl Connected for Io {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
 

@@ -47,7 +47,11 @@ impl Latency {
             let at = at.min(others.len().saturating_sub(1));
             others.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
         };
-        Self { first, p50: quantile(0.5), p99: quantile(0.99) }
+        Self {
+            first,
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+        }
     }
 }
 
@@ -56,11 +60,22 @@ impl fmt::Display for Facts {
         writeln!(f, "\n{}", self.picture)?;
         for ping in &self.ping {
             let verdict = if ping.loss == 0.0 { "all answered" } else { "LOST" };
-            writeln!(f, "  ping {} → {}: {verdict}, {:.3} ms", ping.from, ping.to, ping.round_trip_ms)?;
+            writeln!(
+                f,
+                "  ping {} → {}: {verdict}, {:.3} ms",
+                ping.from, ping.to, ping.round_trip_ms
+            )?;
         }
         let Latency { first, p50, p99 } = self.attach_ms;
-        writeln!(f, "  attach: first {first:.1} ms, then p50 {p50:.1} ms, p99 {p99:.1} ms until a ping came back")?;
-        let memory: Vec<_> = self.rss_mib.iter().map(|(name, mib)| format!("{name} {mib:.1}")).collect();
+        writeln!(
+            f,
+            "  attach: first {first:.1} ms, then p50 {p50:.1} ms, p99 {p99:.1} ms until a ping came back"
+        )?;
+        let memory: Vec<_> = self
+            .rss_mib
+            .iter()
+            .map(|(name, mib)| format!("{name} {mib:.1}"))
+            .collect();
         writeln!(f, "  memory, MiB: {}", memory.join(", "))?;
         if self.left_behind.is_empty() {
             write!(f, "  left behind: nothing")
