@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+mod connect;
 mod files;
 pub mod grpcmetadata;
 pub mod health;

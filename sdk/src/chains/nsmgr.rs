@@ -14,7 +14,7 @@ use crate::elements::clientinfo::ClientInfo;
 use crate::elements::connect::ConnectServer;
 use crate::networkservice::Registries;
 use crate::networkservice::discoverforwarder::DiscoverForwarder;
-//T use crate::networkservice::excludedprefixes::ExcludedPrefixes;
+use crate::networkservice::excludedprefixes::ExcludedPrefixes;
 use crate::networkservice::metrics::{Counters, Metrics};
 use crate::networkservice::netsvcmonitor::NetSvcMonitor;
 use crate::networkservice::recvfd::RecvFd;
@@ -57,7 +57,7 @@ pub fn nsmgr(
                 registries.services.clone(),
                 registries.endpoints.clone()
             ),
-            //T             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
+            ExcludedPrefixes::server(component, &settings.excluded_prefixes),
             RecvFd::server(),
             Metrics::new(&settings.counters),
             ConnectServer::new(client),
