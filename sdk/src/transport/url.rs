@@ -97,7 +97,9 @@ pub fn public_url<U: AsRef<str>>(urls: &[U]) -> Result<String> {
         return Ok(chosen.to_string());
     }
     let own = own_address().ok_or_else(|| {
-        let text = format!("{chosen} has no host, and this machine has no address to reach others by; write one into it");
+        let text = format!(
+            "{chosen} has no host, and this machine has no address to reach others by; write one into it"
+        );
         Error::invalid("no-address", text)
     })?;
     Ok(match own {
@@ -128,7 +130,11 @@ mod tests {
         assert_eq!(public_url::<&str>(&[]).unwrap_err().reason(), "bad-url");
         let own = public_url(&["tcp://:5001"]);
         let is_dialled = |url: &String| url.ends_with(":5001") && !url.starts_with("tcp://:");
-        assert!(own.as_ref().map_or_else(|error| error.reason() == "no-address", is_dialled), "{own:?}");
+        assert!(
+            own.as_ref()
+                .map_or_else(|error| error.reason() == "no-address", is_dialled),
+            "{own:?}"
+        );
     }
 
     #[test]
