@@ -16,6 +16,9 @@ use crate::settings::Settings;
 
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
+    std::fs::create_dir_all(&settings.state_dir).map_err(|error| {
+        Failure::Settings(format!("cannot make {}: {error}", settings.state_dir.display()))
+    })?;
     let kernel = nsm_sdk_kernel::Config {
         journal: Some(settings.state_dir.join("journal")),
         ..nsm_sdk_kernel::Config::default()

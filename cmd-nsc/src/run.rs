@@ -5,7 +5,7 @@ use nsm_api::service_url::ServiceUrl;
 use nsm_sdk::app::{Failure, Start};
 use nsm_sdk::chains::client;
 use nsm_sdk::core::Component;
-//T use nsm_sdk::networkservice::excludedprefixes::AwarenessGroups;
+use nsm_sdk::networkservice::excludedprefixes::AwarenessGroups;
 use nsm_sdk::networkservice::kernel::OWN_NETNS;
 use nsm_sdk::policy;
 use tracing::info;
@@ -16,7 +16,7 @@ use crate::wire::Wire;
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let services = ServiceUrl::parse_list(&settings.network_services.join(",")).map_err(Failure::settings)?;
-//T     let awareness_groups = AwarenessGroups::parse(&settings.awareness_groups).map_err(Failure::settings)?;
+    let awareness_groups = AwarenessGroups::parse(&settings.awareness_groups).map_err(Failure::settings)?;
     let identity = start.identity().await?;
     let chain = client::client(
         &component,
@@ -24,7 +24,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
             connect_to: settings.connect_to,
             netns: OWN_NETNS.to_string(),
             info: settings.info.labels(),
-//T             awareness_groups,
+            awareness_groups,
             policies: start.policies(&[policy::CLIENT.to_string()])?,
         },
         start.pool(&identity, settings.dial_timeout),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds the endpoint's own elements and runs it.
 
-
 use nsm_api::connectioncontext::DnsConfig;
 use nsm_sdk::app::{self, Failure};
 use nsm_sdk::chain;

@@ -5,7 +5,14 @@
 //! transport and file passing, [`crate::dataplane::model`] for the kernel, the runtime's paused clock for time, and a
 //! seed for randomness.
 
+mod call;
 mod link;
 mod network;
+mod node;
+mod plane;
+mod programs;
 
-pub use network::{Host, Network, Served, Way};
+pub use network::{Call, Host, Kind, Network, Served, Step, Way};
+pub use node::{Node, Program, Settings};
+pub use plane::GRACE;
+pub use programs::SERVICE;

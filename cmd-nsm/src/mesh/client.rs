@@ -65,6 +65,7 @@ impl Client {
             connect_to: url.to_string(),
             netns: format!("file://{}", netns.display()),
             info: Default::default(),
+            awareness_groups: Default::default(),
             policies: Policies::choose(policy::CLIENT)?,
         };
         let chain = client(&component, &settings, Arc::new(pool));

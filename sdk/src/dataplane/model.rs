@@ -148,6 +148,25 @@ impl Model {
         self.0.lock().pairs.get(connection).map(|pair| pair.index)
     }
 
+    /// The connections that have a wire, and its number.
+    pub fn wires(&self) -> BTreeMap<String, u32> {
+        let state = self.0.lock();
+        let number = |(connection, pair): (&String, &Pair)| (connection.clone(), pair.index);
+        state.pairs.iter().map(number).collect()
+    }
+
+    /// Removes the wire of a connection if it still has this number.
+    pub fn sweep(&self, connection: &str, index: u32) {
+        let mut state = self.0.lock();
+        if state
+            .pairs
+            .get(connection)
+            .is_some_and(|pair| pair.index == index)
+        {
+            state.remove(connection);
+        }
+    }
+
     /// The wire of a connection as it is.
     pub fn wire(&self, connection: &str) -> Option<Wire> {
         self.0.lock().pairs.get(connection).map(|pair| pair.wire.clone())

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The wire of a simulation: who listens where, and calls that take time, get lost or meet a dead host.
+//! The wire of a simulation: who listens where, and what those who watch it see.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use parking_lot::Mutex;
-use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{LinkEnd, pair};
+use super::call::Connected;
 use crate::core::{
-    Api, Chain, Component, Ctx, Dialer, Error, Found, NetworkService, NsRegistry, NseRegistry, Peer,
-    PeerIdentity, Remote, Result,
+    Api, Chain, Component, Dialer, Error, Inode, NetworkService, NsRegistry, NseRegistry, Remote, Result,
 };
-use crate::identity::{Credentials, Identity, Tokens};
+use crate::identity::{Identity, Tokens};
 
 /// An API that a [`Host`] may serve.
 pub trait Served: Api {
@@ -27,13 +24,15 @@ pub trait Served: Api {
         Self: Sized;
 }
 
-/// One component of a simulated mesh.
+/// One component of a simulated mesh, as others reach it.
 #[derive(Clone)]
 pub struct Host {
     /// Who it is.
     pub component: Component,
     /// The identity that it presents.
     pub identity: Identity,
+    /// Once this is cancelled nothing arrives or leaves any more.
+    pub power: CancellationToken,
     /// How it serves connections.
     pub network_service: Option<Chain<NetworkService>>,
     /// How it serves endpoints.
@@ -60,204 +59,147 @@ impl Served for NsRegistry {
     }
 }
 
-/// Who listens where. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Network(Arc<Mutex<BTreeMap<String, Listening>>>);
+/// A call between two components.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub from: String,
+    /// Who is called.
+    pub to: String,
+    /// [`Api::NAME`].
+    pub api: &'static str,
+    /// What is called.
+    pub kind: Kind,
+    /// The id that the caller gives the connection, or the name of the entry; empty for a find.
+    pub id: String,
+}
 
-#[derive(Clone)]
-struct Listening {
-    host: Arc<Host>,
-    gone: CancellationToken,
+/// What a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A request or a registration.
+    Request,
+    /// A close or an unregistration.
+    Close,
+    /// A query or a monitor.
+    Find,
+}
+
+/// How far a call is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The caller calls.
+    Sent,
+    /// It is there.
+    Arrived,
+    /// The answer leaves: success, or the reason of the failure.
+    Answered(std::result::Result<(), String>),
+    /// The caller has its answer, or waits no more.
+    Over,
+}
+
+type Tap = Arc<dyn Fn(&Call, &Step) + Send + Sync>;
+
+/// Who listens where, and how messages travel. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Network(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    listening: BTreeMap<String, Arc<Host>>,
+    delay: Duration,
+    tap: Option<Tap>,
 }
 
 impl Network {
-    /// Lets `host` listen on `url`, in place of whoever did.
+    /// Lets `host` listen on `url`, in place of whoever did. The URL of a socket in the file system is that socket,
+    /// whatever path leads to it.
     pub fn listen(&self, url: &str, host: Host) {
-        let listening = Listening {
-            host: Arc::new(host),
-            gone: CancellationToken::new(),
-        };
-        if let Some(before) = self.0.lock().insert(url.to_string(), listening) {
-            before.gone.cancel();
-        }
+        self.0.lock().listening.insert(place(url), Arc::new(host));
     }
 
-    /// Nobody listens on `url` any more; calls and streams under way break.
-    pub fn unlisten(&self, url: &str) {
-        if let Some(before) = self.0.lock().remove(url) {
-            before.gone.cancel();
-        }
+    /// Lets go of those who are dead.
+    pub(super) fn forget_dead(&self) {
+        let mut state = self.0.lock();
+        let dead: Vec<_> = state
+            .listening
+            .extract_if(.., |_, host| host.power.is_cancelled())
+            .collect();
+        drop(state);
+        drop(dead);
     }
 
-    /// The way for `component` to call others, as `identity`; each message takes up to `delay`.
-    pub fn dialer(&self, component: &Component, identity: Identity, tokens: Tokens, delay: Duration) -> Way {
-        Way {
+    /// From now on each message takes up to `most`.
+    pub fn set_delay(&self, most: Duration) {
+        self.0.lock().delay = most;
+    }
+
+    /// Tells `tap` of every step of every call, before it is taken.
+    pub fn set_tap(&self, tap: impl Fn(&Call, &Step) + Send + Sync + 'static) {
+        self.0.lock().tap = Some(Arc::new(tap));
+    }
+
+    /// The way for `component` to call others, as `identity`, until `power` is cancelled.
+    pub fn dialer(
+        &self,
+        component: &Component,
+        identity: &Identity,
+        tokens: &Tokens,
+        power: &CancellationToken,
+    ) -> Arc<Way> {
+        Arc::new(Way {
             network: self.clone(),
             component: component.clone(),
-            identity,
-            tokens,
-            delay,
+            identity: identity.clone(),
+            tokens: tokens.clone(),
+            power: power.clone(),
+        })
+    }
+
+    pub(super) fn delay(&self) -> Duration {
+        self.0.lock().delay
+    }
+
+    pub(super) fn tell(&self, call: &Call, step: &Step) {
+        let tap = self.0.lock().tap.clone();
+        if let Some(tap) = tap {
+            tap(call, step);
         }
     }
 
-    fn at(&self, url: &str) -> Result<Listening> {
-        let listening = self.0.lock().get(url).cloned();
-        listening.ok_or_else(|| Error::unavailable("peer-unreachable", format!("nobody listens on {url}")))
+    fn at(&self, url: &str) -> Result<Arc<Host>> {
+        let host = self.0.lock().listening.get(&place(url)).cloned();
+        host.filter(|host| !host.power.is_cancelled())
+            .ok_or_else(|| Error::unavailable("peer-unreachable", format!("nobody listens on {url}")))
     }
+}
+
+/// What a URL stands for: a socket by its number, anything else by its name.
+fn place(url: &str) -> String {
+    let file = url
+        .strip_prefix("unix://")
+        .and_then(|path| rustix::fs::stat(path).ok());
+    file.map_or_else(
+        || url.to_string(),
+        |file| {
+            let (dev, ino) = (file.st_dev, file.st_ino);
+            Inode { dev, ino }.to_string()
+        },
+    )
 }
 
 /// How one component calls others; a [`Dialer`] of every API.
 pub struct Way {
-    network: Network,
-    component: Component,
-    identity: Identity,
-    tokens: Tokens,
-    delay: Duration,
+    pub(super) network: Network,
+    pub(super) component: Component,
+    pub(super) identity: Identity,
+    pub(super) tokens: Tokens,
+    pub(super) power: CancellationToken,
 }
 
 #[async_trait]
 impl<A: Served> Dialer<A> for Way {
     async fn dial(&self, url: &str, _: Instant) -> Result<Arc<dyn Remote<A>>> {
-        let there = self.network.at(url)?;
-        let (us, them) = (self.identity.current(), there.host.identity.current());
-        let (near, far) = pair();
-        let seen_by_us = Peer {
-            identity: Some(known(&them)?),
-            token: None,
-            local: Some(Arc::clone(&us.svid)),
-            files: Some(Arc::new(near)),
-        };
-        Ok(Arc::new(Connected {
-            component: self.component.clone(),
-            delay: self.delay,
-            tokens: self.tokens.clone(),
-            peer: seen_by_us,
-            us,
-            them,
-            far: Arc::new(far),
-            there,
-        }))
+        Ok(Arc::new(Connected::new(self, self.network.at(url)?)?))
     }
-}
-
-fn known(credentials: &Credentials) -> Result<Arc<PeerIdentity>> {
-    let leaf = credentials.svid.certificates.first();
-    let leaf = leaf.ok_or_else(|| Error::internal("svid", "an SVID has no certificate"))?;
-    Ok(Arc::new(PeerIdentity {
-        spiffe_id: credentials.svid.spiffe_id.clone(),
-        certificate: leaf.to_vec(),
-        not_after: credentials.svid.not_after,
-    }))
-}
-
-struct Connected {
-    component: Component,
-    delay: Duration,
-    tokens: Tokens,
-    peer: Peer,
-    us: Credentials,
-    them: Credentials,
-    far: Arc<LinkEnd>,
-    there: Listening,
-}
-
-impl Connected {
-    /// One message's way.
-    async fn travel(&self) {
-        let micros = u64::try_from(self.delay.as_micros()).unwrap_or(u64::MAX);
-        if micros > 0 {
-            let drawn = self.component.random(|random| random.random_range(0..=micros));
-            tokio::time::sleep(Duration::from_micros(drawn)).await;
-        }
-    }
-
-    fn chain<A: Served>(&self) -> Result<&Chain<A>> {
-        let missing = || {
-            Error::new(
-                tonic::Code::Unimplemented,
-                "not-served",
-                format!("{} is not served", A::NAME),
-            )
-        };
-        A::chain(&self.there.host).ok_or_else(missing)
-    }
-
-    /// The call as the host sees it.
-    fn seen_there(&self, ctx: &Ctx) -> Result<Ctx> {
-        let audience = self.peer.identity.as_deref();
-        let token = self.tokens.issue(&self.us.svid, audience, self.component.now())?;
-        let peer = Peer {
-            identity: Some(known(&self.us)?),
-            token: Some(token),
-            local: Some(Arc::clone(&self.them.svid)),
-            files: Some(Arc::clone(&self.far) as _),
-        };
-        Ok(Ctx::new(&self.there.host.component, peer, Some(ctx.deadline())))
-    }
-
-    /// Runs `call` there until it answers, its host is gone, or the caller gives up.
-    async fn call<T>(&self, ctx: &Ctx, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let name = self.there.host.component.name();
-        let answered = async {
-            self.travel().await;
-            let done = tokio::select! {
-                biased;
-                () = self.there.gone.cancelled() => Err(Error::unavailable("peer-unreachable", format!("{name} has died"))),
-                done = call => done.map_err(|error| Error::from(error.to_status(name))),
-            };
-            self.travel().await;
-            done
-        };
-        ctx.bounded("get an answer", answered).await
-    }
-}
-
-#[async_trait]
-impl<A: Served> Remote<A> for Connected {
-    fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    async fn request(&self, ctx: &Ctx, mut message: A::Message) -> Result<A::Message> {
-        let (chain, there) = (self.chain::<A>()?, self.seen_there(ctx)?);
-        let call = async {
-            chain.request(&there, &mut message).await?;
-            Ok(message)
-        };
-        self.call(ctx, call).await
-    }
-
-    async fn close(&self, ctx: &Ctx, mut message: A::Message) -> Result<()> {
-        let (chain, there) = (self.chain::<A>()?, self.seen_there(ctx)?);
-        self.call(ctx, async { chain.close(&there, &mut message).await })
-            .await
-    }
-
-    async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {
-        let (chain, there) = (self.chain::<A>()?, self.seen_there(ctx)?);
-        let found = self.call(ctx, chain.find(&there, query)).await?;
-        let gone = self.there.gone.clone();
-        let name = self.there.host.component.name().to_string();
-        let died = futures::stream::once(async move {
-            gone.cancelled_owned().await;
-            Err(Error::unavailable("peer-unreachable", format!("{name} has died")))
-        });
-        Ok(Box::pin(until_error(futures::stream::select(
-            found.map(Some).chain(futures::stream::once(async { None })),
-            died.map(Some),
-        ))))
-    }
-}
-
-/// The items up to the end of the stream, which reads `None`, or up to the first error.
-fn until_error<T>(
-    items: impl futures::Stream<Item = Option<Result<T>>>,
-) -> impl futures::Stream<Item = Result<T>> {
-    items
-        .take_while(|item| futures::future::ready(item.is_some()))
-        .filter_map(futures::future::ready)
-        .scan(false, |failed, item| {
-            let done = std::mem::replace(failed, item.is_err());
-            futures::future::ready((!done).then_some(item))
-        })
 }

@@ -102,7 +102,7 @@ impl State {
             .max()
     }
 
-    fn remove(&mut self, connection: &str) {
+    pub(super) fn remove(&mut self, connection: &str) {
         let Some(pair) = self.pairs.remove(connection) else {
             return;
         };
