@@ -127,7 +127,8 @@ fn serve(node: &Node, birth: &Birth, number: usize) -> Result<Running> {
     let chain = endpoint::endpoint(&birth.component, &birth.gate(policy::SERVER)?, &additional);
     let color = if number % 2 == 0 { "red" } else { "blue" };
     let entry = entry(program, SERVICE, [("color".to_string(), color.to_string())].into());
-    offer(node, birth, chain, entry, Some(service()))
+    // A service belongs to who registers it first.
+    offer(node, birth, chain, entry, (number == 0).then(service))
 }
 
 /// Clients with a color get an endpoint of that color, if there is one.
