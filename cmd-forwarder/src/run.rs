@@ -10,13 +10,17 @@ use nsm_sdk::core::Component;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
 use nsm_sdk_kernel::Kernel;
+use tracing::warn;
 
 use crate::settings::Settings;
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
+    std::fs::create_dir_all(&settings.state_dir).map_err(|error| {
+        Failure::Settings(format!("cannot make {}: {error}", settings.state_dir.display()))
+    })?;
     let kernel = nsm_sdk_kernel::Config {
-        journal: Some(settings.state_dir),
+        journal: Some(settings.state_dir.join("journal")),
         ..nsm_sdk_kernel::Config::default()
     };
     let kernel = Arc::new(Kernel::start(&component, kernel).await?);
@@ -52,6 +56,10 @@ pub async fn run(component: Component, settings: Settings) -> Result<(), Failure
     if let Some(registered) = registered {
         app::unregister(&component, &registry.nse, registered).await;
     }
-    kernel.end().await;
+    component.end().await;
+    match Arc::into_inner(kernel) {
+        Some(kernel) => kernel.end().await,
+        None => warn!("somebody still uses the data plane; what is to be removed may stay"),
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 /// Makes the wires of a node: interfaces in the pods of clients and endpoints, joined by the kernel.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "forwarder", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name, as an endpoint and in paths
     #[arg(long, env = "NSM_NAME", default_value = "forwarder")]
     pub name: String,

@@ -13,7 +13,7 @@ use tracing::info;
 use crate::settings::Settings;
 use crate::wire::Wire;
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let services = ServiceUrl::parse_list(&settings.network_services.join(",")).map_err(Failure::settings)?;
     let awareness_groups = AwarenessGroups::parse(&settings.awareness_groups).map_err(Failure::settings)?;

@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nsc", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name; begins the ids of our connections, so it must be ours alone on the node
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
     pub name: String,

@@ -19,7 +19,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// A wire that is asked for until it is there, and kept by the chain from then on.
-pub struct Wire<'a> {
+pub(crate) struct Wire<'a> {
     component: &'a Component,
     chain: &'a Chain<NetworkService>,
     id: String,

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds the endpoint's own elements and runs it.
 
-use std::sync::Arc;
-
 use nsm_api::connectioncontext::DnsConfig;
 use nsm_sdk::app::{self, Failure};
 use nsm_sdk::chain;
@@ -17,7 +15,7 @@ use nsm_sdk::networkservice::sendfd::SendFd;
 
 use crate::settings::{IpamPolicy, Settings};
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let idle = component.clone();
     let elements = chain![OnIdle::new(&component, settings.idle_timeout.into(), move || {
         idle.shutdown().cancel()

@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, LogSettings};
 /// An endpoint that gives each client an address, and whose kernel answers pings.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nse-icmp", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     #[command(flatten)]
     pub endpoint: EndpointSettings,
     /// What addresses come from: one pair of each group, [a,b],c
@@ -60,7 +60,7 @@ impl nsm_sdk::app::Settings for Settings {
 
 /// What happens to addresses that a client brings from another endpoint.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IpamPolicy {
+pub(crate) enum IpamPolicy {
     /// They stay.
     Polite,
     /// They go, unless they are free here.

@@ -10,7 +10,7 @@ use nsm_sdk::transport::{Server, public_url};
 
 use crate::settings::Settings;
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let identity = start.identity().await?;
     let url = public_url(&settings.listen_on)?;

@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 /// The network service manager of a node: takes the requests of its clients, picks a forwarder, and stands between its endpoints and the registry.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nsmgr", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name in paths; must differ from the names of our neighbours
     #[arg(long, env = "NSM_NAME", default_value = "nsmgr")]
     pub name: String,

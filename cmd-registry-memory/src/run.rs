@@ -8,7 +8,7 @@ use nsm_sdk::transport::Server;
 
 use crate::settings::Settings;
 
-pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let identity = start.identity().await?;
     let registry = registry_memory::Settings {

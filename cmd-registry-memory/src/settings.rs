@@ -7,7 +7,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 /// Keeps network services and endpoints in memory.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "registry-memory", version, after_help = AFTER_HELP)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Our name in errors and logs
     #[arg(long, env = "NSM_NAME", default_value = "registry")]
     pub name: String,

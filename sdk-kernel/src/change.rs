@@ -34,8 +34,8 @@ impl Attempt<'_> {
             [record.client.end.clone(), record.endpoint.end.clone()]
         };
         let wanted = self.wanted(spaces, &record, &now)?;
-        self.begin(&wanted);
-        if let Err(error) = self.apply(spaces, &wanted, &now) {
+        self.begin(&record, &wanted);
+        if let Err(error) = self.configure_both(spaces, &wanted, &now) {
             self.restore(spaces, &record, &wanted);
             return Err(error);
         }
@@ -70,35 +70,27 @@ impl Attempt<'_> {
         })
     }
 
-    /// Notes that the wire is being made into `wanted`: what the kernel reports from here on is our own doing.
-    fn begin(&mut self, wanted: &Record) {
+    /// Notes that the wire of `record` is being made into `wanted`, and may have of both for a while: what the kernel
+    /// reports from here on is our own doing.
+    fn begin(&mut self, record: &Record, wanted: &Record) {
         self.shared.hear();
+        let mut both = wanted.clone();
+        both.client.end = record.client.end.union(&wanted.client.end);
+        both.endpoint.end = record.endpoint.end.union(&wanted.endpoint.end);
         self.shared.note(Record {
             settling: true,
             broken: false,
-            ..wanted.clone()
+            ..both
         });
-    }
-
-    fn apply(&mut self, spaces: &Spaces, wanted: &Record, now: &[End; 2]) -> Result<()> {
-        let [client, endpoint] = halves(spaces, wanted);
-        self.in_time("begin changing")?;
-        self.configure(&endpoint, &now[1])?;
-        self.in_time("finish changing")?;
-        self.configure(&client, &now[0])
     }
 
     /// Puts back what `record` says, after an attempt at `wanted`.
     fn restore(&mut self, spaces: &Spaces, record: &Record, wanted: &Record) {
-        let tried = wanted.client.end.rules.iter().chain(&wanted.endpoint.end.rules);
-        let tables: BTreeSet<u32> = tried.map(|rule| rule.table).collect();
-        for half in halves(spaces, record) {
-            // An end that an earlier life made is not known well enough to be put back.
-            if record.asked.is_none() {
-                break;
-            }
-            let done = self.look_at(&half, &tables).and_then(|now| match now {
-                Some((_, now)) => self.configure(&half, &now),
+        let tried = [&wanted.client.end, &wanted.endpoint.end];
+        for (half, tried) in halves(spaces, record).into_iter().zip(tried) {
+            let known = tried.union(half.end);
+            let done = self.look_at(&half, &known).and_then(|now| match now {
+                Some((_, now)) => self.configure(&half, &now).map(drop),
                 None => Ok(()),
             });
             if let Err(error) = done {
@@ -128,8 +120,7 @@ impl Attempt<'_> {
     fn look(&mut self, spaces: &Spaces, record: &Record) -> Result<Option<[End; 2]>> {
         let mut found = Vec::with_capacity(2);
         for half in halves(spaces, record) {
-            let tables = half.end.rules.iter().map(|rule| rule.table).collect();
-            match self.look_at(&half, &tables)? {
+            match self.look_at(&half, half.end)? {
                 Some(seen) => found.push(seen),
                 None => return Ok(None),
             }
@@ -141,8 +132,8 @@ impl Attempt<'_> {
         Ok(is_pair.then_some([client_end, endpoint_end]))
     }
 
-    /// What the kernel has of one end, if that is still ours, under its name.
-    fn look_at(&mut self, half: &Half<'_>, tables: &BTreeSet<u32>) -> Result<Option<(Seen, End)>> {
+    /// What the kernel has of what is `known` of one end, if that is still ours, under its name.
+    fn look_at(&mut self, half: &Half<'_>, known: &End) -> Result<Option<(Seen, End)>> {
         let broken = |error| veth::broken(&half.netns.id(), &error);
         let mut socket = self.station.socket(half.netns)?;
         let seen = observe::link(&mut socket, &Which::Index(half.index)).map_err(broken)?;
@@ -150,7 +141,9 @@ impl Attempt<'_> {
         let Some(seen) = seen.filter(|seen| seen.group == ours && seen.name == half.end.link.name) else {
             return Ok(None);
         };
-        let mut end = observe::end(&mut socket, &seen, tables).map_err(broken)?;
+        let tables = known.rules.iter().map(|rule| rule.table).collect();
+        let end = observe::end(&mut socket, &seen, Some(&tables)).map_err(broken)?;
+        let mut end = end.only(known);
         end.link.route_localnet = half.end.link.route_localnet;
         Ok(Some((seen, end)))
     }
@@ -203,7 +196,7 @@ impl Attempt<'_> {
         if let Some(monitor) = self.shared.monitor() {
             monitor.watch(&mut self.station.node, &[&spaces.endpoint]);
         }
-        self.begin(moved);
+        self.begin(moved, moved);
         let rules: Vec<_> = record.endpoint.end.rules.clone();
         let rules = rules.into_iter().map(crate::end::Change::RemoveRule);
         let mut requests: Vec<_> = rules.map(|change| change.request(0)).collect();

@@ -16,14 +16,13 @@ use nsm_sdk::core::Result;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
-use crate::end::{Change, End, Rule};
+use crate::end::{Change, Rule};
 use crate::netlink::{MAX_BATCH, Netlink, Request};
 use crate::netns::{Netns, NetnsId};
-use crate::observe::Seen;
 use crate::shared::Shared;
 use crate::state::{Place, Record};
 use crate::station::{Station, thread};
-use crate::{observe, recover, veth};
+use crate::{recover, veth};
 
 /// How many threads remove. Each may wait for the kernel while the others work.
 const THREADS: usize = 4;
@@ -36,26 +35,6 @@ pub(crate) struct Remains {
     pub(crate) netns: Option<Arc<Netns>>,
     /// Where its namespace was found last.
     pub(crate) path: Option<PathBuf>,
-}
-
-impl Remains {
-    /// An interface that nobody has a record of.
-    pub(crate) fn of(netns: &Arc<Netns>, seen: &Seen) -> Self {
-        let link = observe::identity(seen);
-        let place = Place {
-            netns: netns.id(),
-            index: seen.index,
-            end: End {
-                link,
-                ..End::default()
-            },
-        };
-        Self {
-            place,
-            netns: Some(netns.clone()),
-            path: None,
-        }
-    }
 }
 
 /// A wire that is to go.
@@ -104,7 +83,6 @@ pub(crate) struct Reaper {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Doomed>,
-    working: usize,
     is_closed: bool,
 }
 
@@ -113,12 +91,6 @@ impl Reaper {
     pub(crate) fn push(&self, doomed: Doomed) {
         self.queue.lock().waiting.push_back(doomed);
         self.wake.notify_one();
-    }
-
-    /// Whether everything is gone.
-    pub(crate) fn is_idle(&self) -> bool {
-        let queue = self.queue.lock();
-        queue.waiting.is_empty() && queue.working == 0
     }
 
     /// Lets the threads end when nothing is left.
@@ -144,7 +116,6 @@ impl Reaper {
                     }
                 }
                 queue.waiting = rest;
-                queue.working += 1;
                 return Some((netns, together));
             }
             if queue.is_closed {
@@ -152,10 +123,6 @@ impl Reaper {
             }
             self.wake.wait(&mut queue);
         }
-    }
-
-    fn done(&self) {
-        self.queue.lock().working -= 1;
     }
 }
 
@@ -180,7 +147,6 @@ fn spawn<A: Clone + Send + 'static>(shared: Arc<Shared>, home: Arc<Netns>, alive
             };
             remove(&mut station, netns, &mut together, shared.doomed_group());
             shared.buried(&together);
-            shared.reaper.done();
             shared.announce();
         }
         if let Err(error) = spawn(shared, station.home().clone(), alive) {

@@ -159,6 +159,33 @@ impl End {
         }
     }
 
+    /// What either has, on the link of `other`.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let mut both = other.clone();
+        let new = |address: &&IpNet| !other.addresses.contains(address);
+        both.addresses.extend(self.addresses.iter().filter(new));
+        let new = |route: &&(u32, Route)| !other.routes.contains(route);
+        both.routes.extend(self.routes.iter().filter(new).cloned());
+        let new = |rule: &&Rule| !other.rules.contains(rule);
+        both.rules.extend(self.rules.iter().filter(new).cloned());
+        for (ip, entry) in &self.neighbours {
+            both.neighbours.entry(*ip).or_insert(*entry);
+        }
+        both
+    }
+
+    /// What is here of `known`, changed or not; the rest is somebody else's.
+    pub(crate) fn only(mut self, known: &Self) -> Self {
+        self.addresses.retain(|address| known.addresses.contains(address));
+        let is_to =
+            |one: &(u32, Route), other: &(u32, Route)| (one.0, one.1.prefix) == (other.0, other.1.prefix);
+        self.routes
+            .retain(|route| known.routes.iter().any(|other| is_to(route, other)));
+        self.neighbours.retain(|ip, _| known.neighbours.contains_key(ip));
+        self.rules.retain(|rule| known.rules.contains(rule));
+        self
+    }
+
     /// Whether anything here needs IPv6.
     pub(crate) fn uses_v6(&self) -> bool {
         self.addresses

@@ -78,6 +78,16 @@ pub struct Kernel {
     /// Ends when the last thread does.
     alive: mpsc::Receiver<()>,
     _tasks: [Task; 2],
+    _closing: Closing,
+}
+
+/// Lets the threads that remove end when nothing is left to remove.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.reaper.close();
+    }
 }
 
 impl Kernel {
@@ -103,14 +113,21 @@ impl Kernel {
             }
         });
         let left = left.await?;
+        let closing = Closing(shared.clone());
         doomed::start(&shared, &home, &alive)?;
-        let listening = component.spawn("kernel-monitor", monitor::listen(shared.clone()));
-        let waiting = component.spawn("kernel-grace", expire(shared.clone(), left, config.grace));
+        let end = component.shutdown();
+        let listening = monitor::listen(shared.clone());
+        let listening = end.clone().run_until_cancelled_owned(listening);
+        let waiting = expire(shared.clone(), left, config.grace);
+        let waiting = end.clone().run_until_cancelled_owned(waiting);
+        let listening = component.spawn("kernel-monitor", async { drop(listening.await) });
+        let waiting = component.spawn("kernel-grace", async { drop(waiting.await) });
         Ok(Self {
             shared,
             pool,
             alive: ends,
             _tasks: [listening, waiting],
+            _closing: closing,
         })
     }
 
@@ -125,10 +142,15 @@ impl Kernel {
     }
 
     /// Waits until what is to be removed is gone, and ends the threads. Wires stay.
-    pub async fn end(mut self) {
-        self.shared.reaper.close();
-        drop(self.pool);
-        while self.alive.recv().await.is_some() {}
+    pub async fn end(self) {
+        let Self {
+            pool,
+            mut alive,
+            _closing: closing,
+            ..
+        } = self;
+        drop((pool, closing));
+        while alive.recv().await.is_some() {}
     }
 
     async fn attempt(
@@ -243,22 +265,30 @@ impl Kernel {
         let (shared, wire) = (self.shared.clone(), wire.clone());
         let what = format!("look for the wire of connection {}", wire.connection);
         ask(&self.pool, Instant::now() + PATIENCE, &what, move |station| {
+            let mut ends = Vec::new();
             for (side, interface) in [("server", &wire.client), ("client", &wire.endpoint)] {
                 let Ok(netns) = station.open(&interface.netns) else {
                     continue;
                 };
+                let broken = |error| veth::broken(&netns.id(), &error);
                 let mut socket = station.socket(&netns)?;
-                let seen = observe::link(&mut socket, &Which::Name(&interface.name))
-                    .map_err(|error| veth::broken(&netns.id(), &error))?;
+                let seen = observe::link(&mut socket, &Which::Name(&interface.name)).map_err(broken)?;
                 let is_ours = |seen: &observe::Seen| {
-                    seen.group == shared.group() && seen.alias == alias(side, &wire.connection)
+                    seen.group == shared.group()
+                        && seen.alias == alias(side, &wire.connection)
+                        && shared.state().by_index(seen.index).is_none()
                 };
-                if let Some(seen) = seen.filter(is_ours)
-                    && shared.state().by_index(seen.index).is_none()
-                {
-                    shared.doom_remains(None, vec![Remains::of(&Arc::new(netns), &seen)]);
-                    break;
+                if let Some(seen) = seen.filter(is_ours) {
+                    let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
+                    ends.push(Remains {
+                        place,
+                        netns: Some(Arc::new(netns)),
+                        path: None,
+                    });
                 }
+            }
+            if !ends.is_empty() {
+                shared.doom_remains(None, ends);
             }
             Ok(())
         })

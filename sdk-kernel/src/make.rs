@@ -23,7 +23,7 @@ use crate::observe::{self, Seen, Which};
 use crate::shared::Shared;
 use crate::state::{Place, Record};
 use crate::station::Station;
-use crate::veth::{self, Half};
+use crate::veth::{self, Half, Settling};
 
 /// Interface indexes of ours begin here: the kernel counts from 1 and does not get this far.
 pub(crate) const FIRST_INDEX: u32 = 1 << 24;
@@ -144,12 +144,8 @@ impl Attempt<'_> {
         };
         let mut made = [bare(&record.client.end), bare(&record.endpoint.end)];
         made[0].link.up = true;
-        let done = self
-            .in_time("go on")
-            .and_then(|()| self.configure(&second, &made[1]))
-            .and_then(|()| self.in_time("finish"))
-            .and_then(|()| self.configure(&first, &made[0]))
-            .map(|()| self.settle(record.clone()));
+        let done = self.configure_both(spaces, &record, &made);
+        let done = done.map(|()| self.settle(record));
         Ok(match done {
             Ok(()) => Outcome::Made(undo),
             Err(error) => Outcome::Undone(error),
@@ -252,7 +248,40 @@ impl Attempt<'_> {
             .collect())
     }
 
-    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<()> {
+    /// Makes both ends of `record` from `now` into what they are to be: the endpoint's first.
+    pub(crate) fn configure_both(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<()> {
+        let [client, endpoint] = halves(spaces, record);
+        self.in_time("go on")?;
+        let second = self.configure(&endpoint, &now[1])?;
+        self.in_time("finish")?;
+        let first = self.configure(&client, &now[0])?;
+        // When one end is raised, the other gets its carrier too.
+        let is_raised = [&first, &second]
+            .into_iter()
+            .flatten()
+            .any(|settling| settling.is_raised);
+        for (half, settling) in [(endpoint, second), (client, first)] {
+            let settling = match settling {
+                Some(settling) => settling,
+                None if is_raised => Settling {
+                    socket: self.station.socket(half.netns)?,
+                    index: half.index,
+                    is_raised,
+                    addresses: Vec::new(),
+                },
+                None => continue,
+            };
+            Settling {
+                is_raised,
+                ..settling
+            }
+            .wait();
+        }
+        Ok(())
+    }
+
+    /// Makes one end from `now` into what it is to be. Returns what is to be waited for.
+    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Settling>> {
         let is_first = self.shared.state().prepare(half.netns.id());
         veth::configure(self.station, half, now, is_first)
     }
@@ -282,29 +311,18 @@ impl Attempt<'_> {
     /// A name is taken: by a stranger, which is an error; by what an earlier life made for this connection, which
     /// is adopted; or by an interface of ours that is in the way, which goes.
     fn make_way(&mut self, spaces: &Spaces) -> Result<Outcome> {
-        let client = self.holder(&spaces.client, &self.wire.client)?;
-        let endpoint = self.holder(&spaces.endpoint, &self.wire.endpoint)?;
-        let wanted = [("server", &client), ("client", &endpoint)].map(|(side, seen)| {
-            seen.as_ref()
-                .is_some_and(|seen| seen.alias == alias(side, &self.wire.connection))
-        });
-        if let (Some(client), Some(endpoint), [true, true]) = (&client, &endpoint, wanted)
-            && client.peer == endpoint.index
-            && endpoint.peer == client.index
+        let client = self.holder(&spaces.client, &self.wire.client.name)?;
+        let endpoint = self.holder(&spaces.endpoint, &self.wire.endpoint.name)?;
+        if let (Some(client), Some(endpoint)) = (&client, &endpoint)
+            && client.0.alias == alias("server", &self.wire.connection)
+            && endpoint.0.alias == alias("client", &self.wire.connection)
+            && (client.0.peer, client.0.index) == (endpoint.0.index, endpoint.0.peer)
         {
-            let place = |netns: &Netns, seen: &Seen| Place {
-                netns: netns.id(),
-                index: seen.index,
-                end: End {
-                    link: observe::identity(seen),
-                    ..End::default()
-                },
-            };
             let record = Record {
                 serial: self.shared.state().serial(),
                 connection: self.wire.connection.clone(),
-                client: place(&spaces.client, client),
-                endpoint: place(&spaces.endpoint, endpoint),
+                client: client.1.clone(),
+                endpoint: endpoint.1.clone(),
                 asked: None,
                 settling: false,
                 broken: true,
@@ -313,55 +331,47 @@ impl Attempt<'_> {
             self.shared.note(record);
             return Ok(Outcome::Again);
         }
-        for (netns, seen) in [(&spaces.client, client), (&spaces.endpoint, endpoint)] {
-            if let Some(seen) = seen {
-                self.evict(netns, &seen)?;
+        for (netns, holder) in [(&spaces.client, client), (&spaces.endpoint, endpoint)] {
+            if let Some((seen, place)) = holder {
+                self.evict(netns, &seen, place)?;
             }
         }
         Ok(Outcome::Again)
     }
 
     /// The interface that has the wanted name, if it is one of ours.
-    fn holder(&mut self, netns: &Arc<Netns>, wanted: &Interface) -> Result<Option<Seen>> {
+    fn holder(&mut self, netns: &Netns, name: &str) -> Result<Option<(Seen, Place)>> {
+        let broken = |error| veth::broken(&netns.id(), &error);
         let mut socket = self.station.socket(netns)?;
-        let seen = observe::link(&mut socket, &Which::Name(&wanted.name))
-            .map_err(|error| veth::broken(&netns.id(), &error))?;
-        match seen {
-            Some(seen) if seen.group != self.shared.group() && seen.group != self.shared.doomed_group() => {
-                Err(taken(netns, &seen, "was not made by this forwarder"))
-            }
-            seen => Ok(seen),
+        let Some(seen) = observe::link(&mut socket, &Which::Name(name)).map_err(broken)? else {
+            return Ok(None);
+        };
+        if ![self.shared.group(), self.shared.doomed_group()].contains(&seen.group) {
+            return Err(taken(netns, &seen, "was not made by this forwarder"));
         }
+        let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
+        Ok(Some((seen, place)))
     }
 
     /// Removes an interface of ours that another connection has, or had in an earlier life.
-    fn evict(&mut self, netns: &Arc<Netns>, seen: &Seen) -> Result<()> {
-        let mut state = self.shared.state();
-        let record = state.by_index(seen.index).filter(|record| !record.orphan);
-        let holder = record.map(|record| (record.serial, record.settling));
-        drop(state);
+    fn evict(&mut self, netns: &Arc<Netns>, seen: &Seen, place: Place) -> Result<()> {
+        let holder = self.shared.state().by_index(seen.index).cloned();
         match holder {
             // The one who comes back for its own wire does not get another's; the newcomer does.
-            Some((_, is_settling)) if is_settling || self.is_refresh => {
-                Err(taken(netns, seen, "belongs to another connection"))
+            Some(record) if record.settling || (self.is_refresh && !record.orphan) => {
+                return Err(taken(netns, seen, "belongs to another connection"));
             }
-            Some((serial, _)) => {
-                self.shared.doom(serial);
-                Ok(())
-            }
+            Some(record) => self.shared.doom(record.serial),
             None => {
-                let orphan = self
-                    .shared
-                    .state()
-                    .by_index(seen.index)
-                    .map(|record| record.serial);
-                match orphan {
-                    Some(serial) => self.shared.doom(serial),
-                    None => self.shared.doom_remains(None, vec![Remains::of(netns, seen)]),
-                }
-                Ok(())
+                let remains = Remains {
+                    place,
+                    netns: Some(netns.clone()),
+                    path: None,
+                };
+                self.shared.doom_remains(None, vec![remains]);
             }
         }
+        Ok(())
     }
 
     /// What is being tried, for errors.

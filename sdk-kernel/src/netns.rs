@@ -25,11 +25,11 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// What a namespace is called: the device and the inode of its file. The kernel uses inode numbers again after a
 /// namespace is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct NetnsId {
+pub(crate) struct NetnsId {
     /// The device number of the nsfs file system.
-    pub device: u64,
+    pub(crate) device: u64,
     /// The inode number in it.
-    pub inode: u64,
+    pub(crate) inode: u64,
 }
 
 impl fmt::Display for NetnsId {

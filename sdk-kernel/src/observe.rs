@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NlasIterator, Parseable};
@@ -16,7 +16,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsm_sdk::dataplane::{Counters, Route};
@@ -24,9 +26,14 @@ use rustix::io::Errno;
 
 use crate::end::{End, Entry, Link, RESERVED, Rule};
 use crate::netlink::{Netlink, Request};
+use crate::netns::NetnsId;
+use crate::state::Place;
 
 const LINK_HEADER: usize = 16;
 const IFF_UP: u32 = 1;
+/// Where a message about a route says of which kind it is.
+const RTM_TYPE: usize = 7;
+const RTN_LOCAL: u8 = 2;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -147,7 +154,7 @@ pub(crate) fn links(netlink: &mut Netlink) -> io::Result<Vec<Seen>> {
 }
 
 /// The link itself, with nothing on it.
-pub(crate) fn identity(seen: &Seen) -> Link {
+fn identity(seen: &Seen) -> Link {
     Link {
         name: seen.name.clone(),
         alias: seen.alias.clone(),
@@ -158,8 +165,9 @@ pub(crate) fn identity(seen: &Seen) -> Link {
     }
 }
 
-/// Everything on the link `seen`, and the rules that lead to tables it has routes in or that are in `tables`.
-pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: &BTreeSet<u32>) -> io::Result<End> {
+/// Everything on the link `seen`, and all rules that lead to `tables`; where nobody knows which tables are ours, to
+/// those with a route through the link.
+pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: Option<&BTreeSet<u32>>) -> io::Result<End> {
     let mut end = End {
         link: identity(seen),
         ..End::default()
@@ -169,17 +177,25 @@ pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: &BTreeSet<u32>) ->
         end.routes.extend(routes(netlink, family, Some(seen.index))?);
         end.neighbours.extend(neighbours(netlink, family, seen.index)?);
     }
-    let own = end
-        .routes
-        .iter()
-        .map(|(table, _)| *table)
-        .filter(|table| !RESERVED.contains(table));
-    let tables: BTreeSet<u32> = tables.iter().copied().chain(own).collect();
+    let through = end.routes.iter().map(|(table, _)| *table);
+    let tables = tables
+        .cloned()
+        .unwrap_or_else(|| through.filter(|table| !RESERVED.contains(table)).collect());
     if !tables.is_empty() {
         end.rules = rules(netlink)?;
         end.rules.retain(|rule| tables.contains(&rule.table));
     }
     Ok(end)
+}
+
+/// The link `seen` with everything on it, where it is.
+pub(crate) fn place(netlink: &mut Netlink, netns: NetnsId, seen: &Seen) -> io::Result<Place> {
+    let end = end(netlink, seen, None)?;
+    Ok(Place {
+        netns,
+        index: seen.index,
+        end,
+    })
 }
 
 /// Every routing table of the socket's namespace that a route or a rule mentions.
@@ -195,6 +211,23 @@ pub(crate) fn tables(netlink: &mut Netlink) -> io::Result<BTreeSet<u32>> {
         })?;
     }
     Ok(tables)
+}
+
+/// The question which route packets to `ip` take.
+pub(crate) fn way(ip: &Ipv6Addr) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = 128;
+    message.header.flags = RouteFlags::FibMatch;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet6(*ip)));
+    Request::plain(RouteNetlinkMessage::GetRoute(message))
+}
+
+/// Whether the answer to such a question is that they are for us.
+pub(crate) fn is_local(body: &[u8]) -> bool {
+    body.get(RTM_TYPE) == Some(&RTN_LOCAL)
 }
 
 fn dump(netlink: &mut Netlink, message: &RouteNetlinkMessage, take: impl FnMut(&[u8])) -> io::Result<()> {

@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use tonic::Code;
 
 use crate::doomed::Remains;
-use crate::end::End;
 use crate::journal::Entry;
 use crate::netns::{Netns, NetnsId, identify};
 use crate::observe::{self, Seen};
@@ -83,29 +82,17 @@ pub(crate) fn find(wanted: &BTreeSet<NetnsId>) -> HashMap<NetnsId, Arc<Netns>> {
 
 /// What is left of an earlier life in one namespace.
 struct Left {
-    netns: NetnsId,
-    path: PathBuf,
     seen: Seen,
+    place: Place,
+    path: PathBuf,
 }
 
 impl Left {
-    fn place(&self) -> Place {
-        let link = observe::identity(&self.seen);
-        Place {
-            netns: self.netns,
-            index: self.seen.index,
-            end: End {
-                link,
-                ..End::default()
-            },
-        }
-    }
-
-    fn remains(&self) -> Remains {
+    fn remains(self) -> Remains {
         Remains {
-            place: self.place(),
+            place: self.place,
             netns: None,
-            path: Some(self.path.clone()),
+            path: Some(self.path),
         }
     }
 }
@@ -121,7 +108,7 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Remains> {
         }
         remember(shared, serial, entry);
     }
-    left.retain(|left| !known.contains(&(left.netns, left.seen.index)));
+    left.retain(|left| !known.contains(&(left.place.netns, left.place.index)));
     // Half made, or half removed: there is no more to wait for.
     let (rest, halves): (Vec<Left>, Vec<Left>) = left
         .into_iter()
@@ -129,7 +116,7 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Remains> {
     for left in halves {
         shared.doom_remains(None, vec![left.remains()]);
     }
-    pair(shared, &rest)
+    pair(shared, rest)
 }
 
 /// Everything in any namespace that has our mark.
@@ -137,19 +124,23 @@ fn look(station: &mut Station, shared: &Shared) -> Vec<Left> {
     let ours = [shared.group(), shared.doomed_group()];
     let mut left = Vec::new();
     for (id, path) in spaces() {
-        let links = Netns::open(&path).and_then(|netns| {
-            let mut socket = station.socket(&netns)?;
-            observe::links(&mut socket).map_err(|error| veth::broken(&id, &error))
-        });
-        match links {
-            Ok(links) => {
-                let links = links.into_iter().filter(|seen| ours.contains(&seen.group));
-                left.extend(links.map(|seen| Left {
-                    netns: id,
-                    path: path.clone(),
+        let look = |station: &mut Station| -> Result<Vec<Left>> {
+            let mut socket = station.socket(&Netns::open(&path)?)?;
+            let broken = |error| veth::broken(&id, &error);
+            let links = observe::links(&mut socket).map_err(broken)?;
+            let ours = links.into_iter().filter(|seen| ours.contains(&seen.group));
+            ours.map(|seen| {
+                let place = observe::place(&mut socket, id, &seen).map_err(broken)?;
+                Ok(Left {
                     seen,
-                }));
-            }
+                    place,
+                    path: path.clone(),
+                })
+            })
+            .collect()
+        };
+        match look(station) {
+            Ok(links) => left.extend(links),
             // It may have ended just now.
             Err(error) => tracing::debug!(%error, netns = %id, "not looked into"),
         }
@@ -177,18 +168,18 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
 }
 
 /// Takes over the wires whose both ends are there. Returns the ends that have no other.
-fn pair(shared: &Shared, left: &[Left]) -> Vec<Remains> {
-    let mut single = Vec::new();
+fn pair(shared: &Shared, left: Vec<Left>) -> Vec<Remains> {
+    let by_index: HashMap<u32, &Left> = left.iter().map(|left| (left.seen.index, left)).collect();
     let mut paired = HashSet::new();
-    for client in left {
+    for client in &left {
         let Some(connection) = client.seen.alias.strip_prefix("server-") else {
             continue;
         };
-        let is_other = |other: &&Left| {
+        let is_other = |other: &&&Left| {
             other.seen.alias.strip_prefix("client-") == Some(connection)
-                && (other.seen.peer, other.seen.index) == (client.seen.index, client.seen.peer)
+                && other.seen.peer == client.seen.index
         };
-        let Some(endpoint) = left.iter().find(is_other) else {
+        let Some(endpoint) = by_index.get(&client.seen.peer).filter(is_other) else {
             continue;
         };
         paired.extend([client.seen.index, endpoint.seen.index]);
@@ -196,18 +187,14 @@ fn pair(shared: &Shared, left: &[Left]) -> Vec<Remains> {
         shared.note(Record {
             serial,
             connection: connection.to_string(),
-            client: client.place(),
-            endpoint: endpoint.place(),
+            client: client.place.clone(),
+            endpoint: endpoint.place.clone(),
             asked: None,
             settling: false,
             broken: true,
             orphan: true,
         });
     }
-    single.extend(
-        left.iter()
-            .filter(|left| !paired.contains(&left.seen.index))
-            .map(Left::remains),
-    );
-    single
+    let single = left.into_iter().filter(|left| !paired.contains(&left.seen.index));
+    single.map(Left::remains).collect()
 }

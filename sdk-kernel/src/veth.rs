@@ -7,9 +7,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -22,7 +24,7 @@ use tonic::Code;
 use crate::end::{Change, End, plan};
 use crate::netlink::{Answer, Netlink, Refusal, Request};
 use crate::netns::Netns;
-use crate::observe::{self, Which};
+use crate::observe::{self, Seen, Which};
 use crate::station::Station;
 use crate::sysctl;
 
@@ -116,12 +118,17 @@ pub(crate) fn remove_group(group: u32) -> Request {
 }
 
 /// Makes the interface of `half` from `now` into what it is to be. `is_first` is true the first time that anything is
-/// done in its namespace.
-pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_first: bool) -> Result<()> {
+/// done in its namespace. Returns the socket if the interface was raised and has to [settle](Settling).
+pub(crate) fn configure(
+    station: &mut Station,
+    half: &Half<'_>,
+    now: &End,
+    is_first: bool,
+) -> Result<Option<Settling>> {
     let changes = plan(now, half.end);
     let is_localnet_new = now.link.route_localnet != half.end.link.route_localnet;
     if changes.is_empty() && !is_localnet_new {
-        return Ok(());
+        return Ok(None);
     }
     let link = &half.end.link;
     let (mut socket, ()) = station.enter(half.netns, || {
@@ -137,23 +144,63 @@ pub(crate) fn configure(station: &mut Station, half: &Half<'_>, now: &End, is_fi
         Ok(())
     })?;
     apply(&mut socket, half, &changes)?;
-    if changes.iter().any(|change| matches!(change, Change::Link { .. })) {
-        settle(&mut socket, half.index);
-    }
-    Ok(())
+    let is_raised = changes.iter().any(|change| matches!(change, Change::Link { .. }));
+    let new = changes.iter().filter_map(|change| match change {
+        Change::AddAddress(IpNet::V6(net)) => Some(net.addr()),
+        _ => None,
+    });
+    let addresses: Vec<Ipv6Addr> = new.collect();
+    let must_settle = is_raised || !addresses.is_empty();
+    Ok(must_settle.then_some(Settling {
+        socket,
+        index: half.index,
+        is_raised,
+        addresses,
+    }))
 }
 
-/// Waits until interface `index` sends what it is given. When the carrier comes, the kernel says so at once but lets
-/// traffic through only a little later, on a thread of its own. From 6.9 on it does so at the latest when it is asked.
-fn settle(socket: &mut Netlink, index: u32) {
-    let deadline = Instant::now() + MAX_SETTLING;
-    while Instant::now() < deadline {
-        match observe::link(socket, &Which::Index(index)) {
-            Ok(Some(seen)) if !seen.operational => std::thread::park_timeout(SETTLING),
-            _ => return,
+/// An interface that the kernel has not put to work to the end.
+///
+/// When the carrier comes, the kernel says so at once but lets traffic through only a little later, on a thread of
+/// its own; from 6.9 on at the latest when it is asked. The same goes for packets to a new IPv6 address, even without
+/// duplicate address detection.
+pub(crate) struct Settling {
+    pub(crate) socket: Netlink,
+    pub(crate) index: u32,
+    pub(crate) is_raised: bool,
+    pub(crate) addresses: Vec<Ipv6Addr>,
+}
+
+impl Settling {
+    /// Waits until the interface sends what it is given and receives what it is sent.
+    pub(crate) fn wait(mut self) {
+        let deadline = Instant::now() + MAX_SETTLING;
+        while Instant::now() < deadline {
+            if self.is_settled() {
+                return;
+            }
+            std::thread::park_timeout(SETTLING);
         }
+        tracing::debug!(self.index, "an interface may lose its first packets");
     }
-    tracing::debug!(index, "an interface has no carrier yet");
+
+    fn is_settled(&mut self) -> bool {
+        let link = self.is_raised.then(|| Which::Index(self.index).request());
+        let routes = self.addresses.iter().map(observe::way);
+        let requests = link.into_iter().chain(routes).collect();
+        // Whoever took the interface away meanwhile has settled it too.
+        let Ok(answers) = self.socket.batch(requests) else {
+            return true;
+        };
+        let mut answers = answers.into_iter().map(|answer| answer.ok().flatten());
+        let is_raised = !self.is_raised
+            || answers
+                .next()
+                .flatten()
+                .and_then(|body| Seen::parse(&body))
+                .is_none_or(|seen| seen.operational);
+        is_raised && answers.all(|body| body.is_some_and(|body| observe::is_local(&body)))
+    }
 }
 
 fn apply(socket: &mut Netlink, half: &Half<'_>, changes: &[Change]) -> Result<()> {

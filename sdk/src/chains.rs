@@ -11,3 +11,5 @@ pub mod nsmgr;
 pub mod nsmgr_registry;
 pub mod registry_client;
 pub mod registry_memory;
+#[cfg(test)]
+mod testing;

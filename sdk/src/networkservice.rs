@@ -6,6 +6,7 @@ pub mod cleanup;
 pub mod discover;
 pub mod discoverforwarder;
 pub mod dnscontext;
+pub mod excludedprefixes;
 mod expiry;
 mod files;
 pub mod filtermechanisms;

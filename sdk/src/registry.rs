@@ -14,7 +14,7 @@ pub mod refresh;
 pub mod sendfd;
 pub mod setpayload;
 pub mod setregistrationtime;
-mod sockets;
+pub(crate) mod sockets;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod updatepath;

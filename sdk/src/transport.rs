@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+mod connect;
 mod files;
 pub mod grpcmetadata;
 pub mod health;
@@ -22,7 +23,7 @@ mod url;
 
 pub use pool::{Config, Pool};
 pub use server::Server;
-pub use url::Address;
+pub use url::{Address, public_url};
 
 /// How long the headers of a call may be, bytes: registrations carry a path of tokens in one.
 const MAX_HEADERS: u32 = 128 * 1024;

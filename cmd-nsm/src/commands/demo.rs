@@ -206,14 +206,11 @@ fn attached(log: &str) -> Option<f64> {
 }
 
 fn addresses(connection: &nsm_api::connection::Connection) -> Result<(IpAddr, IpAddr)> {
-    let context = connection
-        .context
-        .as_ref()
-        .and_then(|context| context.ip_context.as_ref());
-    let first = |nets: &[String]| nsm_api::context::nets(nets).next().map(|net| net.addr());
-    context
-        .and_then(|context| Some((first(&context.src_ip_addrs)?, first(&context.dst_ip_addrs)?)))
-        .context("the connection has no addresses")
+    let addresses = connection.ip_context().and_then(|ip| {
+        let first = |nets: Vec<ipnet::IpNet>| nets.first().map(ipnet::IpNet::addr);
+        Some((first(ip.src_nets())?, first(ip.dst_nets())?))
+    });
+    addresses.context("the connection has no addresses")
 }
 
 fn is_running(pid: u32) -> bool {

@@ -11,6 +11,7 @@ use nsm_api::connection::MonitorScopeSelector;
 use nsm_sdk::chains::client::{self, client};
 use nsm_sdk::core::{Chain, Component, Ctx, NetworkService, Request};
 use nsm_sdk::identity::{Identity, Tokens};
+use nsm_sdk::policy::{self, Policies};
 use nsm_sdk::transport::Pool;
 use tokio::time::Instant;
 
@@ -41,8 +42,8 @@ pub struct Attached {
 impl Attached {
     /// The first IPv4 address of the endpoint.
     pub fn endpoint(&self) -> Option<Ipv4Addr> {
-        let context = self.request.connection.context.as_ref()?.ip_context.as_ref()?;
-        nsm_api::context::nets(&context.dst_ip_addrs).find_map(|net| match net.addr() {
+        let nets = self.request.connection.ip_context()?.dst_nets();
+        nets.iter().find_map(|net| match net.addr() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         })
@@ -61,8 +62,11 @@ impl Client {
         let tokens = Tokens::new(Duration::from_secs(600));
         let pool = Pool::new(&component, identity, tokens);
         let settings = client::Settings {
+            connect_to: url.to_string(),
             netns: format!("file://{}", netns.display()),
-            ..client::Settings::new(url)
+            info: Default::default(),
+            awareness_groups: Default::default(),
+            policies: Policies::choose(policy::CLIENT)?,
         };
         let chain = client(&component, &settings, Arc::new(pool));
         Ok(Self {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use nsm_api::registry::{NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels};
 use tracing::{info, warn};
@@ -60,6 +59,7 @@ pub struct EndpointSettings {
     /// Whether we take ourselves out of the registry when we end
     #[arg(long, env = "NSM_UNREGISTER_ITSELF", default_value = "true", action = clap::ArgAction::Set)]
     pub unregister_itself: bool,
+    /// Where we run
     #[command(flatten)]
     pub info: InfoSettings,
 }

@@ -17,7 +17,7 @@ use crate::elements::clienturl::ClientUrl;
 use crate::elements::connect::Connect;
 use crate::elements::dial::Dial;
 use crate::elements::updatepath::UpdatePath;
-//T use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
+use crate::networkservice::excludedprefixes::{AwarenessGroups, ExcludedPrefixes};
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::refresh::Refresh;
 use crate::networkservice::sendfd::SendFd;
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Its labels `nodeName`, `podName` and `clusterName`.
     pub info: Labels,
     /// Services whose addresses may overlap.
-//T     pub awareness_groups: AwarenessGroups,
+    pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
 }
@@ -61,7 +61,7 @@ pub fn client(
         UpstreamRefresh::new(),
         Kernel::client(&settings.netns),
         SendFd::client(),
-//T         ExcludedPrefixes::client(&settings.awareness_groups),
+        ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
     ]

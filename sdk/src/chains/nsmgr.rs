@@ -14,7 +14,7 @@ use crate::elements::clientinfo::ClientInfo;
 use crate::elements::connect::ConnectServer;
 use crate::networkservice::Registries;
 use crate::networkservice::discoverforwarder::DiscoverForwarder;
-//T use crate::networkservice::excludedprefixes::ExcludedPrefixes;
+use crate::networkservice::excludedprefixes::ExcludedPrefixes;
 use crate::networkservice::metrics::{Counters, Metrics};
 use crate::networkservice::netsvcmonitor::NetSvcMonitor;
 use crate::networkservice::recvfd::RecvFd;
@@ -52,8 +52,12 @@ pub fn nsmgr(
         &chain![
             ClientInfo::new(settings.info.clone()),
             DiscoverForwarder::new(registries.clone(), &settings.forwarder_service, &settings.url),
-            NetSvcMonitor::new(component, registries.services.clone(), registries.endpoints.clone()),
-//T             ExcludedPrefixes::server(component, &settings.excluded_prefixes),
+            NetSvcMonitor::new(
+                component,
+                registries.services.clone(),
+                registries.endpoints.clone()
+            ),
+            ExcludedPrefixes::server(component, &settings.excluded_prefixes),
             RecvFd::server(),
             Metrics::new(&settings.counters),
             ConnectServer::new(client),

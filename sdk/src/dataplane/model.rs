@@ -158,7 +158,11 @@ impl Model {
     /// Removes the wire of a connection if it still has this number.
     pub fn sweep(&self, connection: &str, index: u32) {
         let mut state = self.0.lock();
-        if state.pairs.get(connection).is_some_and(|pair| pair.index == index) {
+        if state
+            .pairs
+            .get(connection)
+            .is_some_and(|pair| pair.index == index)
+        {
             state.remove(connection);
         }
     }

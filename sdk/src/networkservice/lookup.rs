@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asks the registry for services and endpoints.
 
+use std::collections::VecDeque;
+
 use futures::StreamExt;
 use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceQuery,
 };
 
 use crate::core::{
-    Api, Chain, Ctx, Error, NetworkService, NsRegistry, NseRegistry, Request, Result, Retry, Way,
+    Api, Chain, Ctx, Error, NetworkService, NsRegistry, NseRegistry, Request, Result, Retry, Store, Way,
 };
 
 /// How many endpoints of one service are looked at.
 const MAX_FOUND: usize = 4096;
+
+/// How many look-ups of one connection stay as they were left: more than one request makes.
+const HELD: usize = 8;
+
+/// What the last look-ups of a connection hold for it: the sockets of found endpoints stay open there, for whoever
+/// dials them.
+#[derive(Default)]
+struct Held(VecDeque<Store>);
 
 /// The registry, as a component calls it.
 #[derive(Clone)]
@@ -140,8 +150,14 @@ async fn find<A: Api, T>(
     query: A::Query,
     pick: impl Fn(A::Found) -> (Option<T>, bool),
 ) -> Result<Vec<T>> {
-    // The look-up is a call of its own: what its elements keep and tell each other does not concern the connection.
+    // The look-up is a call of its own: what its elements tell each other does not concern the connection, and what
+    // they keep is only held for it.
     let own = Ctx::own(ctx.component(), ctx.remaining());
+    let oldest = ctx.store().update(|held: &mut Held| {
+        held.0.push_back(own.store().clone());
+        held.0.len().gt(&HELD).then(|| held.0.pop_front())
+    });
+    drop(oldest);
     let found = async {
         let mut stream = registry.find(&own, query).await?;
         let mut all = Vec::new();

@@ -45,7 +45,7 @@ impl Element<NetworkService> for TrimPath {
             ctx.store().insert(PassedOn);
             return Ok(());
         }
-        drop(ctx.store().take::<PassedOn>());
+        let _stale = ctx.store().take::<PassedOn>();
         let ours = usize::try_from(message.path().index).unwrap_or(usize::MAX);
         next.request(ctx, message).await?;
         if ctx.store().take::<PassedOn>().is_none() {

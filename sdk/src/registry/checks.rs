@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Refuses entries without a name, and those larger than a registry is ready to keep.
 //!
-//! **Placement**: before `begin`, so that nothing is kept for what is refused.
-//! **On close**: passes.
+//! **Placement**: first, so that nothing is done or kept for what is refused.
+//! **On close**: an entry without a name is refused as well.
 //! **Cost**: measures the entry.
 
 use async_trait::async_trait;
@@ -28,16 +28,29 @@ impl<A: Registry> Element<A> for Checks {
     }
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
-        check::<A>(&message.entry)?;
+        check_name::<A>(&message.entry)?;
+        check_sizes::<A>(&message.entry)?;
         next.request(ctx, message).await
+    }
+
+    async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        check_name::<A>(&message.entry)?;
+        next.close(ctx, message).await
     }
 }
 
-fn check<A: Registry>(entry: &A::Entry) -> Result<()> {
-    if entry.name().is_empty() {
-        let text = format!("cannot register in the {}: Name can not be zero valued", A::NAME);
-        return Err(Error::invalid("empty-name", text));
+fn check_name<A: Registry>(entry: &A::Entry) -> Result<()> {
+    if !entry.name().is_empty() {
+        return Ok(());
     }
+    let text = format!(
+        "the {} knows entries by name: Name can not be zero valued",
+        A::NAME
+    );
+    Err(Error::invalid("empty-name", text))
+}
+
+fn check_sizes<A: Registry>(entry: &A::Entry) -> Result<()> {
     let (name, size) = (entry.name().len(), entry.encoded_len());
     if name > MAX_NAME {
         let text = format!(
@@ -82,6 +95,10 @@ mod tests {
             refused.text().contains("Name can not be zero valued"),
             "{refused}"
         );
+        let refused = chain
+            .close(&within(&component, 1), &mut endpoint("", &["s"]))
+            .await;
+        assert_eq!(refused.expect_err("is refused").reason(), "empty-name");
         assert!(probe.seen().is_empty());
     }
 

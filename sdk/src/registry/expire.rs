@@ -22,6 +22,7 @@ use nsm_api::registry::NetworkServiceEndpoint;
 use tracing::{debug, info};
 
 use super::queries::Registry as _;
+use super::updatepath::OwnToken;
 use crate::core::{Ctx, Element, Event, Later, Next, NseRegistry, Registration, Result};
 
 /// How long a registration lasts in the registries and managers of a mesh.
@@ -45,7 +46,11 @@ impl Expire {
     /// When a registration that arrives at `now` ends at the latest.
     fn end(&self, ctx: &Ctx, now: SystemTime) -> SystemTime {
         let peer = ctx.peer().token.as_ref().map(|token| token.expires);
-        [peer].into_iter().flatten().fold(now + self.0, SystemTime::min)
+        let own = ctx.call().get().map(|OwnToken(expires)| expires);
+        [peer, own]
+            .into_iter()
+            .flatten()
+            .fold(now + self.0, SystemTime::min)
     }
 }
 

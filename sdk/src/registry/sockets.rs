@@ -115,7 +115,7 @@ impl Sockets {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     use std::io;
     use std::os::unix::net::UnixListener;
 

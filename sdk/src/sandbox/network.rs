@@ -121,7 +121,10 @@ impl Network {
     /// Lets go of those who are dead.
     pub(super) fn forget_dead(&self) {
         let mut state = self.0.lock();
-        let dead: Vec<_> = state.listening.extract_if(.., |_, host| host.power.is_cancelled()).collect();
+        let dead: Vec<_> = state
+            .listening
+            .extract_if(.., |_, host| host.power.is_cancelled())
+            .collect();
         drop(state);
         drop(dead);
     }
@@ -173,7 +176,9 @@ impl Network {
 
 /// What a URL stands for: a socket by its number, anything else by its name.
 fn place(url: &str) -> String {
-    let file = url.strip_prefix("unix://").and_then(|path| rustix::fs::stat(path).ok());
+    let file = url
+        .strip_prefix("unix://")
+        .and_then(|path| rustix::fs::stat(path).ok());
     file.map_or_else(
         || url.to_string(),
         |file| {

@@ -167,7 +167,10 @@ impl Node {
 
     /// The file that stands for the network namespace of a program.
     pub fn netns(&self, program: Program) -> PathBuf {
-        self.0.settings.directory.join(format!("{}.netns", program.name()))
+        self.0
+            .settings
+            .directory
+            .join(format!("{}.netns", program.name()))
     }
 
     /// Starts a program in place of its earlier life.
@@ -181,7 +184,10 @@ impl Node {
         }
         let random = StdRng::seed_from_u64(self.0.random.lock().random());
         let component = Component::with(program.name(), self.0.keeper.clock(), random);
-        let identity = self.0.issuer.follow(&format!("/ns/default/pod/{}", program.name()))?;
+        let identity = self
+            .0
+            .issuer
+            .follow(&format!("/ns/default/pod/{}", program.name()))?;
         let tokens = Tokens::new(self.0.settings.token_lifetime);
         let power = CancellationToken::new();
         let way = self.0.network.dialer(&component, &identity, &tokens, &power);
@@ -240,7 +246,10 @@ impl Node {
     /// How many tasks each running program has.
     pub fn tasks(&self) -> BTreeMap<Program, usize> {
         let running = self.0.running.lock();
-        running.iter().map(|(program, life)| (*program, life.component.tasks())).collect()
+        running
+            .iter()
+            .map(|(program, life)| (*program, life.component.tasks()))
+            .collect()
     }
 
     /// Ends everything, and waits until every task of every life is gone.

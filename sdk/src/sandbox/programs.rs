@@ -24,6 +24,7 @@ use crate::core::{
 };
 use crate::ipam::point2point::Point2Point;
 use crate::networkservice::discoverforwarder::FORWARDER_SERVICE;
+use crate::networkservice::excludedprefixes::AwarenessGroups;
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::mechanisms::Mechanisms;
 use crate::networkservice::sendfd::SendFd;
@@ -121,12 +122,19 @@ fn serve(node: &Node, birth: &Birth, number: usize) -> Result<Running> {
     let prefix = prefix.map_err(|error| Error::invalid("bad-prefix", error.to_string()))?;
     let additional = node.probe().then(&chain![
         Point2Point::new(&[prefix])?,
-        Mechanisms::server([(nsm_api::mechanism::KERNEL, chain![Kernel::server(&netns(node, program))])]),
+        Mechanisms::server([(
+            nsm_api::mechanism::KERNEL,
+            chain![Kernel::server(&netns(node, program))]
+        )]),
         SendFd::server(),
     ]);
     let chain = endpoint::endpoint(&birth.component, &birth.gate(policy::SERVER)?, &additional);
     let color = if number % 2 == 0 { "red" } else { "blue" };
-    let entry = entry(program, SERVICE, [("color".to_string(), color.to_string())].into());
+    let entry = entry(
+        program,
+        SERVICE,
+        [("color".to_string(), color.to_string())].into(),
+    );
     // A service belongs to who registers it first.
     offer(node, birth, chain, entry, (number == 0).then(service))
 }
@@ -136,23 +144,38 @@ fn service() -> Service {
     let color = |value: &str| -> Labels { [("color".to_string(), value.to_string())].into() };
     let same = Match {
         source_selector: Labels::new(),
-        routes: vec![Destination { destination_selector: color("{{.color}}"), ..Default::default() }],
+        routes: vec![Destination {
+            destination_selector: color("{{.color}}"),
+            ..Default::default()
+        }],
         fallthrough: true,
         ..Default::default()
     };
-    let any = Match { routes: vec![Destination::default()], ..Default::default() };
-    Service { name: SERVICE.into(), payload: "IP".into(), matches: vec![same, any], ..Default::default() }
+    let any = Match {
+        routes: vec![Destination::default()],
+        ..Default::default()
+    };
+    Service {
+        name: SERVICE.into(),
+        payload: "IP".into(),
+        matches: vec![same, any],
+        ..Default::default()
+    }
 }
 
 fn ask(node: &Node, program: Program, birth: &Birth) -> Result<Running> {
     let settings = client::Settings {
+        awareness_groups: AwarenessGroups::default(),
         connect_to: manager_socket(node),
         netns: netns(node, program),
         info: Labels::new(),
         policies: Policies::choose(policy::CLIENT)?,
     };
     let client = client::client(&birth.component, &settings, birth.way.clone());
-    Ok(Running { client: Some(client), ..Running::default() })
+    Ok(Running {
+        client: Some(client),
+        ..Running::default()
+    })
 }
 
 fn manager_socket(node: &Node) -> String {

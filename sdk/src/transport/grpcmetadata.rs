@@ -54,13 +54,20 @@ struct ReadSegment {
     token: Option<String>,
 }
 
-/// The path in `metadata`. An empty one when there is none, when it cannot be read (the reference's servers and clients
-/// ignore it then), or when it has no segments, whatever its index. Of several headers the last one counts.
+/// The path in `metadata`; an empty one where [`find`] finds none.
+///
+/// Errors: as [`find`].
+pub fn read(metadata: &MetadataMap) -> Result<Path> {
+    Ok(find(metadata)?.unwrap_or_default())
+}
+
+/// The path in `metadata`. None when there is none, or when it cannot be read: the reference's servers and clients
+/// ignore it then. An empty one when it has no segments, whatever its index. Of several headers the last one counts.
 ///
 /// Errors: `bad-path` when it is longer than the limits or has a segment that is null.
-pub fn read(metadata: &MetadataMap) -> Result<Path> {
+pub fn find(metadata: &MetadataMap) -> Result<Option<Path>> {
     let Some(header) = metadata.get_all(KEY).iter().next_back() else {
-        return Ok(Path::default());
+        return Ok(None);
     };
     let header = header.as_encoded_bytes();
     let bad = |text: String| Err(Error::invalid("bad-path", text));
@@ -74,7 +81,7 @@ pub fn read(metadata: &MetadataMap) -> Result<Path> {
         Ok(read) => read,
         Err(error) => {
             debug!(%error, "a header {KEY:?} cannot be read; going on without a path");
-            return Ok(Path::default());
+            return Ok(None);
         }
     };
     let segments = read.segments.unwrap_or_default();
@@ -101,7 +108,7 @@ pub fn read(metadata: &MetadataMap) -> Result<Path> {
     } else {
         read.index.unwrap_or_default()
     };
-    Ok(Path { index, path_segments })
+    Ok(Some(Path { index, path_segments }))
 }
 
 /// Puts `path` into `metadata`.
@@ -198,6 +205,15 @@ mod tests {
             assert_eq!(read(&header(&[json])).unwrap(), Path::default(), "{json}");
         }
         assert_eq!(read(&MetadataMap::new()).unwrap(), Path::default());
+        for (json, is_there) in [
+            ("{}", true),
+            (r#"{"Index":5,"PathSegments":null}"#, true),
+            ("null", false),
+            ("{", false),
+        ] {
+            assert_eq!(find(&header(&[json])).unwrap().is_some(), is_there, "{json}");
+        }
+        assert_eq!(find(&MetadataMap::new()).unwrap(), None);
         let kept = read(&header(&[r#"{"Index":5,"PathSegments":[{}]}"#])).unwrap();
         assert_eq!(kept, path(5, &[""]), "updatepath refuses the index");
         let error = read(&header(&[r#"{"Index":0,"PathSegments":[null]}"#])).unwrap_err();

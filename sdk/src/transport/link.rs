@@ -9,38 +9,28 @@
 //! **On close**: when its last user is gone, or 5 s after the component ends.
 //! **Cost**: of a call that of HTTP/2 over TLS; one task, besides those of the HTTP/2 implementation.
 
+mod wire;
+
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use futures::task::AtomicWaker;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
 use tokio::time::sleep;
-use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::debug;
 
+use super::connect::{connect, explain};
 use super::files::Files;
-use super::stream::Stream;
 use super::tls::{Connector, describe};
 use super::{Address, GRACE, MAX_HEADERS};
 use crate::core::{Component, Error, Peer, Result};
-use crate::identity::Svid;
-
-/// How long to wait when the listener of a unix socket has no room for another connection.
-const BACKLOG_FULL: Duration = Duration::from_millis(5);
+use wire::{Watch, Wire};
 
 /// See the [module](self).
 pub(crate) struct Link {
@@ -85,8 +75,7 @@ impl Link {
             .map_err(|error| failed(watch.failure().unwrap_or_else(|| chain(&error))))?;
         let driver = drive(component.clone(), Arc::clone(&watch), connection);
         component.spawn_detached("link", driver);
-        watch.opened.notified().await;
-        if !watch.heard.load(Ordering::Acquire) {
+        if !watch.opened().await {
             return Err(failed(
                 watch.failure().unwrap_or_else(|| "the connection ended".into()),
             ));
@@ -186,48 +175,6 @@ impl tower::Service<http::Request<Body>> for Transport {
     }
 }
 
-/// What is known of a connection below HTTP/2.
-struct Watch {
-    svid: Arc<Svid>,
-    /// Whether the server has said anything after the handshake.
-    heard: AtomicBool,
-    /// Told when it has, or when the connection has ended before.
-    opened: Notify,
-    /// Why it broke.
-    failure: Mutex<Option<String>>,
-    /// Wakes the driver when something was read.
-    driver: AtomicWaker,
-}
-
-impl Watch {
-    fn new(svid: Arc<Svid>) -> Self {
-        Self {
-            svid,
-            heard: AtomicBool::new(false),
-            opened: Notify::new(),
-            failure: Mutex::default(),
-            driver: AtomicWaker::new(),
-        }
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.failure.lock().clone()
-    }
-
-    fn heard(&self) {
-        if !self.heard.swap(true, Ordering::AcqRel) {
-            self.opened.notify_one();
-        }
-        self.driver.wake();
-    }
-
-    fn broke(&self, error: &io::Error) {
-        self.failure
-            .lock()
-            .get_or_insert_with(|| describe(error, &self.svid));
-    }
-}
-
 /// Runs the connection until nobody uses it. It is polled after every read, for it learns only when polled that the
 /// server goes away and no further call must be sent.
 async fn drive(
@@ -237,7 +184,7 @@ async fn drive(
 ) {
     let mut connection = pin!(connection);
     let driven = poll_fn(|cx| {
-        watch.driver.register(cx.waker());
+        watch.wake_when_heard(cx.waker());
         connection.as_mut().poll(cx)
     });
     let ended = async {
@@ -250,90 +197,7 @@ async fn drive(
         },
         () = ended => {}
     }
-    watch.opened.notify_one();
-}
-
-/// The stream of a link, which tells its watch what happens.
-struct Wire {
-    stream: TlsStream<Stream>,
-    watch: Arc<Watch>,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        match &read {
-            Ok(()) if buf.filled().len() > before => self.watch.heard(),
-            Ok(()) => self.watch.broke(&io::ErrorKind::UnexpectedEof.into()),
-            Err(error) => self.watch.broke(error),
-        }
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-async fn connect(address: &Address) -> io::Result<Stream> {
-    match address {
-        Address::Unix(path) => loop {
-            match UnixStream::connect(path).await {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_FULL).await,
-                done => return done.map(Stream::unix),
-            }
-        },
-        Address::Tcp(authority) if authority.starts_with(':') => {
-            Stream::tcp(TcpStream::connect(format!("localhost{authority}")).await?)
-        }
-        Address::Tcp(authority) => Stream::tcp(TcpStream::connect(authority).await?),
-    }
-}
-
-/// Why a socket could not be connected, for people.
-pub(crate) fn explain(address: &Address, error: &io::Error) -> String {
-    match (address, error.kind()) {
-        (Address::Unix(_), io::ErrorKind::NotFound) => {
-            "there is no such socket: is the program running, and its directory mounted?".into()
-        }
-        (Address::Unix(_), io::ErrorKind::ConnectionRefused) => {
-            "nobody listens on the socket: the program that made it has ended".into()
-        }
-        (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
-            "the socket may not be opened by this user".into()
-        }
-        (Address::Tcp(_), io::ErrorKind::ConnectionRefused) => {
-            "nobody listens there (connection refused)".into()
-        }
-        _ => error.to_string(),
-    }
+    watch.ended();
 }
 
 /// An error with its causes.

@@ -3,12 +3,14 @@
 //!
 //! **Guarantees**: one connection a target, whoever dials it; those who dial at the same time share one attempt. A unix
 //! target is known by the inode of its socket, since its path may be `/proc/PID/fd/N`, where numbers are used again. (An
-//! inode is not used again while a connection to it is open, for both ends hold it.) A connection is replaced when it
-//! breaks, when the server drains it, and when our SVID was replaced; it ends when its last user has gone.
+//! inode is not used again while a connection to it is open, for the other end holds it.) A connection is replaced when
+//! it breaks, when the server drains it, and when our SVID was replaced; it ends when its last user has gone.
+//! **On failure**: a call may find that its connection ended just before (`connection-gone`): dialling again helps.
 //! **Limits**: [`Config`].
 //! **Cost**: one lock and, for unix targets, one `stat` for a target that is connected; about 1 ms for one that is not.
 
-use std::collections::HashMap;
+mod slots;
+
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -19,11 +21,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 use super::Address;
-use super::link::{Link, explain};
+use super::link::Link;
 use super::remote::Caller;
 use super::tls::Connector;
-use crate::core::{Component, Dialer, Error, Inode, NetworkService, NsRegistry, NseRegistry, Remote, Result};
+use crate::core::{Component, Dialer, Error, NetworkService, NsRegistry, NseRegistry, Remote, Result, Task};
 use crate::identity::{Bundles, Credentials, Identity, Svid, Tokens};
+use slots::{Slot, Slots, Target};
 
 /// The least time between two looks for connections that are not needed.
 const LEAST_SWEEP: Duration = Duration::from_millis(100);
@@ -59,8 +62,9 @@ struct Inner {
     tokens: Tokens,
     config: Config,
     connector: Mutex<Option<Prepared>>,
-    slots: Mutex<HashMap<Target, Slot>>,
-    janitor: OnceLock<crate::core::Task>,
+    slots: Mutex<Slots>,
+    /// Sweeps, for as long as the pool is there.
+    sweeper: OnceLock<Task>,
 }
 
 /// A connector and what it was made from.
@@ -68,19 +72,6 @@ struct Prepared {
     svid: Arc<Svid>,
     bundles: Arc<Bundles>,
     connector: Connector,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Target {
-    Socket(Inode),
-    Tcp(String),
-}
-
-type Attempt = watch::Receiver<Option<Result<Arc<Caller>>>>;
-
-enum Slot {
-    Dialling(Attempt, Arc<Svid>),
-    Open(Arc<Caller>, Instant),
 }
 
 impl Pool {
@@ -95,17 +86,17 @@ impl Pool {
             component: component.clone(),
             identity,
             tokens,
+            slots: Mutex::new(Slots::new(config.max_connections)),
             config,
             connector: Mutex::default(),
-            slots: Mutex::default(),
-            janitor: OnceLock::new(),
+            sweeper: OnceLock::new(),
         });
-        let cleaning = clean(
+        let sweeping = sweep(
             component.clone(),
             Arc::downgrade(&inner),
             inner.config.idle_timeout,
         );
-        let _first = inner.janitor.set(component.spawn("pool", cleaning));
+        let _first = inner.sweeper.set(component.spawn("pool", sweeping));
         Self(inner)
     }
 
@@ -121,13 +112,12 @@ impl Pool {
             Slot::Open(caller, _) => return Ok(caller),
             Slot::Dialling(attempt, _) => attempt,
         };
-        let done = timeout_at(deadline, attempt.wait_for(Option::is_some)).await;
-        let done =
-            done.map_err(|_| Error::deadline(format!("could not connect to {url} within the deadline")))?;
-        match done.ok().and_then(|done| done.clone()) {
-            Some(done) => done,
-            None => Err(Error::unavailable("shutdown", "the program is shutting down")),
-        }
+        let late = |_| Error::deadline(format!("could not connect to {url} within the deadline"));
+        let done = timeout_at(deadline, attempt.wait_for(Option::is_some))
+            .await
+            .map_err(late)?;
+        let done = done.ok().and_then(|done| done.clone());
+        done.unwrap_or_else(|| Err(Error::unavailable("shutdown", "the program is shutting down")))
     }
 }
 
@@ -136,30 +126,21 @@ impl Inner {
     fn find(self: &Arc<Self>, target: Target, address: Address) -> Result<Slot> {
         let credentials = self.identity.current();
         let mut slots = self.slots.lock();
-        match slots.get_mut(&target) {
-            Some(Slot::Open(caller, used)) if caller.serves(&credentials.svid) => {
-                *used = Instant::now();
-                return Ok(Slot::Open(Arc::clone(caller), *used));
-            }
-            Some(Slot::Dialling(attempt, svid)) if same(svid, &credentials.svid) => {
-                return Ok(Slot::Dialling(attempt.clone(), Arc::clone(svid)));
-            }
-            _ => {}
-        }
-        let old = slots.remove(&target);
-        if slots.len() >= self.config.max_connections {
-            self.make_room(&mut slots)?;
+        if let Some(slot) = slots.get(&target, &credentials.svid) {
+            return Ok(slot);
         }
         let connector = self.connector(&credentials)?;
         let (outcome, attempt) = watch::channel(None);
-        let slot = || Slot::Dialling(attempt.clone(), Arc::clone(&connector.svid));
-        slots.insert(target.clone(), slot());
+        let old = slots.begin(&target, attempt.clone(), &connector.svid)?;
         drop(slots);
         drop(old);
-        let (inner, slot) = (Arc::clone(self), slot());
+        let slot = Slot::Dialling(attempt, Arc::clone(&connector.svid));
+        let inner = Arc::clone(self);
         self.component.spawn_detached("dial", async move {
             let done = inner.open(&target, &address, &connector).await;
-            inner.settle(target, &connector.svid, &done);
+            let ending = inner.component.shutdown().is_cancelled();
+            let kept = done.as_ref().ok().filter(|_| !ending).cloned();
+            inner.slots.lock().settle(target, &connector.svid, kept);
             let _nobody_may_wait = outcome.send(Some(done));
         });
         Ok(slot)
@@ -179,38 +160,6 @@ impl Inner {
         Ok(Arc::new(Caller::new(link, self.tokens.clone())))
     }
 
-    /// Puts the outcome of an attempt in its place, unless another SVID's attempt has taken it.
-    fn settle(&self, target: Target, by: &Arc<Svid>, done: &Result<Arc<Caller>>) {
-        let mut slots = self.slots.lock();
-        let ours = matches!(slots.get(&target), Some(Slot::Dialling(_, svid)) if same(svid, by));
-        match done {
-            _ if !ours => {}
-            Ok(caller) if !self.component.shutdown().is_cancelled() => {
-                slots.insert(target, Slot::Open(Arc::clone(caller), Instant::now()));
-            }
-            _ => {
-                slots.remove(&target);
-            }
-        }
-    }
-
-    /// Drops the connection that is unused for the longest time.
-    fn make_room(&self, slots: &mut HashMap<Target, Slot>) -> Result<()> {
-        let unused = slots.iter().filter_map(|(target, slot)| match slot {
-            Slot::Open(caller, used) if !caller.is_used() => Some((*used, target.clone())),
-            _ => None,
-        });
-        let Some((_, target)) = unused.min_by_key(|(used, _)| *used) else {
-            let text = format!(
-                "{} connections to other components are in use, which is the most",
-                slots.len()
-            );
-            return Err(Error::exhausted("too-many-connections", text));
-        };
-        slots.remove(&target);
-        Ok(())
-    }
-
     fn connector(&self, now: &Credentials) -> Result<Connector> {
         let mut prepared = self.connector.lock();
         let current = prepared.as_ref().filter(|prepared| {
@@ -227,91 +176,40 @@ impl Inner {
         });
         Ok(connector)
     }
-
-    /// Drops connections that are broken, or that nobody has used for a while.
-    fn sweep(&self) {
-        let now = Instant::now();
-        self.slots.lock().retain(|_, slot| match slot {
-            Slot::Dialling(..) => true,
-            Slot::Open(caller, used) => {
-                caller.link().expire_files();
-                if caller.is_used() {
-                    *used = now;
-                }
-                caller.link().is_open() && now.saturating_duration_since(*used) < self.config.idle_timeout
-            }
-        });
-    }
-}
-
-impl Target {
-    fn of(address: &Address) -> Result<Self> {
-        match address {
-            Address::Tcp(authority) => Ok(Self::Tcp(authority.clone())),
-            Address::Unix(path) => match rustix::fs::stat(path) {
-                Ok(stat) => Ok(Self::Socket(Inode {
-                    dev: stat.st_dev,
-                    ino: stat.st_ino,
-                })),
-                Err(error) => {
-                    let why = explain(address, &error.into());
-                    Err(Error::unavailable(
-                        "peer-unreachable",
-                        format!("cannot connect to {address}: {why}"),
-                    ))
-                }
-            },
-        }
-    }
-}
-
-impl Caller {
-    /// Whether it can be given to who dials with this SVID.
-    fn serves(&self, svid: &Svid) -> bool {
-        self.link().is_open()
-            && self
-                .link()
-                .peer()
-                .local
-                .as_ref()
-                .is_some_and(|local| same(local, svid))
-    }
-
-    /// Whether anybody but the pool holds it.
-    fn is_used(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1 || Arc::strong_count(self.link()) > 1
-    }
-}
-
-/// Whether two SVIDs are the same one, told twice.
-fn same(one: &Svid, other: &Svid) -> bool {
-    one.certificates == other.certificates
 }
 
 /// Sweeps until the pool is gone or the component ends, and then lets go of everything that is not in use.
-async fn clean(component: Component, pool: Weak<Inner>, idle: Duration) {
+async fn sweep(component: Component, pool: Weak<Inner>, idle: Duration) {
     loop {
         tokio::select! {
             () = component.shutdown().cancelled() => break,
             () = sleep((idle / 4).max(LEAST_SWEEP)) => {}
         }
         let Some(pool) = pool.upgrade() else { return };
-        pool.sweep();
+        pool.slots.lock().sweep(idle);
     }
     if let Some(pool) = pool.upgrade() {
         pool.slots.lock().clear();
     }
 }
 
-macro_rules! dials {
-    ($($api:ty),*) => {$(
-        #[async_trait]
-        impl Dialer<$api> for Pool {
-            async fn dial(&self, url: &str, deadline: Instant) -> Result<Arc<dyn Remote<$api>>> {
-                Ok(self.caller(url, deadline).await?)
-            }
-        }
-    )*};
+#[async_trait]
+impl Dialer<NetworkService> for Pool {
+    async fn dial(&self, url: &str, deadline: Instant) -> Result<Arc<dyn Remote<NetworkService>>> {
+        Ok(self.caller(url, deadline).await?)
+    }
 }
 
-dials!(NetworkService, NseRegistry, NsRegistry);
+#[async_trait]
+impl Dialer<NseRegistry> for Pool {
+    async fn dial(&self, url: &str, deadline: Instant) -> Result<Arc<dyn Remote<NseRegistry>>> {
+        Ok(self.caller(url, deadline).await?)
+    }
+}
+
+#[async_trait]
+impl Dialer<NsRegistry> for Pool {
+    async fn dial(&self, url: &str, deadline: Instant) -> Result<Arc<dyn Remote<NsRegistry>>> {
+        Ok(self.caller(url, deadline).await?)
+    }
+}

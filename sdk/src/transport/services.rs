@@ -28,6 +28,7 @@ use crate::core::{
     Api, Chain, Component, Ctx, Error, NetworkService, NsRegistry, NseRegistry, Peer, Registration, Request,
     Result,
 };
+use crate::registry::updatepath::NoPath;
 
 /// A chain as the implementation of a service.
 #[derive(Clone)]
@@ -93,9 +94,18 @@ impl<A: Api> Served<A> {
         error.to_status(self.component.name())
     }
 
-    /// A registration and its path, from the message and the header.
-    fn registration<T>(&self, metadata: &MetadataMap, entry: T) -> Result<Registration<T>, Status> {
-        let path = grpcmetadata::read(metadata).map_err(|error| self.status(&error))?;
+    /// A registration and its path, from the message and the header. [`NoPath`] tells that there was none.
+    fn registration<T>(
+        &self,
+        ctx: &Ctx,
+        metadata: &MetadataMap,
+        entry: T,
+    ) -> Result<Registration<T>, Status> {
+        let path = grpcmetadata::find(metadata).map_err(|error| self.status(&error))?;
+        if path.is_none() {
+            ctx.call().insert(NoPath);
+        }
+        let path = path.unwrap_or_default();
         Ok(Registration { entry, path })
     }
 
@@ -154,14 +164,14 @@ impl NetworkServiceEndpointRegistry for Served<NseRegistry> {
         call: tonic::Request<NetworkServiceEndpoint>,
     ) -> Result<Response<NetworkServiceEndpoint>, Status> {
         let (ctx, metadata, entry) = self.arrive(call);
-        let mut message = self.registration(&metadata, entry)?;
+        let mut message = self.registration(&ctx, &metadata, entry)?;
         self.request(&ctx, &mut message).await?;
         self.answer(message.entry, &message.path)
     }
 
     async fn unregister(&self, call: tonic::Request<NetworkServiceEndpoint>) -> Result<Response<()>, Status> {
         let (ctx, metadata, entry) = self.arrive(call);
-        let mut message = self.registration(&metadata, entry)?;
+        let mut message = self.registration(&ctx, &metadata, entry)?;
         self.close(&ctx, &mut message).await?;
         self.answer((), &message.path)
     }
@@ -180,14 +190,14 @@ impl NetworkServiceRegistry for Served<NsRegistry> {
 
     async fn register(&self, call: tonic::Request<Service>) -> Result<Response<Service>, Status> {
         let (ctx, metadata, entry) = self.arrive(call);
-        let mut message = self.registration(&metadata, entry)?;
+        let mut message = self.registration(&ctx, &metadata, entry)?;
         self.request(&ctx, &mut message).await?;
         self.answer(message.entry, &message.path)
     }
 
     async fn unregister(&self, call: tonic::Request<Service>) -> Result<Response<()>, Status> {
         let (ctx, metadata, entry) = self.arrive(call);
-        let mut message = self.registration(&metadata, entry)?;
+        let mut message = self.registration(&ctx, &metadata, entry)?;
         self.close(&ctx, &mut message).await?;
         self.answer((), &message.path)
     }

@@ -7,28 +7,23 @@
 //! **Limits**: sessions are not resumed: connections are kept, and each proves its certificate anew.
 //! **Cost**: a handshake takes about 1 ms of both sides together.
 
-use std::collections::BTreeMap;
+mod verifier;
+
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::NoServerSessionStorage;
+use rustls::{AlertDescription, CertificateError, ClientConfig, OtherError, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
-use tracing::warn;
 
+use super::files::Files;
 use super::stream::Stream;
 use crate::core::{Error, FilePassing, Peer, PeerIdentity, Result};
-use crate::identity::{Bundles, Credentials, Svid, trust_domain};
+use crate::identity::{Credentials, Svid};
+use verifier::Verifier;
 
 const ALPN: &[u8] = b"h2";
 
@@ -159,7 +154,7 @@ fn unusable(svid: &Svid, error: &rustls::Error) -> Error {
 fn peer(
     certificates: Option<&[CertificateDer<'_>]>,
     local: &Arc<Svid>,
-    files: Option<Arc<super::files::Files>>,
+    files: Option<Arc<Files>>,
 ) -> io::Result<Peer> {
     let leaf = certificates
         .and_then(<[_]>::first)
@@ -171,154 +166,6 @@ fn peer(
         local: Some(Arc::clone(local)),
         files: files.map(|files| files as Arc<dyn FilePassing>),
     })
-}
-
-/// Believes a chain that an authority of its own trust domain has signed.
-#[derive(Debug)]
-struct Verifier {
-    domains: BTreeMap<String, Domain>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-#[derive(Debug)]
-struct Domain {
-    roots: Arc<RootCertStore>,
-    clients: Arc<dyn ClientCertVerifier>,
-}
-
-impl Verifier {
-    fn new(provider: &Arc<CryptoProvider>, bundles: &Bundles) -> Self {
-        let mut domains = BTreeMap::new();
-        for (name, authorities) in bundles {
-            let mut roots = RootCertStore::empty();
-            let (_, ignored) = roots.add_parsable_certificates(authorities.iter().cloned());
-            if ignored > 0 {
-                warn!(trust_domain = %name, ignored, "some authorities of a bundle cannot be read; they are not believed");
-            }
-            let roots = Arc::new(roots);
-            let clients =
-                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider)).build();
-            match clients {
-                Ok(clients) => {
-                    domains.insert(name.clone(), Domain { roots, clients });
-                }
-                Err(error) => {
-                    warn!(trust_domain = %name, %error, "a bundle cannot be used; nobody of it is believed")
-                }
-            }
-        }
-        let algorithms = provider.signature_verification_algorithms;
-        Self { domains, algorithms }
-    }
-
-    /// The domain that the leaf claims to be of, if we know it; `check` then proves the claim.
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        check: impl FnOnce(&Domain) -> Result<(), rustls::Error>,
-    ) -> Result<(), rustls::Error> {
-        let refused = |error: Error| {
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-        };
-        let id = PeerIdentity::of(leaf).map_err(refused)?.spiffe_id;
-        let name = trust_domain(&id).unwrap_or_default();
-        let Some(domain) = self.domains.get(name) else {
-            let known: Vec<_> = self.domains.keys().map(String::as_str).collect();
-            let text = format!(
-                "{id} is of the trust domain {name:?}, for which there is no bundle (known: {}); federate with it",
-                known.join(", ")
-            );
-            return Err(refused(Error::denied("unknown-trust-domain", text)));
-        };
-        check(domain).map_err(|error| {
-            let text = format!("{id} is not proven by the bundle of its trust domain {name:?}: {error}");
-            refused(Error::denied("bad-certificate", text))
-        })
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(leaf, |domain| {
-            let leaf = ParsedCertificate::try_from(leaf)?;
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&leaf, &domain.roots, intermediates, now, algorithms)
-        })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Verifier {
-    /// None: a client has one SVID and need not choose.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(leaf, |domain| {
-            domain
-                .clients
-                .verify_client_cert(leaf, intermediates, now)
-                .map(drop)
-        })?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

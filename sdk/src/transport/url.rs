@@ -4,6 +4,7 @@
 //! `unix:///path`, `tcp://host:port`, or `host:port` alone, which manifests use for registries.
 
 use std::fmt;
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -76,9 +77,65 @@ impl fmt::Display for Address {
     }
 }
 
+/// The URL by which others reach whoever listens on `urls`: the first of TCP, else the first. A host that is missing
+/// or unspecified becomes the address from which this machine reaches others, of IPv4 if it can.
+///
+/// Errors: `bad-url` for an empty list or what is no URL, `no-address` when this machine reaches nobody.
+pub fn public_url<U: AsRef<str>>(urls: &[U]) -> Result<String> {
+    let addresses = urls.iter().map(|url| url.as_ref().parse());
+    let addresses: Vec<Address> = addresses.collect::<Result<_>>()?;
+    let is_tcp = |address: &&Address| matches!(address, Address::Tcp(_));
+    let chosen = addresses.iter().find(is_tcp).or(addresses.first());
+    let chosen = chosen.ok_or_else(|| Error::invalid("bad-url", "there is no URL to listen on"))?;
+    let Address::Tcp(authority) = chosen else {
+        return Ok(chosen.to_string());
+    };
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_unspecified = host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+    if !host.is_empty() && !is_unspecified {
+        return Ok(chosen.to_string());
+    }
+    let own = own_address().ok_or_else(|| {
+        let text = format!(
+            "{chosen} has no host, and this machine has no address to reach others by; write one into it"
+        );
+        Error::invalid("no-address", text)
+    })?;
+    Ok(match own {
+        IpAddr::V4(ip) => format!("tcp://{ip}:{port}"),
+        IpAddr::V6(ip) => format!("tcp://[{ip}]:{port}"),
+    })
+}
+
+/// The source address of packets to an address that belongs to nobody (RFC 5737, RFC 3849). None is sent.
+fn own_address() -> Option<IpAddr> {
+    let nobody = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    nobody.into_iter().find_map(|(any, nobody)| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(nobody).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_public_url_is_the_first_of_tcp() {
+        let both = ["unix:///run/nsm.sock", "tcp://10.0.0.1:5001"];
+        assert_eq!(public_url(&both).unwrap(), "tcp://10.0.0.1:5001");
+        assert_eq!(public_url(&both[..1]).unwrap(), "unix:///run/nsm.sock");
+        assert_eq!(public_url::<&str>(&[]).unwrap_err().reason(), "bad-url");
+        let own = public_url(&["tcp://:5001"]);
+        let is_dialled = |url: &String| url.ends_with(":5001") && !url.starts_with("tcp://:");
+        assert!(
+            own.as_ref()
+                .map_or_else(|error| error.reason() == "no-address", is_dialled),
+            "{own:?}"
+        );
+    }
 
     #[test]
     fn urls_of_manifests_are_understood() {

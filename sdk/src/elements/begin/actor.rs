@@ -10,6 +10,7 @@ use tracing::{Instrument, debug, debug_span, info};
 use super::{Call, Place, Reply};
 use crate::core::events::Queued;
 use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
+use crate::policy::DENIED;
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
 const GRACE: Duration = Duration::from_secs(2);
@@ -113,6 +114,10 @@ impl<A: Api> Actor<A> {
             is_close,
             reply,
         } = call;
+        if let Err(refused) = self.admit(&ctx) {
+            self.answer(reply, Err(refused)).await;
+            return;
+        }
         if is_close {
             let done = self.close(&ctx, message).await;
             self.answer(reply, done).await;
@@ -137,6 +142,21 @@ impl<A: Api> Actor<A> {
             self.leave().await;
         }
         reply.send(Reply::Done(done)).is_ok()
+    }
+
+    /// Refuses a caller who may not act on what somebody else has requested.
+    fn admit(&self, ctx: &Ctx) -> Result<()> {
+        match self.committed.as_deref() {
+            Some(committed) if !A::admits(committed.ctx.peer(), &committed.message, ctx.peer()) => {
+                let text = format!(
+                    "{} was requested by somebody else than {}: {DENIED}",
+                    committed.message.id(),
+                    ctx.peer().spiffe_id().unwrap_or("the caller"),
+                );
+                Err(Error::denied("not-the-owner", text))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn is(&self, life: Life) -> bool {

@@ -11,6 +11,7 @@ use super::*;
 use crate::core::testing::{Connection, Probe, standard_cases};
 use crate::core::{CallToken, Chain, Clock, Component, NsRegistry, NseRegistry, Peer, Registration};
 use crate::elements::authorize::AuthorizeClient;
+use crate::elements::begin::Begin;
 use crate::identity::testing::{NSE, NSMGR, OTHER, Party, REGISTRY, now, parties, segment};
 use crate::policy;
 use crate::registry::expire::Expire;
@@ -46,6 +47,7 @@ fn guarded<'a>(party: &'a Party, authorize: Authorize) -> Server<'a> {
     let chain = Chain::new(vec![
         Arc::new(UpdatePath::new(&party.tokens, &party.identity())),
         Arc::new(authorize),
+        Arc::new(Begin::server(&component)),
         Arc::new(Expire::new(Duration::from_secs(60))),
         Arc::new(Arc::clone(&probe)),
     ]);
@@ -337,9 +339,10 @@ async fn c83_a_name_whose_registration_has_ended_is_free() {
 async fn c89_whoever_has_an_identity_finds_without_a_token() {
     let [us, nse] = parties([NSMGR, NSE]);
     let server = nsmgr(&us);
-    server
-        .probe
-        .find(vec![NseRegistry::found(endpoint("nse", &["s"]).entry, false)]);
+    Probe::find(
+        &server.probe,
+        vec![NseRegistry::found(endpoint("nse", &["s"]).entry, false)],
+    );
     let peer = Peer {
         token: None,
         ..nse.calls(&us)
@@ -385,6 +388,7 @@ async fn c84_another_replica_and_a_restarted_one_know_the_owner() {
         let chain = Chain::new(vec![
             Arc::new(UpdatePath::new(&registry.tokens, &registry.identity())),
             Arc::new(Authorize::stored(&policies(), &registry.identity())),
+            Arc::new(Begin::server(&component)),
             Arc::new(Expire::new(Duration::from_secs(60))),
             Arc::new(Shared(Arc::clone(&memory))),
         ]);

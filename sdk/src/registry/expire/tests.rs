@@ -95,6 +95,19 @@ async fn c44_no_promise_outlives_the_token_of_the_caller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c44_no_promise_outlives_our_own_token() {
+    let (component, _, chain) = setup();
+    let ctx = within(&component, 10);
+    ctx.call()
+        .insert(OwnToken(component.now() + Duration::from_secs(20)));
+    let mut message = endpoint("nse", &["s"]);
+    chain.request(&ctx, &mut message).await.expect("registers");
+    let promised = component.now() + Duration::from_secs(20);
+    assert_eq!(NseRegistry::expires(&message.entry), Some(promised));
+    component.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn c45_no_promise_outlives_the_one_of_those_behind() {
     let (component, probe, chain) = setup();
     let earlier = component.now() + Duration::from_secs(30);

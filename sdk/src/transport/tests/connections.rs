@@ -409,3 +409,84 @@ async fn a_listener_that_cannot_be_bound_fails_the_start() {
         );
     }
 }
+
+#[tokio::test]
+async fn c83_a_target_is_its_socket_whatever_its_path_is_or_was() {
+    use rustix::fs::{Mode, OFlags, open};
+    let machine = Machine::new();
+    let (one, two, client) = (
+        machine.program("one"),
+        machine.program("two"),
+        machine.program("client"),
+    );
+    let (url, other) = (machine.url("one"), machine.url("two"));
+    one.serve(&url, naming("one")).await;
+    two.serve(&other, naming("two")).await;
+    let socket = |url: &str| {
+        open(
+            url.trim_start_matches("unix://"),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap()
+    };
+    let mut file = socket(&url);
+    let passed = format!(
+        "unix:///proc/{}/fd/{}",
+        std::process::id(),
+        std::os::fd::AsRawFd::as_raw_fd(&file)
+    );
+    let pool = client.pool();
+    let by_path = dial(&pool, &url).await;
+    assert!(same(&by_path, &dial(&pool, &passed).await));
+
+    std::fs::remove_file(url.trim_start_matches("unix://")).unwrap();
+    drop(by_path);
+    let fresh = client.pool();
+    assert_eq!(
+        call(&dial(&fresh, &passed).await, &client).await.id(),
+        "one",
+        "its path is gone"
+    );
+
+    rustix::io::dup2(socket(&other), &mut file).unwrap();
+    assert_eq!(
+        call(&dial(&pool, &passed).await, &client).await.id(),
+        "two",
+        "the number is another file's"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_shake_hands_is_dropped() {
+    let machine = Machine::new();
+    let server = machine.program("server");
+    server.serve(&machine.url("s"), naming("server")).await;
+    let start = Instant::now();
+    let mut silent = UnixStream::connect(machine.directory.path().join("s.sock"))
+        .await
+        .unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(start.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_call_that_outlives_the_grace_ends_with_its_connection_and_is_not_cancelled() {
+    let machine = Machine::new();
+    let (server, client) = (machine.program("server"), machine.program("client"));
+    let probe = naming("server");
+    let _held = probe.hold();
+    let url = server.serve(&machine.url("s"), Arc::clone(&probe)).await;
+    let remote = dial(&client.pool(), &url).await;
+    let ctx = client.ctx();
+    let (answer, ()) = tokio::join!(remote.request(&ctx, request()), async {
+        until("the call arrives", || probe.requests().len() == 1).await;
+        server.component.end().await;
+    });
+    let error = answer.unwrap_err();
+    assert_eq!(
+        (error.code(), error.reason()),
+        (tonic::Code::Unavailable, "peer-unreachable"),
+        "{error}"
+    );
+}

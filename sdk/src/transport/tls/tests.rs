@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::core::{Component, Inode};
-use crate::identity::Issuer;
+use crate::identity::{Bundles, Issuer};
 
 type Shaken = (
     io::Result<(server::TlsStream<Stream>, Peer)>,
