@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the reference's address management answered to random requests, refreshes and closes, and that ours answers
 //! the same. `tests/vectors/addresses.json` has one conversation with one endpoint a line.
+#![allow(clippy::unwrap_used, reason = "the recorded conversations are well formed")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,10 @@ use nsm_sdk::sandbox::{Call, Kind, Step};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How many of the last events a failure tells.
+/// Marks what must not happen.
+const BROKEN: &str = "BROKEN";
+
+/// How many of the events that led to a failure are told.
 const TOLD: usize = 400;
 
 /// How often one program may repeat one call within a minute: what a backoff from 200 ms to 3 s leads to, and as
@@ -51,7 +54,7 @@ impl History {
 
     /// Notes that something happened that must not.
     pub(crate) fn fail(&self, what: impl Display) {
-        self.note(format!("BROKEN {what}"));
+        self.note(format!("{BROKEN} {what}"));
         self.0.lock().broken.push(what.to_string());
     }
 
@@ -112,7 +115,8 @@ impl History {
         if events.broken.is_empty() {
             return Ok(());
         }
-        let from = events.lines.len().saturating_sub(TOLD);
-        Err(format!("{}\n{}", events.lines[from..].join("\n"), events.broken.join("\n")))
+        let first = events.lines.iter().position(|line| line.contains(BROKEN)).unwrap_or_default();
+        let led_to = &events.lines[first.saturating_sub(TOLD)..=first];
+        Err(format!("{}\n{}", led_to.join("\n"), events.broken.join("\n")))
     }
 }

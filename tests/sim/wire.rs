@@ -112,9 +112,9 @@ impl Wire {
         world.note(format!("{} asks {call} {how:?}", self.id));
         let began = Instant::now();
         let done = match how.patience {
-            None => chain.request(&ctx, &mut request).await.map_err(|error| error.to_string()),
+            None => chain.request(&ctx, &mut request).await.map_err(|error| error.reason().to_string()),
             Some(patience) => match timeout(patience, chain.request(&ctx, &mut request)).await {
-                Ok(done) => done.map_err(|error| error.to_string()),
+                Ok(done) => done.map_err(|error| error.reason().to_string()),
                 Err(_) => Err("dropped".into()),
             },
         };
@@ -147,7 +147,7 @@ impl Wire {
         let ctx = Ctx::own(&component, within);
         world.note(format!("{} closes {call}", self.id));
         let began = Instant::now();
-        let done = chain.close(&ctx, &mut request).await.map_err(|error| error.to_string());
+        let done = chain.close(&ctx, &mut request).await.map_err(|error| error.reason().to_string());
         self.ended(world, "close", call, began, within);
         world.note(format!("{} is closed {call} {done:?}", self.id));
         let lived = since == Some(world.deaths());

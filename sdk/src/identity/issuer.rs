@@ -123,6 +123,7 @@ impl Issuer {
             loop {
                 let left = component.until(sender.borrow().svid.not_after);
                 tokio::select! {
+                    biased;
                     () = component.shutdown().cancelled() => break,
                     () = sender.closed() => break,
                     () = tokio::time::sleep((left / 2).max(LEAST_INTERVAL)) => {}

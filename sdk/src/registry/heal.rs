@@ -166,8 +166,9 @@ impl<A: Registry> Watch<A> {
         let shutdown = self.ctx.component().shutdown().clone();
         loop {
             let item = tokio::select! {
-                item = self.found.next() => item,
+                biased;
                 () = shutdown.cancelled() => return None,
+                item = self.found.next() => item,
             };
             match item {
                 Some(Ok(item)) => return Some(item),
@@ -175,8 +176,9 @@ impl<A: Registry> Watch<A> {
                 None => debug!("a watch ended; opening it again"),
             }
             self.found = tokio::select! {
-                found = self.reopen() => found,
+                biased;
                 () = shutdown.cancelled() => return None,
+                found = self.reopen() => found,
             };
         }
     }

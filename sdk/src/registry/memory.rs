@@ -81,10 +81,11 @@ impl<A: Registry> Memory<A> {
             async move {
                 let subscription = subscription?;
                 let item = tokio::select! {
-                    item = subscription.next() => item,
+                    biased;
                     () = ended.cancelled() => {
                         Err(Error::unavailable("shutdown", "the registry is shutting down"))
                     }
+                    item = subscription.next() => item,
                 };
                 let more = item.is_ok().then_some(subscription);
                 Some((item, more))

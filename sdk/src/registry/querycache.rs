@@ -150,7 +150,7 @@ impl<A: Registry> Element<A> for QueryCache<A> {
             let found = |entry: Arc<A::Entry>| Ok(A::found(A::Entry::clone(&entry), false));
             return Ok(Box::pin(stream::iter(entries).map(found)));
         }
-        let mut rest = next.find(ctx, A::query(wide.clone(), false)).await?;
+        let mut rest = next.find(ctx, A::query(wide.clone(), false)).await?.fuse();
         let mut found = Vec::new();
         let collect = async {
             while found.len() <= MAX_ENTRIES
@@ -198,8 +198,9 @@ impl<A: Registry> Watch<A> {
     async fn run(self, component: Component, wide: A::Entry, rest: Chain<A>) {
         let shutdown = component.shutdown().clone();
         tokio::select! {
-            () = self.reflect(&component, wide, &rest) => {}
+            biased;
             () = shutdown.cancelled() => {}
+            () = self.reflect(&component, wide, &rest) => {}
         }
         self.leave();
     }
@@ -217,6 +218,7 @@ impl<A: Registry> Watch<A> {
         loop {
             let idle = self.mirror.asked() + IDLE;
             tokio::select! {
+                biased;
                 item = found.next() => match item {
                     Some(Ok(item)) => {
                         if !self.mirror.reflect(&item) {

@@ -35,6 +35,9 @@ impl Plane {
             power: power.clone(),
             left: Arc::clone(&left),
         });
+        if left.lock().is_empty() {
+            return plane;
+        }
         let (model, power, shutdown) = (model.clone(), power.clone(), component.shutdown().clone());
         component.spawn_detached("grace", async move {
             tokio::select! {

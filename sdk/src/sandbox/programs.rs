@@ -135,7 +135,8 @@ fn serve(node: &Node, birth: &Birth, number: usize) -> Result<Running> {
         SERVICE,
         [("color".to_string(), color.to_string())].into(),
     );
-    offer(node, birth, chain, entry, Some(service()))
+    // A service belongs to who registers it first.
+    offer(node, birth, chain, entry, (number == 0).then(service))
 }
 
 /// Clients with a color get an endpoint of that color, if there is one.

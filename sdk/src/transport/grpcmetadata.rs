@@ -246,4 +246,19 @@ mod tests {
         );
         assert_eq!(read(&header(&[&huge])).unwrap_err().reason(), "bad-path");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(index: u32, tokens in proptest::collection::vec("[!-~]{0,40}", 1..8)) {
+            let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
+            let mut metadata = MetadataMap::new();
+            write(&mut metadata, &path(index, &tokens)).unwrap();
+            assert_eq!(read(&metadata).unwrap(), path(index, &tokens));
+        }
+
+        #[test]
+        fn anything_else_is_read_without_harm(json in r#"[{}\[\]":,a-z0-9 \\-]{0,60}"#) {
+            let _any_answer = read(&header(&[&json]));
+        }
+    }
 }

@@ -182,4 +182,11 @@ mod tests {
             assert_eq!(deadline(&map(&[(TIMEOUT, bad)])), None, "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn anything_is_read_without_harm(text in "[0-9TZtz:.+-]{0,40}|\\PC{0,30}") {
+            let _any_answer = (parse_time(&text), text.parse::<tonic::metadata::AsciiMetadataValue>().is_ok().then(|| deadline(&map(&[(TIMEOUT, &text)]))));
+        }
+    }
 }

@@ -234,6 +234,7 @@ impl Subscription {
                 return Some(event);
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return None,
                 () = self.wake.notified() => {}
             }

@@ -398,3 +398,35 @@ async fn everything_ends_with_the_component() {
     setup.component.end().await;
     assert_eq!((setup.cache.mirrors(), setup.wire.open()), (0, 0));
 }
+
+/// Answers with a stream that panics when it is polled after its end, as an `unfold` does.
+struct Unfused;
+
+#[async_trait]
+impl Element<NseRegistry> for Unfused {
+    fn name(&self) -> &'static str {
+        "unfused"
+    }
+
+    async fn find(
+        &self,
+        _: &Ctx,
+        _: <NseRegistry as crate::core::Api>::Query,
+        _: Next<'_, NseRegistry>,
+    ) -> Result<Found<NseRegistry>> {
+        let found = NseRegistry::found(endpoint("nse", &["s"]).entry, false);
+        Ok(Box::pin(stream::unfold(Some(found), |found| async {
+            Some((Ok(found?), None))
+        })))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_not_polled_after_its_end() {
+    let (component, chain) = (component(), crate::chain![QueryCache::default(), Unfused]);
+    let example = NetworkServiceEndpoint {
+        network_service_names: vec!["s".into()],
+        ..Default::default()
+    };
+    assert_eq!(names::<NseRegistry>(&chain, &component, example).await, ["nse"]);
+}
