@@ -85,8 +85,12 @@ impl Client {
 
     /// Asks for `service` by its URL, as the connection `id`.
     pub async fn attach(&self, id: &str, service: &str) -> Result<Attached> {
-        let request = client::request(&self.component, id, &service.parse()?);
-        self.again(request).await
+        self.again(self.ask(id, service)?).await
+    }
+
+    /// The first request for `service` by its URL, as the connection `id`, not made yet.
+    pub fn ask(&self, id: &str, service: &str) -> Result<Request> {
+        Ok(client::request(&self.component, id, &service.parse()?))
     }
 
     /// Repeats a request, or makes a first one.

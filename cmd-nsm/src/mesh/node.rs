@@ -217,7 +217,9 @@ impl Node {
             .await
     }
 
-    fn launch(
+    /// Starts `program` under the name and identity `name`, with these variables besides those that all have, and
+    /// does not wait.
+    pub fn launch(
         &self,
         name: &str,
         program: &str,
