@@ -17,6 +17,9 @@ const UNFINISHED: [&str; 7] = [
     concat!("#[ign", "ore"),
 ];
 
+/// What a source has that lists its tests in place of marking them.
+const TRIALS: &str = concat!("libtest_mimic", "::Trial");
+
 /// The numbered cases of the wire contract, by their prefix: the first and the last number, and numbers between
 /// them that nobody gave out.
 const CASES: [(&str, u32, u32, &[std::ops::RangeInclusive<u32>]); 3] = [
@@ -124,8 +127,11 @@ fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter(|(file, _)| file.ends_with(".rs"))
 }
 
-/// Whether `source` has a test function of this name.
+/// Whether `source` has a test of this name: a function, or an entry of a list of trials.
 fn has_test(source: &str, function: &str) -> bool {
+    if source.contains(TRIALS) {
+        return trials(source).any(|name| name == function);
+    }
     let head = format!("fn {function}(");
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     lines.iter().enumerate().any(|(at, line)| {
@@ -148,6 +154,14 @@ fn every_test_that_a_document_names_exists() {
         }
     }
     expect_none("no such test", &wrong);
+}
+
+/// The names in a list of trials: texts of a word.
+fn trials(source: &str) -> impl Iterator<Item = &str> {
+    let texts = source.split('"').skip(1).step_by(2);
+    texts.filter(|text| {
+        text.contains('_') && !text.contains(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+    })
 }
 
 /// The cells of the tables of a document, row by row, without the lines that rule them.
@@ -216,7 +230,10 @@ fn every_test_that_is_named_after_a_case_is_in_the_table() {
             .split("fn ")
             .skip(1)
             .filter_map(|rest| rest.split('(').next());
-        for function in functions.filter(|function| is_named_after_a_case(function)) {
+        for function in functions
+            .chain(trials(&source))
+            .filter(|name| is_named_after_a_case(name))
+        {
             if has_test(&source, function) && !named.contains(&(name.as_str(), function)) {
                 wrong.push(format!("{name}#{function}"));
             }
@@ -270,6 +287,8 @@ fn the_checks_see_what_they_look_for() {
     let source = "#[tokio::test(start_paused = true)]\n/// Why.\nasync fn it_holds() {\nfn helper() {";
     assert!(has_test(source, "it_holds"));
     assert!(!has_test(source, "helper"));
+    let trials = format!("use {TRIALS};\nvec![test(\"d1_it_holds\", run)]\nfn run() {{");
+    assert!(has_test(&trials, "d1_it_holds") && !has_test(&trials, "run"));
     assert!(is_named_after_a_case("c35_it_holds"));
     assert!(!is_named_after_a_case("close_it") && !is_named_after_a_case("c35"));
     let found: Vec<_> = references("a `b` and `c/d.rs#e`, `f#g`").collect();
