@@ -9,20 +9,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nsm_sdk::core::Result;
-use rand::Rng;
 
-use crate::end::End;
-use crate::make::{Attempt, FIRST_INDEX, Outcome, Spaces, alias, halves};
+use crate::end::{End, Link};
+use crate::make::{Attempt, Outcome, Spaces, halves};
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
+use crate::plan::Change;
+use crate::recover;
 use crate::state::{Place, Record};
 use crate::veth::{self, Half};
 
 impl Attempt<'_> {
     /// Makes the wire of `record`, whose ends are where they are to be, into what is asked for.
     pub(crate) fn change(&mut self, spaces: &Spaces, record: Record) -> Result<Outcome> {
-        let must_look = record.broken || self.shared.monitor().is_none();
-        let now = if must_look {
+        let now = if record.broken {
             match self.look(spaces, &record)? {
                 Some(now) => now,
                 None => {
@@ -46,16 +46,7 @@ impl Attempt<'_> {
 
     /// The record as it is to be.
     fn wanted(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<Record> {
-        // A rule that is known keeps its table even while the kernel does not show it.
-        let known = [&record.client.end, &record.endpoint.end];
-        let best = |end: usize| {
-            if now[end].rules.is_empty() {
-                known[end]
-            } else {
-                &now[end]
-            }
-        };
-        let tables = self.tables(spaces, [best(0), best(1)])?;
+        let tables = self.tables(spaces, [&record.client.end, &record.endpoint.end])?;
         let [client, endpoint] = self.ends([now[0].link.mac, now[1].link.mac], tables);
         Ok(Record {
             client: Place {
@@ -151,54 +142,48 @@ impl Attempt<'_> {
     /// Moves the endpoint's end of `record` to where it is to be. False: it cannot be moved, so the wire must be made
     /// anew.
     pub(crate) fn replug(&mut self, spaces: &Spaces, record: &Record) -> Result<bool> {
-        let (Some(old), false) = (self.old_endpoint(record), record.broken) else {
+        let (Some(old), false) = (self.old_endpoint(spaces, record), record.broken) else {
             return Ok(false);
         };
-        let index = self
-            .shared
-            .component
-            .random(|random| random.random_range(FIRST_INDEX..i32::MAX as u32));
-        let now = record.endpoint.end.link.clone();
+        let link = Link {
+            name: self.wire.endpoint.name.clone(),
+            up: false,
+            route_localnet: false,
+            ..record.endpoint.end.link.clone()
+        };
         let mut moved = record.clone();
         moved.endpoint = Place {
             netns: spaces.endpoint.id(),
-            index,
+            index: self.index(),
             end: End {
-                link: crate::end::Link {
-                    name: self.wire.endpoint.name.clone(),
-                    up: false,
-                    route_localnet: false,
-                    alias: alias("client", &record.connection),
-                    ..now
-                },
+                link,
                 ..End::default()
             },
         };
         if !self.transfer(&old, spaces, record, &moved)? {
             return Ok(false);
         }
-        let done = self.change(spaces, moved.clone());
-        if done.is_err() {
-            self.shared.doom(moved.serial);
-        }
-        done.map(|outcome| matches!(outcome, Outcome::Kept))
+        // A kernel before 5.13 moves it but chooses the index itself: then the wire has to be made anew as well.
+        let done = self.change(spaces, moved);
+        Ok(matches!(done, Ok(Outcome::Kept)))
     }
 
-    /// The namespace where the endpoint's end is, if it still is there under the path that it had.
-    fn old_endpoint(&mut self, record: &Record) -> Option<Arc<Netns>> {
-        let path = &record.asked.as_ref()?.endpoint.netns;
-        let netns = self.station.open(path).ok()?;
-        (netns.id() == record.endpoint.netns).then(|| Arc::new(netns))
+    /// The namespace where the endpoint's end is, if that is another than where it is to be.
+    fn old_endpoint(&mut self, spaces: &Spaces, record: &Record) -> Option<Arc<Netns>> {
+        let id = record.endpoint.netns;
+        if id == spaces.endpoint.id() {
+            return None;
+        }
+        let path = record.asked.as_ref().map(|wire| &wire.endpoint.netns);
+        let by_path = path.and_then(|path| self.station.open(path).ok());
+        let by_path = by_path.filter(|netns| netns.id() == id).map(Arc::new);
+        by_path.or_else(|| recover::find(&BTreeSet::from([id])).remove(&id))
     }
 
     fn transfer(&mut self, old: &Netns, spaces: &Spaces, record: &Record, moved: &Record) -> Result<bool> {
         self.in_time("begin moving")?;
-        if let Some(monitor) = self.shared.monitor() {
-            monitor.watch(&mut self.station.node, &[&spaces.endpoint]);
-        }
         self.begin(moved, moved);
-        let rules: Vec<_> = record.endpoint.end.rules.clone();
-        let rules = rules.into_iter().map(crate::end::Change::RemoveRule);
+        let rules = record.endpoint.end.rules.iter().cloned().map(Change::RemoveRule);
         let mut requests: Vec<_> = rules.map(|change| change.request(0)).collect();
         let name = &moved.endpoint.end.link.name;
         requests.push(veth::transfer(

@@ -16,9 +16,10 @@ use nsm_sdk::core::Result;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
-use crate::end::{Change, Rule};
+use crate::end::Rule;
 use crate::netlink::{MAX_BATCH, Netlink, Request};
 use crate::netns::{Netns, NetnsId};
+use crate::plan::Change;
 use crate::shared::Shared;
 use crate::state::{Place, Record};
 use crate::station::{Station, thread};
@@ -160,7 +161,7 @@ fn remove(station: &mut Station, netns: NetnsId, together: &mut [Doomed], group:
     let open = open(together);
     rules(station, &open, together);
     let left = links(station, &open, netns, together, group);
-    // Where that namespace is gone but the kernel still keeps the pair, the other end leads to it.
+    // What is not there any more, or where that namespace is gone, may still be reached by its other end.
     for doomed in together.iter().filter(|doomed| left.contains(&key(doomed))) {
         for end in doomed.ends.iter().filter(|end| end.place.netns != netns) {
             links(
@@ -174,6 +175,7 @@ fn remove(station: &mut Station, netns: NetnsId, together: &mut [Doomed], group:
     }
 }
 
+/// What tells one from the other.
 fn key(doomed: &Doomed) -> u32 {
     doomed.ends.first().map_or(0, |end| end.place.index)
 }
@@ -246,7 +248,7 @@ fn rules(station: &mut Station, open: &Spaces, together: &[Doomed]) {
     }
 }
 
-/// Removes the interfaces of `together` that are in `netns`. Returns those that could not be reached there.
+/// Removes the interfaces of `together` that are in `netns`. Returns those that were not found there.
 fn links(
     station: &mut Station,
     open: &Spaces,
@@ -254,38 +256,39 @@ fn links(
     together: &[Doomed],
     group: u32,
 ) -> BTreeSet<u32> {
-    let all = || together.iter().map(key).collect();
+    let mut missing: BTreeSet<u32> = together.iter().map(key).collect();
     let Some(mut socket) = open.get(&netns).and_then(|netns| socket(station, netns)) else {
-        return all();
+        return missing;
     };
-    let mut indexes = BTreeSet::new();
-    for doomed in together {
-        let here = doomed.ends.iter().find(|end| end.place.netns == netns);
-        indexes.extend(here.map(|end| end.place.index));
-    }
-    let requests: Vec<Request> = if indexes.len() == 1 {
-        indexes.iter().copied().map(veth::remove).collect()
+    let here = together.iter().filter_map(|doomed| {
+        let end = doomed.ends.iter().find(|end| end.place.netns == netns)?;
+        Some((end.place.index, key(doomed)))
+    });
+    let here: Vec<(u32, u32)> = here.collect();
+    let requests: Vec<Request> = if let [(index, _)] = here[..] {
+        vec![veth::remove(index)]
     } else {
-        let marks = indexes.iter().map(|index| veth::regroup(*index, group));
+        let marks = here.iter().map(|(index, _)| veth::regroup(*index, group));
         marks.chain([veth::remove_group(group)]).collect()
     };
-    match socket.batch(requests) {
+    let answers = match socket.batch(requests) {
+        Ok(answers) => answers,
         Err(error) => {
             tracing::error!(%error, %netns, "interfaces stay behind");
-            all()
+            return missing;
         }
-        Ok(answers) => {
-            // An interface that is gone already takes its group with it.
-            for refusal in answers
-                .into_iter()
-                .filter_map(Result::err)
-                .filter(|no| no.errno != Errno::NODEV)
-            {
-                tracing::error!(%refusal, %netns, "an interface stays behind");
-            }
-            BTreeSet::new()
+    };
+    let keys = here.iter().map(|(_, key)| Some(*key)).chain([None]);
+    for (key, answer) in keys.zip(answers) {
+        match (key, answer) {
+            (Some(key), Ok(_)) => drop(missing.remove(&key)),
+            // With the last of its interfaces a group is gone too.
+            (_, Err(refusal)) if refusal.errno == Errno::NODEV => {}
+            (_, Err(refusal)) => tracing::error!(%refusal, %netns, "an interface stays behind"),
+            (None, Ok(_)) => {}
         }
     }
+    missing
 }
 
 fn socket(station: &mut Station, netns: &Netns) -> Option<Netlink> {

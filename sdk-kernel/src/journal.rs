@@ -43,6 +43,21 @@ pub(crate) struct Entry {
     pub(crate) doomed: bool,
 }
 
+/// The first line of the file. What another run of the kernel had is gone with it.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    boot: String,
+}
+
+impl Header {
+    fn current() -> io::Result<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(Self {
+            boot: boot.trim_end().to_string(),
+        })
+    }
+}
+
 /// A line of the file: what is now known of the wire with this number.
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -78,7 +93,8 @@ impl Journal {
         let mut bytes = Vec::new();
         let mut reader = (&mut file).take(MAX_SIZE);
         reader.read_to_end(&mut bytes).map_err(|error| unusable(&error))?;
-        let live = read(&bytes);
+        let boot = Header::current().map_err(|error| unusable(&error))?;
+        let live = read(&bytes, &boot);
         let journal = Self {
             path: path.to_path_buf(),
             inner: Mutex::new(Inner { file, lines: 0, live }),
@@ -159,7 +175,7 @@ impl Journal {
         let _ = fs::remove_file(&new);
         let mut file = open(&new)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        let mut bytes = Vec::new();
+        let mut bytes = serialize(&Header::current()?)?;
         for (serial, entry) in &inner.live {
             bytes.extend(serialize(&Line {
                 serial: *serial,
@@ -185,15 +201,20 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn serialize(line: &Line) -> io::Result<Vec<u8>> {
+fn serialize(line: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-fn read(bytes: &[u8]) -> BTreeMap<u64, Entry> {
+fn read(bytes: &[u8], boot: &Header) -> BTreeMap<u64, Entry> {
     let mut live = BTreeMap::new();
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let header: Option<Header> = lines.next().and_then(|line| serde_json::from_slice(line).ok());
+    if header.as_ref() != Some(boot) {
+        return live;
+    }
+    for line in lines.filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(Line {
                 serial,

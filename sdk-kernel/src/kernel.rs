@@ -17,15 +17,16 @@ use nsm_sdk::dataplane::{Counters, DataPlane, Interface, Wire};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::doomed::{self, Remains};
+use crate::check::{bad_name, check};
+use crate::doomed;
 use crate::journal::Journal;
-use crate::make::{Attempt, Outcome, alias};
+use crate::make::{Attempt, Outcome};
 use crate::monitor::{self, Monitor};
 use crate::netns::{Netns, identify};
 use crate::observe::{self, Which};
 use crate::shared::{Claim, Shared};
 use crate::station::{Pool, Station, ended};
-use crate::{netlink, recover, veth};
+use crate::{leave, netlink, recover, veth};
 
 /// How the mark on our interfaces reads by default: `NSM`.
 pub const GROUP: u32 = 0x004e_534d;
@@ -36,15 +37,6 @@ pub const GRACE: Duration = Duration::from_secs(11 * 60);
 
 /// How often what is in the way of a wire is removed before we give up.
 const MAX_ATTEMPTS: usize = 5;
-
-/// How many addresses, routes, neighbours, peers and policies an interface can have, of each.
-const MAX_ITEMS: usize = 4096;
-
-/// How long the id of a connection can be: an alias has room for 255 bytes.
-const MAX_ID: usize = 240;
-
-/// How long an interface's name can be, from `IFNAMSIZ`.
-const MAX_NAME: usize = 15;
 
 /// How long removing something may take that nobody waits for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -105,20 +97,21 @@ impl Kernel {
         let shared = Arc::new(Shared::new(component, config.group, journal, monitor));
         let (alive, ends) = mpsc::channel(1);
         let pool = Pool::start(&home, &alive)?;
-        let left = ask(&pool, Instant::now() + PATIENCE * 6, "take over", {
+        let taken = ask(&pool, Instant::now() + PATIENCE * 6, "take over", {
             let shared = shared.clone();
             move |station| {
                 recover::check(station)?;
-                Ok(recover::recover(station, &shared))
+                recover::recover(station, &shared);
+                Ok(())
             }
         });
-        let left = left.await?;
+        taken.await?;
         let closing = Closing(shared.clone());
         doomed::start(&shared, &home, &alive)?;
         let end = component.shutdown();
         let listening = monitor::listen(shared.clone());
         let listening = end.clone().run_until_cancelled_owned(listening);
-        let waiting = expire(shared.clone(), left, config.grace);
+        let waiting = expire(shared.clone(), config.grace);
         let waiting = end.clone().run_until_cancelled_owned(waiting);
         let listening = component.spawn("kernel-monitor", async { drop(listening.await) });
         let waiting = component.spawn("kernel-grace", async { drop(waiting.await) });
@@ -163,15 +156,16 @@ impl Kernel {
         let (shared, wire, claim) = (self.shared.clone(), wire.clone(), claim.clone());
         let what = format!("make the wire of connection {}", wire.connection);
         ask(&self.pool, deadline, &what, move |station| {
-            let _claim = claim;
-            Attempt {
+            let attempt = Attempt {
                 station,
                 shared: &shared,
+                claim: &claim,
                 wire: &wire,
                 is_refresh,
                 deadline,
-            }
-            .run()
+                is_watched: false,
+            };
+            attempt.run()
         })
         .await
     }
@@ -211,89 +205,6 @@ impl Kernel {
         let is_vacant = |state: &mut crate::state::State| !names.iter().any(|name| state.is_doomed(name));
         self.shared.until(&what, deadline, is_vacant).await
     }
-
-    /// Has what `before` left in other places removed.
-    fn leave(&self, wire: &Wire, before: &Wire) -> Result<()> {
-        let client = identify(&wire.client.netns)?;
-        let state = self.shared.state();
-        let elsewhere = state.of(&before.connection).filter(|record| {
-            let is_before = |asked: &Wire| {
-                asked.client.netns == before.client.netns && asked.client.name == before.client.name
-            };
-            record.client.netns != client && record.asked.as_ref().is_some_and(is_before)
-        });
-        let serials: Vec<u64> = elsewhere.map(|record| record.serial).collect();
-        drop(state);
-        serials.into_iter().for_each(|serial| self.shared.doom(serial));
-        Ok(())
-    }
-
-    /// The number of the record that `wire` is about.
-    fn record(&self, wire: &Wire) -> Option<u64> {
-        let id = |interface: &Interface| identify(&interface.netns).ok();
-        let (client, endpoint) = (id(&wire.client), id(&wire.endpoint));
-        let state = self.shared.state();
-        let mut records = state.of(&wire.connection);
-        let found = records.find(|record| {
-            let asked = record.asked.as_ref();
-            // A path that leads nowhere any more is compared as it was written.
-            let is =
-                |place: &crate::state::Place, netns, interface: &Interface, asked: Option<&Interface>| {
-                    let is_there = match netns {
-                        Some(netns) => place.netns == netns,
-                        None => asked.is_some_and(|asked| asked.netns == interface.netns),
-                    };
-                    is_there && place.end.link.name == interface.name
-                };
-            is(
-                &record.client,
-                client,
-                &wire.client,
-                asked.map(|wire| &wire.client),
-            ) && is(
-                &record.endpoint,
-                endpoint,
-                &wire.endpoint,
-                asked.map(|wire| &wire.endpoint),
-            )
-        });
-        found.map(|record| record.serial)
-    }
-
-    /// Removes what an earlier life made of `wire`, of which there is no record.
-    async fn remove_unknown(&self, wire: &Wire) -> Result<()> {
-        let (shared, wire) = (self.shared.clone(), wire.clone());
-        let what = format!("look for the wire of connection {}", wire.connection);
-        ask(&self.pool, Instant::now() + PATIENCE, &what, move |station| {
-            let mut ends = Vec::new();
-            for (side, interface) in [("server", &wire.client), ("client", &wire.endpoint)] {
-                let Ok(netns) = station.open(&interface.netns) else {
-                    continue;
-                };
-                let broken = |error| veth::broken(&netns.id(), &error);
-                let mut socket = station.socket(&netns)?;
-                let seen = observe::link(&mut socket, &Which::Name(&interface.name)).map_err(broken)?;
-                let is_ours = |seen: &observe::Seen| {
-                    seen.group == shared.group()
-                        && seen.alias == alias(side, &wire.connection)
-                        && shared.state().by_index(seen.index).is_none()
-                };
-                if let Some(seen) = seen.filter(is_ours) {
-                    let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
-                    ends.push(Remains {
-                        place,
-                        netns: Some(Arc::new(netns)),
-                        path: None,
-                    });
-                }
-            }
-            if !ends.is_empty() {
-                shared.doom_remains(None, ends);
-            }
-            Ok(())
-        })
-        .await
-    }
 }
 
 /// Has `job` done on a thread of ours, by `deadline`.
@@ -319,22 +230,19 @@ async fn ask<T: Send + 'static>(
 }
 
 /// Removes what an earlier life made and nobody has asked for within `grace`.
-async fn expire(shared: Arc<Shared>, left: Vec<Remains>, grace: Duration) {
+async fn expire(shared: Arc<Shared>, grace: Duration) {
     tokio::time::sleep(grace).await;
-    let orphans: Vec<u64> = shared
-        .state()
-        .all()
-        .filter(|record| record.orphan)
-        .map(|record| record.serial)
-        .collect();
+    let orphans = shared.orphans();
+    let strays = shared.state().strays();
     tracing::info!(
         wires = orphans.len(),
-        ends = left.len(),
-        "removing what an earlier life left"
+        ends = strays.len(),
+        "removing what an earlier life left and nobody wants"
     );
     orphans.into_iter().for_each(|serial| shared.doom(serial));
-    left.into_iter()
-        .for_each(|end| shared.doom_remains(None, vec![end]));
+    strays
+        .into_iter()
+        .for_each(|stray| shared.doom_remains(vec![stray]));
 }
 
 #[async_trait]
@@ -350,7 +258,7 @@ impl DataPlane for Kernel {
             return Ok(());
         }
         if let Some(before) = before {
-            self.leave(wire, before)?;
+            leave::former(&self.shared, wire, before)?;
         }
         self.make(wire, before.is_some(), deadline, &claim).await
     }
@@ -360,11 +268,14 @@ impl DataPlane for Kernel {
             .shared
             .claim(&wire.connection, Instant::now() + PATIENCE)
             .await?;
-        match self.record(wire) {
-            Some(serial) => self.shared.doom(serial),
-            None => self.remove_unknown(wire).await?,
+        if let Some(serial) = leave::recorded(&self.shared, wire) {
+            self.shared.doom(serial);
+            return Ok(());
         }
-        Ok(())
+        let (shared, wire) = (self.shared.clone(), wire.clone());
+        let what = format!("look for the wire of connection {}", wire.connection);
+        let job = move |station: &mut Station| leave::unrecorded(station, &shared, &wire);
+        ask(&self.pool, Instant::now() + PATIENCE, &what, job).await
     }
 
     async fn counters(&self, wire: &Wire) -> Result<(Counters, Counters)> {
@@ -384,62 +295,4 @@ impl DataPlane for Kernel {
         })
         .await
     }
-}
-
-/// Whether `wire` can be made at all.
-fn check(wire: &Wire) -> Result<()> {
-    let id = &wire.connection;
-    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
-        return Err(Error::invalid(
-            "bad-connection-id",
-            format!("the connection id {id:?} must have 1 to {MAX_ID} bytes and no control characters"),
-        ));
-    }
-    for interface in [&wire.client, &wire.endpoint] {
-        let name = &interface.name;
-        let is_bad = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
-        let is_special = [".", "..", "all", "default"].contains(&name.as_str());
-        if name.is_empty() || name.len() > MAX_NAME || is_special || name.contains(is_bad) {
-            return Err(bad_name(name, "is not one"));
-        }
-        let Interface {
-            addresses,
-            routes,
-            neighbours,
-            peers,
-            policies,
-            ..
-        } = interface;
-        let lengths = [
-            addresses.len(),
-            routes.len(),
-            neighbours.len(),
-            peers.len(),
-            policies.len(),
-        ];
-        let in_policies: usize = policies.iter().map(|policy| policy.routes.len()).sum();
-        if lengths
-            .into_iter()
-            .chain([in_policies])
-            .any(|length| length > MAX_ITEMS)
-        {
-            return Err(Error::exhausted(
-                "too-many-items",
-                format!(
-                    "the interface {name} is to have more than {MAX_ITEMS} addresses, routes or policies"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn bad_name(name: &str, why: &str) -> Error {
-    Error::invalid(
-        "bad-interface-name",
-        format!(
-            "the interface name {name:?} {why}: 1 to {MAX_NAME} bytes without white space, /, : or %, and none of \
-             ., .., all and default"
-        ),
-    )
 }

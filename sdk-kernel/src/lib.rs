@@ -20,22 +20,29 @@
 //! `message` writes it.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod change;
+mod check;
 mod doomed;
+mod dumps;
 mod end;
+mod holder;
 mod journal;
 mod kernel;
+mod leave;
 mod make;
 mod message;
 mod monitor;
 mod netlink;
 mod netns;
 mod observe;
+mod plan;
 mod recover;
 mod shared;
 mod state;
 mod station;
 mod sysctl;
+mod tables;
 mod veth;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};

@@ -16,8 +16,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsm_sdk::dataplane::Route;
 use rustix::io::Errno;
 
-use crate::end::{Change, Entry, Rule};
+use crate::end::{Entry, Rule};
 use crate::netlink::Request;
+use crate::plan::Change;
 
 /// IPv4 prefixes that are shorter than this have a broadcast address.
 const POINT_TO_POINT: u8 = 31;

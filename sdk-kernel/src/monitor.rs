@@ -6,7 +6,7 @@
 //! (the kernel dropped reports) makes all wires broken, which costs a look at each, and nothing else.
 //! **Cost**: 0.3 µs when nothing happened; one map look-up for every event of the node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -24,11 +24,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
-use crate::netlink::{Message, Messages, Netlink, Request};
+use crate::answer::{Message, Messages};
+use crate::netlink::{Netlink, Request};
 use crate::netns::{Netns, NetnsId};
 use crate::observe::Seen;
 use crate::shared::Shared;
-use crate::state::{Place, State};
+use crate::state::{Record, State};
 
 /// The groups of `linux/rtnetlink.h` that tell of links, addresses and namespaces.
 const RTNLGRP_LINK: u32 = 1;
@@ -64,6 +65,8 @@ struct Heard {
     buffer: Vec<u8>,
     /// The namespaces that the kernel reports from, by the numbers that it gave them for us.
     spaces: HashMap<i32, NetnsId>,
+    /// The same namespaces.
+    watched: HashSet<NetnsId>,
 }
 
 impl Monitor {
@@ -73,6 +76,7 @@ impl Monitor {
         let heard = Heard {
             buffer: Vec::with_capacity(DATAGRAM),
             spaces: HashMap::new(),
+            watched: HashSet::new(),
         };
         Ok(Self {
             socket: Arc::new(everywhere),
@@ -81,18 +85,21 @@ impl Monitor {
         })
     }
 
-    /// Has the kernel report from these namespaces. `node` is a socket in our own.
-    pub(crate) fn watch(&self, node: &mut Netlink, spaces: &[&Arc<Netns>]) {
-        for netns in spaces {
-            let id = netns.id();
-            if self.heard.lock().spaces.values().any(|known| *known == id) {
-                continue;
+    /// Has the kernel report from `netns`. `node` is a socket in our own namespace. False: it will not.
+    pub(crate) fn watch(&self, node: &mut Netlink, netns: &Netns) -> bool {
+        if self.heard.lock().watched.contains(&netns.id()) {
+            return true;
+        }
+        match number(node, netns) {
+            Ok(Some(number)) => {
+                let mut heard = self.heard.lock();
+                heard.spaces.insert(number, netns.id());
+                heard.watched.insert(netns.id());
+                true
             }
-            match number(node, netns) {
-                Ok(Some(number)) => drop(self.heard.lock().spaces.insert(number, id)),
-                refusal => {
-                    tracing::warn!(?refusal, netns = %id, "what happens in this namespace will go unnoticed")
-                }
+            refusal => {
+                tracing::warn!(?refusal, netns = %netns.id(), "no reports from this namespace: refreshes will look");
+                false
             }
         }
     }
@@ -100,9 +107,23 @@ impl Monitor {
     /// Takes note of all reports until now.
     pub(crate) fn hear(&self, state: &mut State, lost: &broadcast::Sender<String>) {
         let mut heard = self.heard.lock();
-        let Heard { buffer, spaces } = &mut *heard;
+        let Heard {
+            buffer,
+            spaces,
+            watched,
+        } = &mut *heard;
         for socket in [&self.socket, &self.spaces] {
-            let whole = read(socket, buffer, |message| note(message, state, spaces, lost));
+            let whole = read(socket, buffer, |message| match message.kind {
+                RTM_NEWLINK | RTM_DELLINK => link(message, state, lost),
+                RTM_DELADDR => address(message.body, state),
+                RTM_DELNSID => {
+                    if let Some(netns) = nsid(message.body).and_then(|number| spaces.remove(&number)) {
+                        watched.remove(&netns);
+                        end(netns, state, lost);
+                    }
+                }
+                _ => {}
+            });
             if let Err(error) = whole {
                 tracing::warn!(%error, "the kernel's reports are incomplete; every wire will be looked at");
                 state.all().for_each(|record| record.broken = true);
@@ -209,29 +230,21 @@ fn nsid(body: &[u8]) -> Option<i32> {
     number.value().try_into().ok().map(i32::from_ne_bytes)
 }
 
-fn note(
-    message: &Message<'_>,
-    state: &mut State,
-    spaces: &mut HashMap<i32, NetnsId>,
-    lost: &broadcast::Sender<String>,
-) {
-    match message.kind {
-        RTM_NEWLINK | RTM_DELLINK => link(message, state, lost),
-        RTM_DELADDR => address(message.body, state),
-        RTM_DELNSID => {
-            if let Some(netns) = nsid(message.body).and_then(|number| spaces.remove(&number)) {
-                state.forget(netns);
-                let here = |netns| move |place: &Place| place.netns == netns;
-                for record in state
-                    .all()
-                    .filter(|record| record.places().into_iter().any(here(netns)))
-                {
-                    record.broken = true;
-                    let _ = lost.send(record.connection.clone());
-                }
-            }
+/// A namespace has ended, and everything in it.
+fn end(netns: NetnsId, state: &mut State, lost: &broadcast::Sender<String>) {
+    state.forget(netns);
+    for record in state.all() {
+        if record.places().into_iter().any(|place| place.netns == netns) {
+            lose(record, lost);
         }
-        _ => {}
+    }
+}
+
+/// The wire of `record` is gone. This is told once.
+fn lose(record: &mut Record, lost: &broadcast::Sender<String>) {
+    if !record.broken {
+        record.broken = true;
+        let _ = lost.send(record.connection.clone());
     }
 }
 
@@ -245,9 +258,7 @@ fn link(message: &Message<'_>, state: &mut State, lost: &broadcast::Sender<Strin
         return;
     };
     if message.kind == RTM_DELLINK {
-        record.broken = true;
-        let _ = lost.send(record.connection.clone());
-        return;
+        return lose(record, lost);
     }
     if record.settling || record.broken {
         return;

@@ -97,8 +97,8 @@ impl Left {
     }
 }
 
-/// Takes over what an earlier life has left. Returns what nobody can ask for: it goes when grace is over.
-pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Remains> {
+/// Takes over what an earlier life has left.
+pub(crate) fn recover(station: &mut Station, shared: &Shared) {
     let mut left = look(station, shared);
     let mut known = HashSet::new();
     for (serial, entry) in shared.entries() {
@@ -114,9 +114,9 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Remains> {
         .into_iter()
         .partition(|left| left.seen.group == shared.group() && !left.seen.alias.is_empty());
     for left in halves {
-        shared.doom_remains(None, vec![left.remains()]);
+        shared.doom_remains(vec![left.remains()]);
     }
-    pair(shared, rest)
+    pair(shared, rest);
 }
 
 /// Everything in any namespace that has our mark.
@@ -167,8 +167,8 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
     }
 }
 
-/// Takes over the wires whose both ends are there. Returns the ends that have no other.
-fn pair(shared: &Shared, left: Vec<Left>) -> Vec<Remains> {
+/// Takes over the wires whose both ends are there, and the ends whose other is not.
+fn pair(shared: &Shared, left: Vec<Left>) {
     let by_index: HashMap<u32, &Left> = left.iter().map(|left| (left.seen.index, left)).collect();
     let mut paired = HashSet::new();
     for client in &left {
@@ -196,5 +196,5 @@ fn pair(shared: &Shared, left: Vec<Left>) -> Vec<Remains> {
         });
     }
     let single = left.into_iter().filter(|left| !paired.contains(&left.seen.index));
-    single.map(Left::remains).collect()
+    single.for_each(|left| shared.state().stray(left.remains()));
 }

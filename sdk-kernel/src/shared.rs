@@ -145,6 +145,13 @@ impl Shared {
         self.journal.as_ref().map(Journal::entries).unwrap_or_default()
     }
 
+    /// The numbers of the records that nobody has asked for since an earlier life made their wires.
+    pub(crate) fn orphans(&self) -> Vec<u64> {
+        let mut state = self.state();
+        let orphans = state.all().filter(|record| record.orphan);
+        orphans.map(|record| record.serial).collect()
+    }
+
     /// Forgets a record of which nothing was made.
     pub(crate) fn forget(&self, record: &Record) {
         let mut state = self.state();
@@ -173,13 +180,17 @@ impl Shared {
     }
 
     /// Has what nobody has a record of removed.
-    pub(crate) fn doom_remains(&self, serial: Option<u64>, ends: Vec<Remains>) {
+    pub(crate) fn doom_remains(&self, ends: Vec<Remains>) {
+        if ends.is_empty() {
+            return;
+        }
         let mut state = self.state();
         for end in &ends {
             state.doom(end.place.key());
+            state.found(end.place.index);
         }
         drop(state);
-        self.reaper.push(Doomed { serial, ends });
+        self.reaper.push(Doomed { serial: None, ends });
     }
 
     /// Takes note that what was doomed is gone.

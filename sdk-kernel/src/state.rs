@@ -11,6 +11,7 @@ use nsm_sdk::core::{Error, Result};
 use nsm_sdk::dataplane::{Interface, Wire};
 use serde::{Deserialize, Serialize};
 
+use crate::doomed::Remains;
 use crate::end::{End, RESERVED, Rule};
 use crate::netns::NetnsId;
 
@@ -85,6 +86,8 @@ pub(crate) struct State {
     claims: HashSet<String>,
     /// What is set once in a namespace is set in these.
     prepared: HashSet<NetnsId>,
+    /// Ends that an earlier life made and whose other end nobody has found, by their indexes.
+    strays: HashMap<u32, Remains>,
 }
 
 impl State {
@@ -116,6 +119,7 @@ impl State {
         let serials = self.connections.entry(record.connection.clone()).or_default();
         serials.push(record.serial);
         for place in record.places() {
+            self.found(place.index);
             self.indexes.insert(place.index, record.serial);
             self.reserve(place.netns, &place.end.rules);
         }
@@ -226,12 +230,32 @@ impl State {
         }
     }
 
-    /// Whether this is the first time that `netns` is prepared.
-    pub(crate) fn prepare(&mut self, netns: NetnsId) -> bool {
+    /// Remembers an end that has no other.
+    pub(crate) fn stray(&mut self, remains: Remains) {
+        self.strays.insert(remains.place.index, remains);
+    }
+
+    /// Forgets such an end: somebody has found out what becomes of it.
+    pub(crate) fn found(&mut self, index: u32) {
+        self.strays.remove(&index);
+    }
+
+    /// All such ends, which are forgotten.
+    pub(crate) fn strays(&mut self) -> Vec<Remains> {
+        std::mem::take(&mut self.strays).into_values().collect()
+    }
+
+    /// Whether what is set once in a namespace is set in `netns`.
+    pub(crate) fn is_prepared(&self, netns: NetnsId) -> bool {
+        self.prepared.contains(&netns)
+    }
+
+    /// Remembers that it is.
+    pub(crate) fn prepare(&mut self, netns: NetnsId) {
         if self.prepared.len() >= MAX_PREPARED {
             self.prepared.clear();
         }
-        self.prepared.insert(netns)
+        self.prepared.insert(netns);
     }
 
     /// Forgets what was done in a namespace that is gone: its number will be used again.

@@ -21,10 +21,12 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::end::{Change, End, plan};
-use crate::netlink::{Answer, Netlink, Refusal, Request};
+use crate::answer::Refusal;
+use crate::end::End;
+use crate::netlink::{Answer, Netlink, Request};
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
+use crate::plan::{Change, plan};
 use crate::station::Station;
 use crate::sysctl;
 

@@ -55,21 +55,46 @@ impl Action {
             match random.random_range(0..100) {
                 0..30 => {
                     let change = change(random, size.endpoints);
-                    Self::Ask(wire, How { change, ..How::default() })
+                    Self::Ask(
+                        wire,
+                        How {
+                            change,
+                            ..How::default()
+                        },
+                    )
                 }
                 30..40 => {
                     let (change, patience) = (change(random, size.endpoints), Some(millis(random, 400)));
-                    Self::Ask(wire, How { change, patience, ..How::default() })
+                    Self::Ask(
+                        wire,
+                        How {
+                            change,
+                            patience,
+                            ..How::default()
+                        },
+                    )
                 }
                 40..48 => {
                     let (change, within) = (change(random, size.endpoints), millis(random, 300));
-                    Self::Ask(wire, How { change, within, ..How::default() })
+                    Self::Ask(
+                        wire,
+                        How {
+                            change,
+                            within,
+                            ..How::default()
+                        },
+                    )
                 }
                 48..60 => Self::Close(wire, random.random_bool(0.3)),
                 60..65 => Self::AskAndClose(wire),
-                65..83 => Self::Kill(programs[random.random_range(0..programs.len())], millis(random, 4000)),
+                65..83 => Self::Kill(
+                    programs[random.random_range(0..programs.len())],
+                    millis(random, 4000),
+                ),
                 83..87 => Self::Announce(random.random_range(0..size.endpoints), random.random()),
-                87..92 => Self::Delay(Duration::from_millis([0, 1, 10, 50, 200, 2000][random.random_range(0..6)])),
+                87..92 => Self::Delay(Duration::from_millis(
+                    [0, 1, 10, 50, 200, 2000][random.random_range(0..6)],
+                )),
                 92..96 => Self::Refuse(random.random_range(0..4)),
                 _ => Self::Kernel(millis(random, 100), millis(random, 500)),
             }
@@ -93,7 +118,10 @@ impl Action {
                 }
             }
             Self::AskAndClose(wire) => {
-                let how = How { change: Change::Fresh, ..How::default() };
+                let how = How {
+                    change: Change::Fresh,
+                    ..How::default()
+                };
                 Self::Ask(wire, how).happen(world);
                 Self::Close(wire, false).happen(world);
             }

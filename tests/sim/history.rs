@@ -60,7 +60,13 @@ impl History {
 
     /// Notes a step of a call between programs.
     pub(crate) fn call(&self, call: &Call, step: &Step) {
-        let Call { from, to, api, kind, id } = call;
+        let Call {
+            from,
+            to,
+            api,
+            kind,
+            id,
+        } = call;
         self.note(format!("{from} -> {to} {api} {kind:?} {id}: {step:?}"));
         let key = (from.clone(), *api, id.clone());
         let what = match step {
@@ -115,7 +121,11 @@ impl History {
         if events.broken.is_empty() {
             return Ok(());
         }
-        let first = events.lines.iter().position(|line| line.contains(BROKEN)).unwrap_or_default();
+        let first = events
+            .lines
+            .iter()
+            .position(|line| line.contains(BROKEN))
+            .unwrap_or_default();
         let led_to = &events.lines[first.saturating_sub(TOLD)..=first];
         Err(format!("{}\n{}", led_to.join("\n"), events.broken.join("\n")))
     }

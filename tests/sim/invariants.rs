@@ -21,19 +21,33 @@ pub(crate) fn answer(request: &Request, id: &str, now: SystemTime) -> Result<(),
     let segments = &path.path_segments;
     if connection.id != id || path.index != 0 || segments.len() != HOPS {
         let names: Vec<_> = segments.iter().map(|segment| &segment.name).collect();
-        return Err(format!("id {:?}, index {}, path {names:?}", connection.id, path.index));
+        return Err(format!(
+            "id {:?}, index {}, path {names:?}",
+            connection.id, path.index
+        ));
     }
-    let claims = segments.iter().map(|segment| promise(segment, now)).collect::<Result<Vec<_>, _>>()?;
+    let claims = segments
+        .iter()
+        .map(|segment| promise(segment, now))
+        .collect::<Result<Vec<_>, _>>()?;
     for (at, pair) in claims.windows(2).enumerate() {
         if !pair[0].aud.contains(&pair[1].sub) {
-            return Err(format!("the token of segment {at} is for {:?} and not for {}", pair[0].aud, pair[1].sub));
+            return Err(format!(
+                "the token of segment {at} is for {:?} and not for {}",
+                pair[0].aud, pair[1].sub
+            ));
         }
     }
     let mechanism = connection.mechanism.as_ref().ok_or("it has no mechanism")?;
-    let addresses = connection.ip_context().map(|ip| (ip.src_ip_addrs.len(), ip.dst_ip_addrs.len()));
+    let addresses = connection
+        .ip_context()
+        .map(|ip| (ip.src_ip_addrs.len(), ip.dst_ip_addrs.len()));
     match addresses {
         Some((1, 1)) if !mechanism.parameter("name").is_empty() => Ok(()),
-        other => Err(format!("it has the addresses {other:?} and the interface {:?}", mechanism.parameter("name"))),
+        other => Err(format!(
+            "it has the addresses {other:?} and the interface {:?}",
+            mechanism.parameter("name")
+        )),
     }
 }
 
@@ -44,7 +58,9 @@ fn promise(segment: &PathSegment, now: SystemTime) -> Result<Claims, String> {
         return Err(format!("{name} has no id"));
     }
     let claims = Claims::of(&segment.token).map_err(|error| format!("{name}: {error}"))?;
-    let told = segment.expires.and_then(|expires| SystemTime::try_from(expires).ok());
+    let told = segment
+        .expires
+        .and_then(|expires| SystemTime::try_from(expires).ok());
     let (Some(told), Some(end)) = (told, claims.expires()) else {
         return Err(format!("{name} does not say when its promise ends"));
     };
@@ -71,7 +87,10 @@ pub(crate) fn owned(world: &World) -> Result<(), String> {
         let ip = answer.connection.ip_context().cloned().unwrap_or_default();
         let told: BTreeSet<_> = ip.src_ip_addrs.iter().chain(&ip.dst_ip_addrs).collect();
         let there = held.iter().filter(|object| object.kind == Kind::Address);
-        let there: BTreeSet<_> = there.filter_map(|object| object.name.split_once(' ')).map(|(_, ip)| ip).collect();
+        let there: BTreeSet<_> = there
+            .filter_map(|object| object.name.split_once(' '))
+            .map(|(_, ip)| ip)
+            .collect();
         if count(Kind::Link) != 2 || !there.iter().copied().eq(told.iter().map(|ip| ip.as_str())) {
             return Err(format!("I1: {} was told {told:?}; there is {held:?}", wire.id));
         }
@@ -89,9 +108,15 @@ pub(crate) fn connected(world: &World) -> Result<(), String> {
         let ip = answer.connection.ip_context().cloned().unwrap_or_default();
         let netns = world.node().netns(nsm_sdk::sandbox::Program::Client(wire.client));
         for (source, destination) in ip.src_nets().iter().zip(ip.dst_nets()) {
-            let reached = world.node().kernel().can_reach(&netns, source.addr(), destination.addr());
+            let reached = world
+                .node()
+                .kernel()
+                .can_reach(&netns, source.addr(), destination.addr());
             if !reached.is_ok_and(|reached| reached) {
-                return Err(format!("I1: {} cannot reach {destination} from {source}", wire.id));
+                return Err(format!(
+                    "I1: {} cannot reach {destination} from {source}",
+                    wire.id
+                ));
             }
         }
     }
@@ -100,7 +125,12 @@ pub(crate) fn connected(world: &World) -> Result<(), String> {
 
 /// I3: no two connections have the same address in one endpoint's network, or the same interface in one namespace.
 pub(crate) fn apart(world: &World) -> Result<(), String> {
-    let live: BTreeSet<_> = world.wires().iter().filter(|wire| wire.answer().is_some()).map(|wire| &wire.id).collect();
+    let live: BTreeSet<_> = world
+        .wires()
+        .iter()
+        .filter(|wire| wire.answer().is_some())
+        .map(|wire| &wire.id)
+        .collect();
     let mut seen = BTreeMap::new();
     for object in world.node().kernel().objects() {
         let what = match object.kind {

@@ -31,7 +31,8 @@ impl Probe {
         self.history.note(format!("{} {what} {id}", component.name()));
         let other = self.inside.lock().insert(key.clone(), component.clone());
         if other.is_some_and(|other| !other.shutdown().is_cancelled()) {
-            self.history.fail(format!("I4: two events of {id} at once in {}", component.name()));
+            self.history
+                .fail(format!("I4: two events of {id} at once in {}", component.name()));
         }
         Inside { probe: self, key }
     }

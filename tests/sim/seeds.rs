@@ -19,7 +19,10 @@ const TWICE: u64 = 10;
 
 /// Runs `story` in a world of its own time.
 pub(crate) fn on_virtual_time<T>(story: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
     runtime.expect("a runtime").block_on(story)
 }
 
@@ -66,10 +69,25 @@ fn judge(seed: u64) -> Result<(), String> {
     if seed % TWICE == 0 {
         let again = on_virtual_time(run(seed));
         if again.hash() != history.hash() {
-            let differs = history.lines().iter().zip(again.lines()).position(|(one, other)| *one != other);
+            let differs = history
+                .lines()
+                .iter()
+                .zip(again.lines())
+                .position(|(one, other)| *one != other);
             let at = differs.unwrap_or_default();
-            let around = |history: &History| history.lines()[at.saturating_sub(5)..].iter().take(8).cloned().collect::<Vec<_>>().join("\n");
-            return Err(format!("two runs differ:\n{}\n\n{}", around(&history), around(&again)));
+            let around = |history: &History| {
+                history.lines()[at.saturating_sub(5)..]
+                    .iter()
+                    .take(8)
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
+            return Err(format!(
+                "two runs differ:\n{}\n\n{}",
+                around(&history),
+                around(&again)
+            ));
         }
     }
     Ok(())

@@ -81,7 +81,11 @@ impl Wire {
 
     /// What the application was told last, if it is told to be connected.
     pub(crate) fn answer(&self) -> Option<Request> {
-        self.state.lock().answer.as_ref().map(|(answer, _)| answer.clone())
+        self.state
+            .lock()
+            .answer
+            .as_ref()
+            .map(|(answer, _)| answer.clone())
     }
 
     fn begin(&self) -> u64 {
@@ -112,7 +116,10 @@ impl Wire {
         world.note(format!("{} asks {call} {how:?}", self.id));
         let began = Instant::now();
         let done = match how.patience {
-            None => chain.request(&ctx, &mut request).await.map_err(|error| error.reason().to_string()),
+            None => chain
+                .request(&ctx, &mut request)
+                .await
+                .map_err(|error| error.reason().to_string()),
             Some(patience) => match timeout(patience, chain.request(&ctx, &mut request)).await {
                 Ok(done) => done.map_err(|error| error.reason().to_string()),
                 Err(_) => Err("dropped".into()),
@@ -147,14 +154,20 @@ impl Wire {
         let ctx = Ctx::own(&component, within);
         world.note(format!("{} closes {call}", self.id));
         let began = Instant::now();
-        let done = chain.close(&ctx, &mut request).await.map_err(|error| error.reason().to_string());
+        let done = chain
+            .close(&ctx, &mut request)
+            .await
+            .map_err(|error| error.reason().to_string());
         self.ended(world, "close", call, began, within);
         world.note(format!("{} is closed {call} {done:?}", self.id));
         let lived = since == Some(world.deaths());
         if done.is_ok() && lived {
             sleep(GONE).await;
             if self.is_last(call) && since == Some(world.deaths()) && world.has_objects(&self.id) {
-                world.fail(format!("I2: something of {} is left {GONE:?} after its close", self.id));
+                world.fail(format!(
+                    "I2: something of {} is left {GONE:?} after its close",
+                    self.id
+                ));
             }
         }
         done.is_ok()
@@ -164,7 +177,10 @@ impl Wire {
     fn ended(&self, world: &World, what: &str, call: u64, began: Instant, within: Duration) {
         let took = began.elapsed();
         if took > within + GRACE + Duration::from_millis(10) {
-            world.fail(format!("I7: {what} {call} of {} took {took:?} instead of {within:?}", self.id));
+            world.fail(format!(
+                "I7: {what} {call} of {} took {took:?} instead of {within:?}",
+                self.id
+            ));
         }
     }
 
@@ -224,13 +240,24 @@ impl Wire {
             let mut events = chain.find(&ctx, selector).await?;
             Ok(events.next().await)
         };
-        let event = ctx.bounded("learn of earlier connections", first).await.ok()??.ok()?;
-        event.connections.into_values().find_map(|connection| self.adopt(connection))
+        let event = ctx
+            .bounded("learn of earlier connections", first)
+            .await
+            .ok()??
+            .ok()?;
+        event
+            .connections
+            .into_values()
+            .find_map(|connection| self.adopt(connection))
     }
 
     fn adopt(&self, mut connection: Connection) -> Option<Connection> {
         let path = connection.path.as_mut()?;
-        let is_ours = path.index == 1 && path.path_segments.first().is_some_and(|segment| segment.id == self.id);
+        let is_ours = path.index == 1
+            && path
+                .path_segments
+                .first()
+                .is_some_and(|segment| segment.id == self.id);
         if !is_ours || connection.mechanism.is_none() {
             return None;
         }

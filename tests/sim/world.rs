@@ -71,7 +71,8 @@ impl World {
         node.network().set_tap(move |call, step| tap.call(call, step));
         let mut random = StdRng::seed_from_u64(!seed);
         let fate = Component::with("fate", Clock::System, StdRng::from_rng(&mut random));
-        let wires = (0..size.clients).flat_map(|client| (0..size.wires).map(move |number| Wire::new(client, number)));
+        let wires =
+            (0..size.clients).flat_map(|client| (0..size.wires).map(move |number| Wire::new(client, number)));
         let world = Self(Arc::new(Inner {
             node,
             history,
@@ -82,7 +83,10 @@ impl World {
             deaths: Mutex::default(),
             directory,
         }));
-        world.programs().into_iter().for_each(|program| world.start(program));
+        world
+            .programs()
+            .into_iter()
+            .for_each(|program| world.start(program));
         sleep(RECOVERY).await;
         world
     }
@@ -128,22 +132,33 @@ impl World {
 
     /// Whether the kernel holds something of this connection.
     pub(crate) fn has_objects(&self, id: &str) -> bool {
-        self.node().kernel().objects().iter().any(|object| object.owner == id)
+        self.node()
+            .kernel()
+            .objects()
+            .iter()
+            .any(|object| object.owner == id)
     }
 
     /// Every program, in the order in which they are started.
     pub(crate) fn programs(&self) -> Vec<Program> {
-        let Size { endpoints, clients, .. } = self.size();
+        let Size {
+            endpoints, clients, ..
+        } = self.size();
         let base = [Program::Registry, Program::Manager, Program::Forwarder];
         let endpoints = (0..endpoints).map(Program::Endpoint);
-        base.into_iter().chain(endpoints).chain((0..clients).map(Program::Client)).collect()
+        base.into_iter()
+            .chain(endpoints)
+            .chain((0..clients).map(Program::Client))
+            .collect()
     }
 
     /// Starts a program, unless it runs.
     pub(crate) fn start(&self, program: Program) {
         if !self.node().is_up(program) {
             self.note(format!("{} starts", program.name()));
-            self.node().start(program).expect("a program of the sandbox starts");
+            self.node()
+                .start(program)
+                .expect("a program of the sandbox starts");
         }
     }
 
@@ -154,7 +169,11 @@ impl World {
         if program != Program::Registry {
             *self.0.deaths.lock() += 1;
         }
-        for wire in self.wires().iter().filter(|wire| Program::Client(wire.client) == program) {
+        for wire in self
+            .wires()
+            .iter()
+            .filter(|wire| Program::Client(wire.client) == program)
+        {
             wire.forget();
         }
     }

@@ -103,7 +103,7 @@ impl Demo {
             .context("the manager does not know the wire")?;
         let (source, destination) = addresses(&connection)?;
         facts.ping = vec![mesh::ping(near, destination, 10)?, mesh::ping(far, source, 10)?];
-        facts.picture = picture::of(&connection);
+        facts.picture = picture::of(&connection, first);
         self.progress("pings went both ways", Duration::ZERO);
         watcher.end().await;
 

@@ -5,6 +5,7 @@ use nsm_sdk::dataplane::Neighbour;
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::{Change, plan};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")

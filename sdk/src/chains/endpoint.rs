@@ -33,12 +33,12 @@ pub fn endpoint(
 ) -> Chain<NetworkService> {
     let common = chain![
         UpdatePath,
-        HopTime,
         Begin::server(component),
         UpdateToken::new(&gate.tokens, &gate.identity),
         AuthorizeServer::new(&gate.policies),
         Timeout,
         Monitor::new(component),
+        HopTime,
         TrimPath::server(),
     ];
     common.then(additional)

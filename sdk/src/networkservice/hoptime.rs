@@ -4,7 +4,8 @@
 //! **Guarantees**: `request_us` in the metrics of the hop's own segment, whole microseconds, decimal, of the last
 //! request that succeeded; what lies behind the hop is included, so the hop's own share is the difference to the
 //! next segment's.
-//! **Placement**: right behind `updatepath`, which decides which segment is the hop's own.
+//! **Placement**: behind `updatepath`, which decides which segment is the hop's own, and right behind `monitor`, so that
+//! monitors are told. What stands before it (tokens, policies) counts to the hop before.
 //! **Cost**: two readings of the clock and one short string.
 
 use async_trait::async_trait;

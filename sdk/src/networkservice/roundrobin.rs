@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn registry_c30_equal_endpoints_take_turns() {
+    async fn g30_equal_endpoints_take_turns() {
         let probe = Probe::new();
         let chain = before(RoundRobin::new(), &probe);
         for _ in 0..4 {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn registry_c31_the_next_candidate_is_tried_and_every_failure_is_told() {
+    async fn g31_the_next_candidate_is_tried_and_every_failure_is_told() {
         let probe = Probe::answering(|request: &mut Request| {
             match &request.connection.network_service_endpoint_name[..] {
                 "c" => Ok(()),

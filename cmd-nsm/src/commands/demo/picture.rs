@@ -6,8 +6,9 @@ use nsm_api::connection::{Connection, PathSegment};
 /// The width of one hop.
 const WIDTH: usize = 17;
 
-/// The hops with the time that each took for itself, and the wire with its two ends.
-pub fn of(connection: &Connection) -> String {
+/// The hops with the time that each took for itself, of `whole` milliseconds that the client waited, and the wire with
+/// its two ends.
+pub fn of(connection: &Connection, whole: f64) -> String {
     let segments = connection
         .path
         .as_ref()
@@ -18,7 +19,7 @@ pub fn of(connection: &Connection) -> String {
         .collect();
     let arrows = "request ───────▶ ".repeat(segments.len().saturating_sub(1));
     let times: Vec<_> = (0..segments.len())
-        .map(|at| format!("{:<WIDTH$}", own_time(segments, at)))
+        .map(|at| format!("{:<WIDTH$}", own_time(segments, at, whole)))
         .collect();
     format!(
         "  {}\n  {arrows}\n  {}\n\n{}",
@@ -28,16 +29,15 @@ pub fn of(connection: &Connection) -> String {
     )
 }
 
-/// What a hop took, less what the hop behind it took.
-fn own_time(segments: &[PathSegment], at: usize) -> String {
-    let micros = |at: usize| -> Option<u64> { segments.get(at)?.metrics.get("request_us")?.parse().ok() };
-    match (micros(at), micros(at + 1)) {
-        (Some(own), behind) => format!(
-            "{:.2} ms",
-            own.saturating_sub(behind.unwrap_or_default()) as f64 / 1e3
-        ),
-        (None, _) => String::new(),
-    }
+/// What a hop took, less what the hop behind it took. The first hop is the client, which waited for all of it.
+fn own_time(segments: &[PathSegment], at: usize, whole: f64) -> String {
+    let millis = |at: usize| -> Option<f64> {
+        let micros: f64 = segments.get(at)?.metrics.get("request_us")?.parse().ok()?;
+        Some(micros / 1e3)
+    };
+    let own = if at == 0 { Some(whole) } else { millis(at) };
+    let behind = millis(at + 1).unwrap_or_default();
+    own.map_or_else(String::new, |own| format!("{:.2} ms", (own - behind).max(0.0)))
 }
 
 fn wire(connection: &Connection, segments: &[PathSegment]) -> String {

@@ -64,7 +64,7 @@ async fn passes_the_standard_cases() {
 }
 
 #[tokio::test]
-async fn registry_c20_without_matches_every_endpoint_is_a_candidate() {
+async fn g20_without_matches_every_endpoint_is_a_candidate() {
     assert_eq!(
         candidates(vec![], request()).await.unwrap(),
         ["nse-a", "nse-b", "nse-node"]
@@ -72,7 +72,7 @@ async fn registry_c20_without_matches_every_endpoint_is_a_candidate() {
 }
 
 #[tokio::test]
-async fn registry_c21_when_no_match_applies_there_are_no_candidates() {
+async fn g21_when_no_match_applies_there_are_no_candidates() {
     let error = candidates(vec![route("other", "a")], labelled("app", "client"))
         .await
         .unwrap_err();
@@ -85,7 +85,7 @@ async fn registry_c21_when_no_match_applies_there_are_no_candidates() {
 }
 
 #[tokio::test]
-async fn registry_c22_the_first_match_that_applies_wins() {
+async fn g22_the_first_match_that_applies_wins() {
     let general = Match {
         source_selector: [].into(),
         ..route("", "b")
@@ -124,7 +124,7 @@ async fn c102_an_empty_match_falls_through_only_if_it_says_so() {
 }
 
 #[tokio::test]
-async fn registry_c24_c25_a_match_without_routes_chooses_all_with_metadata_and_none_without() {
+async fn g24_g25_a_match_without_routes_chooses_all_with_metadata_and_none_without() {
     let bare = Match::default();
     let with = Match {
         metadata: Some(Metadata::default()),
@@ -162,7 +162,7 @@ async fn c101_a_template_chooses_the_endpoint_on_the_clients_node() {
 }
 
 #[tokio::test]
-async fn registry_c32_expired_endpoints_are_no_candidates() {
+async fn g32_expired_endpoints_are_no_candidates() {
     let expiring = |name: &str, at: SystemTime| NetworkServiceEndpoint {
         expiration_time: Some(at.into()),
         ..endpoint(name, SERVICE, ("app", "a"))

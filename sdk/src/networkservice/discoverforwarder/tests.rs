@@ -142,7 +142,7 @@ async fn the_forwarder_that_has_made_the_wire_goes_first() {
 }
 
 #[tokio::test]
-async fn registry_c24_c29_matches_restrict_forwarders_by_metadata_or_to_p2p() {
+async fn g24_g29_matches_restrict_forwarders_by_metadata_or_to_p2p() {
     let tried = async |matches: Vec<Match>| {
         let (registry, network) = (registry(matches), Network::new(&[]));
         registry.tell(vec![

@@ -1,27 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connections of a program and those who want to be told about them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use nsm_api::connection::{Connection, ConnectionEvent, ConnectionEventType as Kind, MonitorScopeSelector};
 use nsm_api::matching::connection_matches;
-use nsm_api::path::MAX_SEGMENTS;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::subscriber::{Subscriber, check};
 use crate::core::{Component, Error, Found, NetworkService, Result};
-use crate::elements::updatepath::{MAX_NAME, MAX_TOKEN};
-
-/// How many events wait for one subscriber before it gets a new initial transfer in place of those that follow.
-pub(super) const MAX_QUEUE: usize = 256;
 
 /// How many subscribers one program serves.
-pub(super) const MAX_SUBSCRIBERS: usize = 131_072;
-
-/// How many services one selector may name.
-const MAX_SERVICES: usize = 1024;
+const MAX_SUBSCRIBERS: usize = 131_072;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -46,17 +39,6 @@ struct Listed {
     /// Since when it is as its own hop says; what was relayed of an earlier epoch comes too late.
     epoch: u64,
 }
-
-#[derive(Debug)]
-struct Subscriber {
-    selector: MonitorScopeSelector,
-    queue: VecDeque<Change>,
-    /// Once the queue was full: the connections that were deleted since.
-    missed: Option<Vec<Arc<Connection>>>,
-    wake: Arc<Notify>,
-}
-
-type Change = (Kind, Vec<Arc<Connection>>);
 
 impl Hub {
     pub(super) fn new(component: &Component) -> Arc<Self> {
@@ -126,18 +108,10 @@ impl Hub {
         }
         table.last += 1;
         let (number, wake) = (table.last, Arc::new(Notify::new()));
-        let initial = (Kind::InitialStateTransfer, table.matching(&selector));
-        table
-            .by_id
-            .entry(asked_id(&selector).to_string())
-            .or_default()
-            .insert(number);
-        let subscriber = Subscriber {
-            selector,
-            queue: [initial].into(),
-            missed: None,
-            wake: Arc::clone(&wake),
-        };
+        let initial = matching(&table.connections, &selector);
+        let subscriber = Subscriber::new(selector, initial, &wake);
+        let id = subscriber.asked_id().to_string();
+        table.by_id.entry(id).or_default().insert(number);
         table.subscribers.insert(number, subscriber);
         let subscription = Subscription {
             hub: Arc::clone(self),
@@ -155,36 +129,13 @@ impl Hub {
 
     /// What the subscriber is to be told next.
     fn take(&self, number: u64) -> Option<Result<ConnectionEvent>> {
-        let mut table = self.table.lock();
+        let table = &mut *self.table.lock();
         let subscriber = table.subscribers.get_mut(&number)?;
-        if let Some(change) = subscriber.queue.pop_front() {
-            return Some(Ok(event(change)));
-        }
-        let deleted = subscriber.missed.take()?;
-        if deleted.len() > MAX_QUEUE {
-            let text = "the monitor is so slow that deleted connections cannot be told any more";
-            return Some(Err(Error::exhausted("monitor-lags", text)));
-        }
-        let selector = subscriber.selector.clone();
-        let initial = (Kind::InitialStateTransfer, table.matching(&selector));
-        if deleted.is_empty() {
-            return Some(Ok(event(initial)));
-        }
-        let subscriber = table.subscribers.get_mut(&number)?;
-        subscriber.queue.push_back(initial);
-        Some(Ok(event((Kind::Delete, deleted))))
+        subscriber.next(|selector| matching(&table.connections, selector))
     }
 }
 
 impl Table {
-    fn matching(&self, selector: &MonitorScopeSelector) -> Vec<Arc<Connection>> {
-        let connections = self.connections.values().map(|listed| &listed.connection);
-        connections
-            .filter(|connection| connection_matches(selector, connection))
-            .cloned()
-            .collect()
-    }
-
     fn publish(&mut self, kind: Kind, connection: &Arc<Connection>) {
         let segments = connection.path.iter().flat_map(|path| &path.path_segments);
         let ids: BTreeSet<_> = segments.map(|segment| segment.id.as_str()).chain([""]).collect();
@@ -193,25 +144,6 @@ impl Table {
                 subscriber.tell(kind, connection);
             }
         }
-    }
-}
-
-impl Subscriber {
-    fn tell(&mut self, kind: Kind, connection: &Arc<Connection>) {
-        if !connection_matches(&self.selector, connection) {
-            return;
-        }
-        if self.missed.is_none() && self.queue.len() >= MAX_QUEUE {
-            self.missed = Some(Vec::new());
-        }
-        match &mut self.missed {
-            None => self.queue.push_back((kind, vec![Arc::clone(connection)])),
-            Some(deleted) if kind == Kind::Delete && deleted.len() <= MAX_QUEUE => {
-                deleted.push(Arc::clone(connection));
-            }
-            Some(_) => {}
-        }
-        self.wake.notify_one();
     }
 }
 
@@ -248,7 +180,7 @@ impl Drop for Subscription {
         let Some(subscriber) = table.subscribers.remove(&self.number) else {
             return;
         };
-        let id = asked_id(&subscriber.selector);
+        let id = subscriber.asked_id();
         if let Some(numbers) = table.by_id.get_mut(id) {
             numbers.remove(&self.number);
             if numbers.is_empty() {
@@ -258,37 +190,10 @@ impl Drop for Subscription {
     }
 }
 
-/// An id that every connection has which the selector chooses; empty when there is none.
-fn asked_id(selector: &MonitorScopeSelector) -> &str {
-    let ids = selector.path_segments.iter().map(|segment| segment.id.as_str());
-    ids.into_iter().find(|id| !id.is_empty()).unwrap_or("")
-}
-
-fn event((kind, connections): Change) -> ConnectionEvent {
-    let entry = |connection: Arc<Connection>| (connection.id.clone(), Arc::unwrap_or_clone(connection));
-    ConnectionEvent {
-        r#type: kind as i32,
-        connections: connections.into_iter().map(entry).collect(),
-    }
-}
-
-/// Refuses selectors that are larger than any honest one.
-fn check(selector: &MonitorScopeSelector) -> Result<()> {
-    let segments = selector.path_segments.iter();
-    let fits = selector.path_segments.len() <= MAX_SEGMENTS
-        && selector.network_services.len() <= MAX_SERVICES
-        && selector
-            .network_services
-            .iter()
-            .all(|name| name.len() <= MAX_NAME)
-        && segments.into_iter().all(|segment| {
-            segment.name.len().max(segment.id.len()) <= MAX_NAME && segment.token.len() <= MAX_TOKEN
-        });
-    if fits {
-        return Ok(());
-    }
-    let text = format!(
-        "a monitor may select by {MAX_SEGMENTS} path segments and {MAX_SERVICES} services, names up to {MAX_NAME} bytes"
-    );
-    Err(Error::invalid("selector-too-large", text))
+fn matching(listed: &BTreeMap<String, Listed>, selector: &MonitorScopeSelector) -> Vec<Arc<Connection>> {
+    let connections = listed.values().map(|listed| &listed.connection);
+    connections
+        .filter(|connection| connection_matches(selector, connection))
+        .cloned()
+        .collect()
 }

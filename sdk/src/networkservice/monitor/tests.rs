@@ -5,7 +5,7 @@ use futures::{FutureExt, StreamExt};
 use nsm_api::connection::{ConnectionEvent, PathSegment};
 use tokio_util::sync::CancellationToken;
 
-use super::hub::MAX_QUEUE;
+use super::subscriber::MAX_QUEUE;
 use super::*;
 use crate::core::testing::{Probe, end_at, request, standard_cases};
 use crate::core::{Chain, Error, Peer, Remote};

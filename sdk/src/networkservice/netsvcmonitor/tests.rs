@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::time::Duration;
+
+use futures::StreamExt;
 use futures::channel::mpsc;
 use nsm_api::registry::{
-    Destination, Match, NetworkServiceEndpointResponse, NetworkServiceLabels, NetworkServiceResponse,
+    Destination, Match, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceEndpointResponse,
+    NetworkServiceLabels, NetworkServiceQuery, NetworkServiceResponse,
 };
 
 use super::*;

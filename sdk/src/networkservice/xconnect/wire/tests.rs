@@ -80,7 +80,7 @@ fn shown(routes: &[Route]) -> Vec<String> {
 }
 
 #[test]
-fn dataplane_c1_c2_the_usual_pair_is_two_addresses_and_two_device_routes() {
+fn the_usual_pair_is_two_addresses_and_two_device_routes() {
     let wire = with(|_| {}).unwrap();
     assert_eq!(
         (wire.connection.as_str(), wire.payload),
@@ -107,7 +107,7 @@ fn dataplane_c1_c2_the_usual_pair_is_two_addresses_and_two_device_routes() {
 }
 
 #[test]
-fn dataplane_c8_an_unset_mtu_is_9000() {
+fn an_unset_mtu_is_9000() {
     assert_eq!(with(|_| {}).unwrap().mtu, 9000);
     let set = |mtu| with(|connection| connection.context.get_or_insert_default().mtu = mtu);
     assert_eq!(set(1300).unwrap().mtu, 1300);
@@ -117,7 +117,7 @@ fn dataplane_c8_an_unset_mtu_is_9000() {
 }
 
 #[test]
-fn dataplane_c10_a_name_that_linux_does_not_take_is_refused() {
+fn a_name_that_linux_does_not_take_is_refused() {
     let named = |name: &str| with(|connection| connection.mechanism = Some(kernel("/ns/client", name)));
     assert!(named("nsm-45678901234").is_ok());
     for bad in ["", "nsm-456789012345", "a/b"] {
@@ -126,7 +126,7 @@ fn dataplane_c10_a_name_that_linux_does_not_take_is_refused() {
 }
 
 #[test]
-fn dataplane_c11_to_c14_routes_of_the_context_go_by_the_peer_unless_it_covers_them() {
+fn routes_of_the_context_go_by_the_peer_unless_it_covers_them() {
     let wire = with_ip(|ip| {
         ip.dst_routes = vec![route("10.0.0.0/8", "")];
         ip.src_routes = vec![
@@ -155,7 +155,7 @@ fn dataplane_c11_to_c14_routes_of_the_context_go_by_the_peer_unless_it_covers_th
 }
 
 #[test]
-fn dataplane_c15_a_prefix_that_covers_the_peer_needs_no_route_to_it() {
+fn a_prefix_that_covers_the_peer_needs_no_route_to_it() {
     let wire = with_ip(|ip| {
         ip.src_ip_addrs = vec!["172.16.1.101/24".into(), "not an address".into()];
         ip.src_routes.clear();
@@ -198,7 +198,7 @@ fn a_route_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn dataplane_c16_neighbours_are_on_both_sides_and_need_a_mac() {
+fn neighbours_are_on_both_sides_and_need_a_mac() {
     let neighbour = |mac: &str| IpNeighbor {
         ip: "10.0.0.7".into(),
         hardware_address: mac.into(),
@@ -223,7 +223,7 @@ fn dataplane_c16_neighbours_are_on_both_sides_and_need_a_mac() {
 }
 
 #[test]
-fn dataplane_c18_macs_of_the_ethernet_context_are_each_sides() {
+fn macs_of_the_ethernet_context_are_each_sides() {
     let set = |src: &str, dst: &str| {
         with(|connection| {
             let ethernet = EthernetContext {
@@ -244,7 +244,7 @@ fn dataplane_c18_macs_of_the_ethernet_context_are_each_sides() {
 }
 
 #[test]
-fn dataplane_c20_loopback_routing_is_the_endpoints_only() {
+fn loopback_routing_is_the_endpoints_only() {
     let mut downstream = kernel("/ns/endpoint", "nse-2");
     downstream.set_parameter("routeLocalNet", "true");
     let wire = wire(&connection(), &downstream).unwrap();
@@ -252,7 +252,7 @@ fn dataplane_c20_loopback_routing_is_the_endpoints_only() {
 }
 
 #[test]
-fn dataplane_c22_c30_policies_are_the_clients_only_with_selectors_and_routes_as_given() {
+fn policies_are_the_clients_only_with_selectors_and_routes_as_given() {
     let policy =
         |from: &str, proto: &str, dst_port: &str, src_port: &str, routes: Vec<RouteText>| PolicyRoute {
             from: from.into(),

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether what is asked for can be at all.
+
+use nsm_sdk::core::{Error, Result};
+use nsm_sdk::dataplane::{Interface, Wire};
+
+/// How many addresses, routes, neighbours, peers and policies an interface can have, of each.
+const MAX_ITEMS: usize = 4096;
+
+/// How long the id of a connection can be: an alias has room for 255 bytes.
+const MAX_ID: usize = 240;
+
+/// How long an interface's name can be, from `IFNAMSIZ`.
+const MAX_NAME: usize = 15;
+
+/// Whether `wire` can be made at all.
+pub(crate) fn check(wire: &Wire) -> Result<()> {
+    let id = &wire.connection;
+    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+        return Err(Error::invalid(
+            "bad-connection-id",
+            format!("the connection id {id:?} must have 1 to {MAX_ID} bytes and no control characters"),
+        ));
+    }
+    for interface in [&wire.client, &wire.endpoint] {
+        let name = &interface.name;
+        let is_bad = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+        let is_special = [".", "..", "all", "default"].contains(&name.as_str());
+        if name.is_empty() || name.len() > MAX_NAME || is_special || name.contains(is_bad) {
+            return Err(bad_name(name, "is not one"));
+        }
+        let Interface {
+            addresses,
+            routes,
+            neighbours,
+            peers,
+            policies,
+            ..
+        } = interface;
+        let lengths = [
+            addresses.len(),
+            routes.len(),
+            neighbours.len(),
+            peers.len(),
+            policies.len(),
+        ];
+        let in_policies: usize = policies.iter().map(|policy| policy.routes.len()).sum();
+        if lengths
+            .into_iter()
+            .chain([in_policies])
+            .any(|length| length > MAX_ITEMS)
+        {
+            return Err(Error::exhausted(
+                "too-many-items",
+                format!(
+                    "the interface {name} is to have more than {MAX_ITEMS} addresses, routes or policies"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn bad_name(name: &str, why: &str) -> Error {
+    Error::invalid(
+        "bad-interface-name",
+        format!(
+            "the interface name {name:?} {why}: 1 to {MAX_NAME} bytes without white space, /, : or %, and none of \
+             ., .., all and default"
+        ),
+    )
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who has a name that is wanted: a stranger, an earlier life, or another connection.
+//!
+//! **Guarantees**: an interface that we did not make stays as it is, and the error names it and what to do. What an
+//! earlier life made for the same connection is adopted. A new connection takes a name over from one that had it in
+//! the same pod (its container has been started again); one that comes back for its own wire does not.
+
+use std::sync::Arc;
+
+use nsm_sdk::core::{Error, Result};
+use nsm_sdk::dataplane::Wire;
+use tonic::Code;
+
+use crate::doomed::Remains;
+use crate::make::{Attempt, Outcome, Spaces, alias};
+use crate::netns::Netns;
+use crate::observe::{self, Seen, Which};
+use crate::state::{Place, Record};
+use crate::veth;
+
+impl Attempt<'_> {
+    /// A name is taken: by a stranger, which is an error; by what an earlier life made for this connection, which
+    /// is adopted; or by an interface of ours that is in the way, which goes.
+    pub(crate) fn make_way(&mut self, spaces: &Spaces) -> Result<Outcome> {
+        let client = self.holder(&spaces.client, &self.wire.client.name)?;
+        let endpoint = self.holder(&spaces.endpoint, &self.wire.endpoint.name)?;
+        if let (Some(client), Some(endpoint)) = (&client, &endpoint)
+            && client.0.alias == alias("server", &self.wire.connection)
+            && endpoint.0.alias == alias("client", &self.wire.connection)
+            && (client.0.peer, client.0.index) == (endpoint.0.index, endpoint.0.peer)
+        {
+            let record = Record {
+                serial: self.shared.state().serial(),
+                connection: self.wire.connection.clone(),
+                client: client.1.clone(),
+                endpoint: endpoint.1.clone(),
+                asked: None,
+                settling: false,
+                broken: true,
+                orphan: true,
+            };
+            self.shared.note(record);
+            return Ok(Outcome::Again);
+        }
+        for (netns, holder) in [(&spaces.client, client), (&spaces.endpoint, endpoint)] {
+            if let Some((seen, place)) = holder {
+                self.evict(netns, &seen, place)?;
+            }
+        }
+        Ok(Outcome::Again)
+    }
+
+    /// The interface that has the wanted name, if it is one of ours.
+    fn holder(&mut self, netns: &Netns, name: &str) -> Result<Option<(Seen, Place)>> {
+        let broken = |error| veth::broken(&netns.id(), &error);
+        let mut socket = self.station.socket(netns)?;
+        let Some(seen) = observe::link(&mut socket, &Which::Name(name)).map_err(broken)? else {
+            return Ok(None);
+        };
+        if ![self.shared.group(), self.shared.doomed_group()].contains(&seen.group) {
+            return Err(taken(netns, &seen, "was not made by this forwarder"));
+        }
+        let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
+        Ok(Some((seen, place)))
+    }
+
+    /// Removes an interface of ours that another connection has, or had in an earlier life.
+    fn evict(&mut self, netns: &Arc<Netns>, seen: &Seen, place: Place) -> Result<()> {
+        let holder = self.shared.state().by_index(seen.index).cloned();
+        match holder {
+            // The one who comes back for its own wire does not get another's; the newcomer does.
+            Some(record) if record.settling || (self.is_refresh && !record.orphan) => {
+                return Err(taken(netns, seen, "belongs to another connection"));
+            }
+            Some(record) => self.shared.doom(record.serial),
+            None => {
+                let remains = Remains {
+                    place,
+                    netns: Some(netns.clone()),
+                    path: None,
+                };
+                self.shared.doom_remains(vec![remains]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is being tried, for errors.
+    pub(crate) fn aim(&self) -> String {
+        let Wire { client, endpoint, .. } = self.wire;
+        format!(
+            "make the pair {} in {} and {} in {}",
+            client.name,
+            client.netns.display(),
+            endpoint.name,
+            endpoint.netns.display()
+        )
+    }
+}
+
+fn taken(netns: &Netns, seen: &Seen, why: &str) -> Error {
+    let alias = if seen.alias.is_empty() {
+        String::new()
+    } else {
+        format!(" (alias {})", seen.alias)
+    };
+    Error::new(
+        Code::AlreadyExists,
+        "interface-taken",
+        format!(
+            "the name {} is taken in {} by interface {}{alias}, which {why}; remove or rename that interface, or ask \
+             for another name in the service URL",
+            seen.name,
+            netns.id(),
+            seen.index
+        ),
+    )
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Chooses a routing table for each policy.
+//!
+//! **Guarantees**: a policy keeps its table as long as its selectors stay; a table that anybody else uses is never
+//! taken, nor is one of the kernel's own; two wires that are made at once have different ones.
+//! **Cost**: nothing without new policies, else four dumps of the namespace.
+
+use std::collections::BTreeSet;
+
+use nsm_sdk::core::Result;
+use nsm_sdk::dataplane::Interface;
+
+use crate::end::{End, families};
+use crate::make::{Attempt, Spaces};
+use crate::netns::Netns;
+use crate::{dumps, veth};
+
+impl Attempt<'_> {
+    /// The routing table of each policy of both ends: the one that it is known to have, or one that nobody uses.
+    pub(crate) fn tables(&mut self, spaces: &Spaces, known: [&End; 2]) -> Result<[Vec<u32>; 2]> {
+        let client = self.tables_in(&spaces.client, &self.wire.client, known[0])?;
+        match self.tables_in(&spaces.endpoint, &self.wire.endpoint, known[1]) {
+            Ok(endpoint) => Ok([client, endpoint]),
+            Err(error) => {
+                let is_old = |table: &u32| known[0].rules.iter().any(|rule| rule.table == *table);
+                let new = client.into_iter().filter(|table| !is_old(table));
+                self.shared.state().release(spaces.client.id(), new);
+                Err(error)
+            }
+        }
+    }
+
+    fn tables_in(&mut self, netns: &Netns, interface: &Interface, now: &End) -> Result<Vec<u32>> {
+        let mut used = BTreeSet::new();
+        let mut known: Vec<Option<u32>> = Vec::with_capacity(interface.policies.len());
+        for policy in &interface.policies {
+            let mut of = now
+                .rules
+                .iter()
+                .filter(|rule| rule.selects(policy))
+                .map(|rule| rule.table);
+            let table = of.find(|table| !used.contains(table));
+            used.extend(table);
+            // One that selects nothing needs no table.
+            let is_empty = families(policy, interface).is_empty();
+            known.push(table.or(is_empty.then_some(0)));
+        }
+        let missing = known.iter().filter(|table| table.is_none()).count();
+        if missing == 0 {
+            return Ok(known.into_iter().flatten().collect());
+        }
+        let mut socket = self.station.socket(netns)?;
+        let taken = dumps::tables(&mut socket).map_err(|error| veth::broken(&netns.id(), &error))?;
+        let mut new = self
+            .shared
+            .state()
+            .allocate(netns.id(), missing, &taken)
+            .into_iter();
+        Ok(known
+            .into_iter()
+            .filter_map(|table| table.or_else(|| new.next()))
+            .collect())
+    }
+}
