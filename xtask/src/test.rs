@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::suites::{SUITES, Suite};
+use crate::suites::{Runs, SUITES, Suite};
 use crate::tools;
 
 /// Run the tests that a change must pass, or the named suites.
@@ -43,7 +43,7 @@ impl Args {
 
     fn wants(&self, suite: &Suite) -> bool {
         match self.suites.as_slice() {
-            [] => self.all || !suite.long,
+            [] => suite.runs == Runs::Always || (self.all && suite.runs == Runs::WithAll),
             named => named.iter().any(|name| name == suite.name),
         }
     }
@@ -55,8 +55,11 @@ fn names() -> clap::builder::PossibleValuesParser {
 
 fn suites_help() -> String {
     let line = |suite: &Suite| {
-        let long = if suite.long { " (long)" } else { "" };
-        format!("\n  {:<12} {}{long}", suite.name, suite.about)
+        let when = match suite.runs {
+            Runs::Always | Runs::WithAnother => "",
+            Runs::WithAll => " (long)",
+        };
+        format!("\n  {:<12} {}{when}", suite.name, suite.about)
     };
     format!("Suites:{}", SUITES.iter().map(line).collect::<String>())
 }
@@ -68,7 +71,7 @@ mod tests {
     const LONG: Suite = Suite {
         name: "soak",
         about: "",
-        long: true,
+        runs: Runs::WithAll,
         tools: &[],
         run: |_| (),
     };

@@ -74,7 +74,8 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let packages: Vec<_> = wanted.iter().map(|tool| tool.package).collect();
+    let mut packages: Vec<_> = wanted.iter().map(|tool| tool.package).collect();
+    packages.dedup();
     if Path::new("/etc/debian_version").exists() && is_root() {
         println!("installing {}", packages.join(" "));
         run(apt_get().arg("update"))?;
@@ -89,7 +90,11 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
 }
 
 fn advice(tools: &[Tool]) -> String {
-    let list = |part: fn(&Tool) -> &str| tools.iter().map(part).collect::<Vec<_>>().join(" ");
+    let list = |part: fn(&Tool) -> &str| {
+        let mut names: Vec<_> = tools.iter().map(part).collect();
+        names.dedup();
+        names.join(" ")
+    };
     let (programs, packages) = (list(|tool| tool.program), list(|tool| tool.package));
     format!(
         "not found: {programs}; install them, on Debian and Ubuntu by\n    sudo apt-get install -y {packages}"
@@ -192,10 +197,10 @@ mod tests {
 
     #[test]
     fn the_advice_names_programs_and_packages() {
-        let advice = advice(&[IP, PING]);
-        assert!(advice.contains("not found: ip ping;"), "{advice}");
+        let advice = advice(&[IP, PING, UNSHARE, NSENTER]);
+        assert!(advice.contains("not found: ip ping unshare nsenter;"), "{advice}");
         assert!(
-            advice.ends_with("apt-get install -y iproute2 iputils-ping"),
+            advice.ends_with("apt-get install -y iproute2 iputils-ping util-linux"),
             "{advice}"
         );
     }

@@ -138,6 +138,9 @@ fn chained(pair: &[(&str, Option<Claims>)]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn allows(policy: Policy, change: impl FnOnce(&mut Input<'_>)) -> bool {
@@ -177,6 +180,23 @@ mod tests {
         }
         assert!(!allows(Policy::PrevTokenSigned, |_| ()));
         assert!(!allows(Policy::NextTokenSigned, |input| input.index = usize::MAX));
+    }
+
+    #[test]
+    fn a_token_for_several_audiences_is_for_none_unless_all_are_the_next() {
+        let token = |claims: &str| {
+            let [header, claims] = [r#"{"alg":"ES256"}"#, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+            format!("{header}.{claims}.c2ln")
+        };
+        let next = token(r#"{"sub":"b"}"#);
+        let chained = |aud: &str| {
+            let first = token(&format!(r#"{{"sub":"a","aud":{aud}}}"#));
+            let tokens = [first.as_str(), next.as_str()];
+            let input = Input::of(tokens, 1, &[], SystemTime::UNIX_EPOCH);
+            Policy::TokensChained.allows(&input, &Verifier::default())
+        };
+        assert!(chained(r#"["b"]"#) && chained(r#"["b","b"]"#));
+        assert!(!chained(r#"["b","c"]"#) && !chained(r#"["c","b"]"#) && !chained("[]"));
     }
 
     #[test]
