@@ -263,6 +263,22 @@ impl Caller {
         Ok(self.dial(url).await?.close(&ctx, request).await?)
     }
 
+    /// A way to `url` over which the namespace was passed that `request` now names.
+    pub async fn with_netns(
+        &self,
+        url: &str,
+        mut request: Request,
+        netns: &std::path::Path,
+    ) -> Result<(Arc<dyn Remote<NetworkService>>, Request)> {
+        let remote = self.dial(url).await?;
+        let files = remote.peer().files.clone().context("no files can be passed")?;
+        let inode = files.send(std::fs::File::open(netns)?.into())?;
+        for mechanism in &mut request.mechanism_preferences {
+            mechanism.set_parameter("inodeURL", &inode.to_string());
+        }
+        Ok((remote, request))
+    }
+
     /// A first request for `service` as the connection `id`.
     pub fn ask(&self, id: &str, service: &str) -> Result<Request> {
         let url = service.parse()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nsm_api::registry::{NetworkService, NetworkServiceEndpoint};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Gate;
 use super::nsmgr_registry::{self, NsmgrRegistry, nsmgr_registry};
@@ -75,7 +76,7 @@ impl Place {
 
     pub(super) fn way(&self, network: &Network) -> Arc<Way> {
         let (identity, tokens) = (self.party.identity(), self.party.tokens.clone());
-        Arc::new(network.dialer(&self.component, identity, tokens, Duration::from_millis(1)))
+        network.dialer(&self.component, &identity, &tokens, &CancellationToken::new())
     }
 
     pub(super) fn client(&self, network: &Network, url: &str) -> Client {
@@ -106,6 +107,7 @@ impl Mesh {
         ])
         .map(Place::new);
         let network = Network::default();
+        network.set_delay(Duration::from_millis(1));
         let [url1, url2] = URLS;
         let managers = [(nsmgr1, url1), (nsmgr2, url2)];
         let managers = managers.map(|(place, url)| manager(&network, place, url, Some(REGISTRY_URL)));
@@ -130,6 +132,7 @@ impl Mesh {
         let host = Host {
             component: self.registry.component.clone(),
             identity: self.registry.party.identity(),
+            power: CancellationToken::new(),
             network_service: None,
             nse_registry: Some(registry_memory::nse(&self.registry.component, &settings)),
             ns_registry: Some(registry_memory::ns(&self.registry.component, &settings)),
@@ -174,6 +177,7 @@ pub(super) fn manager(
     let host = Host {
         component: place.component.clone(),
         identity: place.party.identity(),
+        power: CancellationToken::new(),
         network_service: None,
         nse_registry: Some(served.nse.clone()),
         ns_registry: Some(served.ns.clone()),

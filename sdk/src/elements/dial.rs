@@ -2,7 +2,8 @@
 //! Opens the way to where the call goes next.
 //!
 //! **Guarantees**: elements behind find a [`Way`] to [`NextUrl`]. A connection that moves to another URL is closed at
-//! the old one first. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged.
+//! the old one first. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
+//! close reaches nobody but who was requested: the number in a URL of a descriptor may be another socket's by then.
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
@@ -18,7 +19,7 @@ use tracing::debug;
 
 use super::clienturl::NextUrl;
 use super::connect::LocalOnly;
-use crate::core::{Api, Ctx, Dialer, Element, Found, Message, Next, Result, Way};
+use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Result, Way};
 
 /// See the [module](self).
 pub struct Dial<A: Api> {
@@ -48,10 +49,25 @@ impl<A: Api> Dial<A> {
             .map_err(|error| error.context(format!("failed to dial {url}")))
     }
 
+    /// A way to `url` that leads to who is at the end of the one that is known: a socket's path may be another's by now.
+    async fn reopen(&self, ctx: &Ctx, url: &str) -> Result<Way<A>> {
+        let way = self.open(ctx, url).await?;
+        let known = ctx.store().get::<Way<A>>();
+        let (known, now) = (
+            known.as_ref().map(|known| known.0.peer().spiffe_id()),
+            way.0.peer().spiffe_id(),
+        );
+        if known.is_some_and(|known| known != now) {
+            let text = format!("{url} leads to {now:?} now, who has nothing to do with the connection");
+            return Err(Error::unavailable("peer-unreachable", text));
+        }
+        Ok(way)
+    }
+
     /// Closes the connection at the URL that it leaves.
     async fn leave(&self, ctx: &Ctx, old: &str, message: &A::Message, next: Next<'_, A>) -> Result<()> {
         let ctx = ctx.postponed();
-        let way = self.open(&ctx, old).await.inspect_err(|_| forget::<A>(&ctx))?;
+        let way = self.reopen(&ctx, old).await.inspect_err(|_| forget::<A>(&ctx))?;
         ctx.store().insert(way);
         let new = ctx.call().insert(NextUrl(old.to_string()));
         if let Err(error) = next.close(&ctx, &mut message.clone()).await {
@@ -101,7 +117,7 @@ impl<A: Api> Element<A> for Dial<A> {
         };
         if !ctx.call().has::<LocalOnly>() {
             let url = ctx.call().get().map_or(known, |NextUrl(url)| url);
-            match self.open(ctx, &url).await {
+            match self.reopen(ctx, &url).await {
                 Ok(way) => drop(ctx.store().insert(way)),
                 Err(error) => debug!(id = message.id(), %error, "closing by the way that was open"),
             }
@@ -123,9 +139,16 @@ impl<A: Api> Element<A> for Dial<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+    use tokio::time::Instant;
+
     use super::*;
     use crate::core::testing::{Connection, Probe, Wire, request, standard_cases};
-    use crate::core::{Chain, Error, NetworkService, NseRegistry, Registration};
+    use crate::core::{
+        Chain, NetworkService, NseRegistry, Peer, PeerIdentity, Registration, Remote, Request,
+    };
     use crate::elements::connect::Connect;
 
     const A: &str = "unix:///a";
@@ -255,6 +278,70 @@ mod tests {
         client.a.fail_closes(None);
         client.chain.close(&again, &mut request()).await.expect("sent");
         assert_eq!(client.a.closes().len(), 2);
+    }
+
+    /// One URL that leads to another peer each time, and who was closed.
+    #[derive(Default)]
+    struct Moving {
+        dialed: AtomicUsize,
+        closed: Mutex<Vec<String>>,
+    }
+
+    struct There(Peer, Arc<Moving>);
+
+    #[async_trait]
+    impl Dialer<NetworkService> for Arc<Moving> {
+        async fn dial(&self, _: &str, _: Instant) -> Result<Arc<dyn Remote<NetworkService>>> {
+            let identity = PeerIdentity {
+                spiffe_id: format!("spiffe://test/{}", self.dialed.fetch_add(1, Ordering::Relaxed)),
+                certificate: Vec::new(),
+                not_after: std::time::SystemTime::UNIX_EPOCH,
+            };
+            let peer = Peer {
+                identity: Some(Arc::new(identity)),
+                ..Peer::default()
+            };
+            Ok(Arc::new(There(peer, Arc::clone(self))))
+        }
+    }
+
+    #[async_trait]
+    impl Remote<NetworkService> for There {
+        fn peer(&self) -> &Peer {
+            &self.0
+        }
+        async fn request(&self, _: &Ctx, message: Request) -> Result<Request> {
+            Ok(message)
+        }
+        async fn close(&self, _: &Ctx, _: Request) -> Result<()> {
+            let who = self.0.spiffe_id().unwrap_or_default().to_string();
+            self.1.closed.lock().push(who);
+            Ok(())
+        }
+        async fn find(&self, _: &Ctx, _: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
+            Ok(Box::pin(futures::stream::empty()))
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_url_by_now_is_not_closed_in_place_of_who_was_requested() {
+        let moving = Arc::new(Moving::default());
+        let dial = Dial::new(Arc::new(Arc::clone(&moving)) as _, Duration::ZERO);
+        let chain: Chain<NetworkService> = crate::chain![dial, Connect];
+        let connection = Connection::new();
+        let ask = async |url: &str, ctx: Ctx| {
+            ctx.call().insert(NextUrl(url.into()));
+            chain.request(&ctx, &mut request()).await
+        };
+        ask(A, connection.first()).await.expect("requested of 0");
+        let error = ask(B, connection.again()).await.expect_err("1 is at A now");
+        assert_eq!(error.reason(), "peer-unreachable");
+        ask(B, connection.again()).await.expect("requested of 2");
+        chain
+            .close(&connection.again(), &mut request())
+            .await
+            .expect("closed");
+        assert_eq!(*moving.closed.lock(), ["spiffe://test/2"]);
     }
 
     #[tokio::test]

@@ -112,10 +112,17 @@ struct State {
 }
 
 impl Network {
-    /// Lets `host` listen on `url`, in place of whoever did. The URL of a socket in the file system is that socket,
-    /// whatever path leads to it.
+    /// Lets `host` listen on `url`, in place of whoever did, who is dead then. The URL of a socket in the file system
+    /// is that socket, whatever path leads to it.
     pub fn listen(&self, url: &str, host: Host) {
-        self.0.lock().listening.insert(place(url), Arc::new(host));
+        let before = self.0.lock().listening.insert(place(url), Arc::new(host));
+        before.into_iter().for_each(|before| before.power.cancel());
+    }
+
+    /// Kills who listens on `url`.
+    pub fn unlisten(&self, url: &str) {
+        let before = self.0.lock().listening.remove(&place(url));
+        before.into_iter().for_each(|before| before.power.cancel());
     }
 
     /// Lets go of those who are dead.

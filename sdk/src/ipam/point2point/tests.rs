@@ -249,6 +249,35 @@ async fn c91_a_pair_of_a_failed_first_request_belongs_to_whoever_comes_next() {
 }
 
 #[tokio::test]
+async fn what_another_connection_holds_by_now_is_taken_from_who_brings_it() {
+    let chain = chain("10.0.0.0/24");
+    let (one, other) = (Connection::new(), Connection::new());
+    let given = ask(&chain, &one, IpContext::default()).await.unwrap();
+    let brought = IpContext {
+        src_ip_addrs: [given.src_ip_addrs.clone(), vec!["10.1.0.1/32".into()]].concat(),
+        ..given.clone()
+    };
+    let answered = ask(&chain, &other, brought).await.unwrap();
+    assert_eq!(answered.src_ip_addrs, ["10.1.0.1/32", "10.0.0.3/32"]);
+    assert_eq!(answered.dst_ip_addrs, ["10.0.0.2/32"]);
+    let to = |prefix: &str| {
+        vec![Route {
+            prefix: prefix.into(),
+            ..Default::default()
+        }]
+    };
+    assert_eq!(
+        (answered.src_routes, answered.dst_routes),
+        (to("10.0.0.2/32"), to("10.0.0.3/32"))
+    );
+    assert_eq!(
+        ask(&chain, &one, given.clone()).await.unwrap(),
+        given,
+        "the holder keeps it"
+    );
+}
+
+#[tokio::test]
 async fn a_refresh_changes_nothing() {
     let chain = chain("fd00::/64");
     let connection = Connection::new();
