@@ -8,22 +8,22 @@ use serde::Serialize;
 
 /// One measured figure.
 #[derive(Clone, Debug, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// What was measured.
-    pub name: String,
+    pub(crate) name: String,
     /// How much of it.
-    pub value: f64,
+    pub(crate) value: f64,
     /// In what.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// What it is to be at most, if something was promised.
-    pub goal: Option<f64>,
+    pub(crate) goal: Option<f64>,
     /// How many measurements the value was made of.
-    pub runs: usize,
+    pub(crate) runs: usize,
 }
 
 impl Figure {
     /// A figure that nothing was promised of.
-    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, runs: usize) -> Self {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str, runs: usize) -> Self {
         Self {
             name: name.into(),
             value,
@@ -35,7 +35,7 @@ impl Figure {
 
     /// The same with what it is to be at most.
     #[must_use]
-    pub fn at_most(self, goal: f64) -> Self {
+    pub(crate) fn at_most(self, goal: f64) -> Self {
         Self {
             goal: Some(goal),
             ..self
@@ -52,7 +52,7 @@ impl Figure {
 }
 
 /// The figures for people.
-pub fn table(figures: &[Figure]) -> String {
+pub(crate) fn table(figures: &[Figure]) -> String {
     let mut text = format!(
         "{:<34} {:>10} {:<8} {:>8} {:<7} {:>7}\n",
         "figure", "value", "unit", "at most", "", "runs"
@@ -75,35 +75,35 @@ pub fn table(figures: &[Figure]) -> String {
 
 /// Many durations, sorted.
 #[derive(Clone, Debug)]
-pub struct Times(Vec<Duration>);
+pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
     /// Of these.
-    pub fn new(mut times: Vec<Duration>) -> Self {
+    pub(crate) fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         Self(times)
     }
 
     /// How many.
-    pub fn runs(&self) -> usize {
+    pub(crate) fn runs(&self) -> usize {
         self.0.len()
     }
 
     /// The duration that this share of them does not exceed, milliseconds.
-    pub fn quantile_ms(&self, share: f64) -> f64 {
+    pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         let at = (self.0.len() as f64 * share) as usize;
         let at = at.min(self.0.len().saturating_sub(1));
         self.0.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
     }
 
     /// The median, milliseconds.
-    pub fn p50_ms(&self) -> f64 {
+    pub(crate) fn p50_ms(&self) -> f64 {
         self.quantile_ms(0.5)
     }
 }
 
 /// The median of these.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -11,9 +11,6 @@ use clap::{Parser, Subcommand};
 mod figure;
 mod one_node;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What the mesh costs, beside what its parts cost bare, measured in the same run
 #[derive(Parser)]
 #[command(name = "nsm-bench", version)]

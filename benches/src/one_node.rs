@@ -11,13 +11,13 @@ use crate::figure::Figure;
 
 mod attach;
 mod chain;
-pub mod floor;
+pub(crate) mod floor;
 mod registry;
 mod start;
 
 /// One node: attach, refresh, close, memory, start, registry
 #[derive(Args)]
-pub struct OneNode {
+pub(crate) struct OneNode {
     /// How many wires are made, refreshed and closed one after the other
     #[arg(long, default_value_t = 500)]
     rounds: usize,
@@ -40,7 +40,7 @@ struct Bench {
 
 impl OneNode {
     /// Measures everything, each part on a mesh of its own.
-    pub async fn run(self) -> Result<Vec<Figure>> {
+    pub(crate) async fn run(self) -> Result<Vec<Figure>> {
         let programs = match &self.programs {
             Some(folder) => Programs::in_folder(folder),
             None => Programs::beside_us()?,

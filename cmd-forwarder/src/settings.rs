@@ -10,22 +10,22 @@ use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 pub(crate) struct Settings {
     /// Our name, as an endpoint and in paths
     #[arg(long, env = "NSM_NAME", default_value = "forwarder")]
-    pub name: String,
+    pub(crate) name: String,
     /// Our labels, key:value
     #[arg(long, env = "NSM_LABELS", default_value = "p2p:true", value_delimiter = ',')]
-    pub labels: Vec<String>,
+    pub(crate) labels: Vec<String>,
     /// The service that forwarders offer
     #[arg(long, env = "NSM_NSNAME", default_value = "forwarder")]
-    pub nsname: String,
+    pub(crate) nsname: String,
     /// The manager of our node
     #[arg(long, env = "NSM_CONNECT_TO", default_value = "unix:///connect.to.socket")]
-    pub connect_to: String,
+    pub(crate) connect_to: String,
     /// Where we listen
     #[arg(long, env = "NSM_LISTEN_ON", default_value = "unix:///listen.on.socket")]
-    pub listen_on: String,
+    pub(crate) listen_on: String,
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
-    pub max_token_lifetime: Duration,
+    pub(crate) max_token_lifetime: Duration,
     /// Policies for the answers of registries that we call
     #[arg(
         long,
@@ -33,23 +33,23 @@ pub(crate) struct Settings {
         default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/client/.*.rego",
         value_delimiter = ','
     )]
-    pub registry_client_policies: Vec<String>,
+    pub(crate) registry_client_policies: Vec<String>,
     /// How long dialling may take
     #[arg(long, env = "NSM_DIAL_TIMEOUT", default_value = "750ms")]
-    pub dial_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
     /// Mechanisms to offer first, best first
     #[arg(long, env = "NSM_MECHANISM_PRIORITY", value_delimiter = ',')]
-    pub mechanism_priority: Vec<String>,
+    pub(crate) mechanism_priority: Vec<String>,
     /// Where we write down which wires we made, to find them again after a crash
     #[arg(
         long,
         env = "NSM_STATE_DIR",
         default_value = "/var/lib/networkservicemesh/forwarder"
     )]
-    pub state_dir: std::path::PathBuf,
+    pub(crate) state_dir: std::path::PathBuf,
 
     #[command(flatten)]
-    pub log: LogSettings,
+    pub(crate) log: LogSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {

@@ -10,33 +10,33 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 pub(crate) struct Settings {
     /// Our name; begins the ids of our connections, so it must be ours alone on the node
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
-    pub name: String,
+    pub(crate) name: String,
     /// The manager of our node
     #[arg(
         long,
         env = "NSM_CONNECT_TO",
         default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock"
     )]
-    pub connect_to: String,
+    pub(crate) connect_to: String,
     /// What we want: kernel://service/interface?label=value, ...
     #[arg(long, env = "NSM_NETWORK_SERVICES", value_delimiter = ',', required = true)]
-    pub network_services: Vec<String>,
+    pub(crate) network_services: Vec<String>,
     /// How long dialling may take
     #[arg(long, env = "NSM_DIAL_TIMEOUT", default_value = "5s")]
-    pub dial_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
     /// How long one attempt may take
     #[arg(long, env = "NSM_REQUEST_TIMEOUT", default_value = "15s")]
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
-    pub max_token_lifetime: Duration,
+    pub(crate) max_token_lifetime: Duration,
     /// Groups of services whose addresses may overlap: [url,url],[url]
     #[arg(long, env = "NSM_AWARENESS_GROUPS", default_value = "")]
-    pub awareness_groups: String,
+    pub(crate) awareness_groups: String,
     #[command(flatten)]
-    pub info: InfoSettings,
+    pub(crate) info: InfoSettings,
     #[command(flatten)]
-    pub log: LogSettings,
+    pub(crate) log: LogSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {

@@ -30,7 +30,7 @@ pub(crate) struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     /// The connection `id` to `service`; one attempt takes at most `timeout`.
-    pub fn new(
+    pub(crate) fn new(
         component: &'a Component,
         chain: &'a Chain<NetworkService>,
         id: String,
@@ -48,7 +48,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Asks until the wire is there; answers whether it is, or whether we were told to end before.
-    pub async fn attach(&mut self) -> bool {
+    pub(crate) async fn attach(&mut self) -> bool {
         let mut pause = PAUSE.0;
         loop {
             let began = Instant::now();
@@ -81,7 +81,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Closes the wire, if it is there.
-    pub async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         let Some(mut request) = self.attached.take() else {
             return;
         };

@@ -9,29 +9,29 @@ use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, LogSettings};
 #[command(name = "nse-icmp", version, after_help = AFTER_HELP)]
 pub(crate) struct Settings {
     #[command(flatten)]
-    pub endpoint: EndpointSettings,
+    pub(crate) endpoint: EndpointSettings,
     /// What addresses come from: one pair of each group, [a,b],c
     #[arg(long, env = "NSM_CIDR_PREFIX", default_value = "169.254.0.0/16")]
-    pub cidr_prefix: String,
+    pub(crate) cidr_prefix: String,
     /// Whether addresses that a client brings from elsewhere stay (polite) or go (strict)
     #[arg(long, env = "NSM_IPAM_POLICY", default_value = "polite")]
-    pub ipam_policy: IpamPolicy,
+    pub(crate) ipam_policy: IpamPolicy,
     /// End after this long without a connection; 0 never
     #[arg(long, env = "NSM_IDLE_TIMEOUT", default_value = "0")]
-    pub idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     /// DNS for clients: JSON, [{\"dns_server_ips\": [], \"search_domains\": []}]
     #[arg(long, env = "NSM_DNS_CONFIGS", default_value = "[]")]
-    pub dns_configs: String,
+    pub(crate) dns_configs: String,
     /// Policy routes for clients: a YAML file, watched
     #[arg(
         long,
         env = "NSM_PBR_CONFIG_PATH",
         default_value = "/etc/policy-based-routing/config.yaml"
     )]
-    pub pbr_config_path: std::path::PathBuf,
+    pub(crate) pbr_config_path: std::path::PathBuf,
 
     #[command(flatten)]
-    pub log: LogSettings,
+    pub(crate) log: LogSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {

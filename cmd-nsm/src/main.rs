@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
+/// The allocator of musl is many times slower; that of glibc takes less memory than this one.
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

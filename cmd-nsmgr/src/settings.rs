@@ -10,7 +10,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
 pub(crate) struct Settings {
     /// Our name in paths; must differ from the names of our neighbours
     #[arg(long, env = "NSM_NAME", default_value = "nsmgr")]
-    pub name: String,
+    pub(crate) name: String,
     /// Where we listen; the first tcp URL is how other nodes find us
     #[arg(
         long,
@@ -18,13 +18,13 @@ pub(crate) struct Settings {
         default_value = "unix:///var/lib/networkservicemesh/nsm.io.sock",
         value_delimiter = ','
     )]
-    pub listen_on: Vec<String>,
+    pub(crate) listen_on: Vec<String>,
     /// The registry; empty keeps everything in our own memory
     #[arg(long, env = "NSM_REGISTRY_URL", default_value = "tcp://localhost:5001")]
-    pub registry_url: String,
+    pub(crate) registry_url: String,
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
-    pub max_token_lifetime: Duration,
+    pub(crate) max_token_lifetime: Duration,
     /// Policies for those who register with us
     #[arg(
         long,
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
         default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
         value_delimiter = ','
     )]
-    pub registry_server_policies: Vec<String>,
+    pub(crate) registry_server_policies: Vec<String>,
     /// Policies for the answers of registries that we call
     #[arg(
         long,
@@ -40,24 +40,24 @@ pub(crate) struct Settings {
         default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/client/.*.rego",
         value_delimiter = ','
     )]
-    pub registry_client_policies: Vec<String>,
+    pub(crate) registry_client_policies: Vec<String>,
     /// How long dialling may take
     #[arg(long, env = "NSM_DIAL_TIMEOUT", default_value = "750ms")]
-    pub dial_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
     /// The service that forwarders offer
     #[arg(long, env = "NSM_FORWARDER_NETWORK_SERVICE_NAME", default_value = "forwarder")]
-    pub forwarder_network_service_name: String,
+    pub(crate) forwarder_network_service_name: String,
     /// Prefixes that no endpoint may give out: a YAML file, watched
     #[arg(
         long,
         env = "NSM_EXCLUDED_PREFIXES_FILE",
         default_value = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml"
     )]
-    pub excluded_prefixes_file: std::path::PathBuf,
+    pub(crate) excluded_prefixes_file: std::path::PathBuf,
     #[command(flatten)]
-    pub info: InfoSettings,
+    pub(crate) info: InfoSettings,
     #[command(flatten)]
-    pub log: LogSettings,
+    pub(crate) log: LogSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {

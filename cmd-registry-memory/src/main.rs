@@ -7,6 +7,8 @@ use std::process::ExitCode;
 mod run;
 mod settings;
 
+/// The allocator of musl is many times slower; that of glibc takes less memory than this one.
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

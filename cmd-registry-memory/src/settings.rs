@@ -10,7 +10,7 @@ use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 pub(crate) struct Settings {
     /// Our name in errors and logs
     #[arg(long, env = "NSM_NAME", default_value = "registry")]
-    pub name: String,
+    pub(crate) name: String,
     /// Where we listen
     #[arg(
         long,
@@ -18,10 +18,10 @@ pub(crate) struct Settings {
         default_value = "unix:///listen.on.socket",
         value_delimiter = ','
     )]
-    pub listen_on: Vec<String>,
+    pub(crate) listen_on: Vec<String>,
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
-    pub max_token_lifetime: Duration,
+    pub(crate) max_token_lifetime: Duration,
     /// Policies for those who register with us
     #[arg(
         long,
@@ -29,13 +29,13 @@ pub(crate) struct Settings {
         default_value = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/server/.*.rego",
         value_delimiter = ','
     )]
-    pub registry_server_policies: Vec<String>,
+    pub(crate) registry_server_policies: Vec<String>,
     /// How long an endpoint stays that is not registered again, at most
     #[arg(long, env = "NSM_EXPIRE_PERIOD", default_value = "1m")]
-    pub expire_period: Duration,
+    pub(crate) expire_period: Duration,
 
     #[command(flatten)]
-    pub log: LogSettings,
+    pub(crate) log: LogSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {

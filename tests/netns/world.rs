@@ -50,7 +50,9 @@ impl World {
             programs,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
-            identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2"].map(String::from).to_vec(),
+            identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2"]
+                .map(String::from)
+                .to_vec(),
         };
         let node = Node::start(settings, |_, _| ()).await?;
         let mut world = Self {
@@ -108,12 +110,18 @@ impl World {
     pub async fn identity(&self, name: &str) -> Result<Identity> {
         let socket = self.node.folder().join("identity").join(format!("{name}.sock"));
         let source = Source::WorkloadApi(socket);
-        Ok(source.follow(self.node.component(), Instant::now() + PATIENCE).await?)
+        Ok(source
+            .follow(self.node.component(), Instant::now() + PATIENCE)
+            .await?)
     }
 
     /// Somebody called `name` who calls without a chain.
     pub async fn caller(&self, name: &str) -> Result<Caller> {
-        Ok(Caller::new(name, self.identity(name).await?, Duration::from_secs(600)))
+        Ok(Caller::new(
+            name,
+            self.identity(name).await?,
+            Duration::from_secs(600),
+        ))
     }
 
     /// Where the manager listens.
@@ -191,7 +199,10 @@ impl World {
             entry: service,
             ..Default::default()
         };
-        registry.ns.request(&Ctx::own(&component, PATIENCE), &mut registration).await?;
+        registry
+            .ns
+            .request(&Ctx::own(&component, PATIENCE), &mut registration)
+            .await?;
         component.end().await;
         Ok(())
     }
@@ -295,9 +306,16 @@ pub fn refused<T: Debug>(done: Result<T>, reason: &str, words: &[&str]) -> Resul
     let Some(refused) = error.downcast_ref::<Error>() else {
         return Err(error);
     };
-    ensure!(refused.reason() == reason, "not {reason} but {}: {refused}", refused.reason());
+    ensure!(
+        refused.reason() == reason,
+        "not {reason} but {}: {refused}",
+        refused.reason()
+    );
     for word in words {
-        ensure!(refused.to_string().contains(word), "the text does not name {word:?}: {refused}");
+        ensure!(
+            refused.to_string().contains(word),
+            "the text does not name {word:?}: {refused}"
+        );
     }
     Ok(())
 }
@@ -313,7 +331,10 @@ pub async fn wait_for<T>(
         if let Some(answer) = look().await? {
             return Ok(answer);
         }
-        ensure!(Instant::now() < until, "after {patience:?} it is not yet so: {what}");
+        ensure!(
+            Instant::now() < until,
+            "after {patience:?} it is not yet so: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -335,7 +356,12 @@ pub fn links(pod: &Pod) -> Result<Vec<Value>> {
 /// The one interface of a pod.
 pub fn only_link(pod: &Pod) -> Result<Value> {
     let mut links = links(pod)?;
-    ensure!(links.len() == 1, "{} has {} interfaces: {links:?}", pod.name(), links.len());
+    ensure!(
+        links.len() == 1,
+        "{} has {} interfaces: {links:?}",
+        pod.name(),
+        links.len()
+    );
     links.pop().context("no link")
 }
 
@@ -369,8 +395,15 @@ pub fn addresses(pod: &Pod, name: &str) -> Result<Vec<String>> {
 
 /// The routes of an interface as `ip` prints them, but those that the kernel makes of link-local addresses.
 pub fn routes(pod: &Pod, name: &str, family: &str) -> Result<Vec<String>> {
-    let done = pod.command("ip").args([family, "route", "show", "dev", name]).output()?;
-    ensure!(done.status.success(), "ip failed: {}", String::from_utf8_lossy(&done.stderr));
+    let done = pod
+        .command("ip")
+        .args([family, "route", "show", "dev", name])
+        .output()?;
+    ensure!(
+        done.status.success(),
+        "ip failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     let text = String::from_utf8(done.stdout)?;
     let lines = text.lines().map(str::trim);
     let mut all: Vec<_> = lines
@@ -384,7 +417,11 @@ pub fn routes(pod: &Pod, name: &str, family: &str) -> Result<Vec<String>> {
 /// What a program prints in a pod.
 pub fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<String> {
     let done = pod.command(program).args(arguments).output()?;
-    ensure!(done.status.success(), "{program} failed: {}", String::from_utf8_lossy(&done.stderr));
+    ensure!(
+        done.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     Ok(String::from_utf8(done.stdout)?.trim().to_string())
 }
 

@@ -18,12 +18,15 @@ const WARM_UP: usize = 20;
 const WINDOW: usize = 25;
 
 /// One after the other: attach until a ping is back, refresh, close.
-pub async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
+pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
     let (mut attach, mut refresh, mut close) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds + WARM_UP {
         let attached = bench
             .client
-            .attach(&format!("one-{round}"), "kernel://icmp-responder/one")
+            .attach(
+                &format!("one-{round}"),
+                &format!("kernel://icmp-responder/one{round}"),
+            )
             .await?;
         let carried = attached.carried;
         let refreshed = bench.client.again(attached.request).await?;
@@ -65,7 +68,7 @@ pub async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<V
 }
 
 /// Many wires asked for at the same moment, until all of them carry a ping.
-pub async fn at_once(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
+pub(crate) async fn at_once(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
     let mut runs = Vec::new();
     for _ in 0..5 {
         let client = nsm::mesh::Client::new(&bench.node, "at-once", bench.pod.path())?;
@@ -96,7 +99,7 @@ pub async fn at_once(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
 }
 
 /// Wires that stay, until there are many: does the last one come as fast as the first, and what does each weigh?
-pub async fn many(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
+pub(crate) async fn many(bench: &Bench, wires: usize) -> Result<Vec<Figure>> {
     let memory = |name: &str| -> Result<Memory> {
         let program = bench.node.programs().find(|program| program.name() == name);
         program.context("the program does not run")?.memory_kib()

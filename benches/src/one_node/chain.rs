@@ -34,7 +34,7 @@ impl Element<NetworkService> for Idle {
     }
 }
 
-pub async fn element() -> Result<Vec<Figure>> {
+pub(crate) async fn element() -> Result<Vec<Figure>> {
     let component = Component::new("bench");
     let chain: Chain<NetworkService> = Chain::new((0..ELEMENTS).map(|_| Arc::new(Idle) as _).collect());
     let ctx = Ctx::own(&component, Duration::from_secs(60));

@@ -28,7 +28,7 @@ mod tls;
 const HOPS: f64 = 3.0;
 
 /// What the parts cost.
-pub struct Floor {
+pub(crate) struct Floor {
     hop: Times,
     token: Times,
     veth: Times,
@@ -36,17 +36,17 @@ pub struct Floor {
 
 impl Floor {
     /// The hops alone, milliseconds.
-    pub fn hops_ms(&self) -> f64 {
+    pub(crate) fn hops_ms(&self) -> f64 {
         HOPS * self.hop.p50_ms()
     }
 
     /// Hops, a token signed and verified at each, and one veth pair with its addresses, milliseconds.
-    pub fn attach_ms(&self) -> f64 {
+    pub(crate) fn attach_ms(&self) -> f64 {
         self.hops_ms() + HOPS * self.token.p50_ms() + self.veth.p50_ms()
     }
 
     /// The parts.
-    pub fn figures(&self) -> Vec<Figure> {
+    pub(crate) fn figures(&self) -> Vec<Figure> {
         let figure = |name: &str, times: &Times| Figure::new(name, times.p50_ms(), "ms", times.runs());
         vec![
             figure("floor.hop_p50_ms", &self.hop),
@@ -58,7 +58,7 @@ impl Floor {
 }
 
 /// Measures the parts, beside the node whose identities they use.
-pub async fn measure(node: &Node, pod: &Pod, rounds: usize) -> Result<Floor> {
+pub(crate) async fn measure(node: &Node, pod: &Pod, rounds: usize) -> Result<Floor> {
     Ok(Floor {
         hop: hop(node, rounds.max(500)).await?,
         token: token(node.identity(), rounds.max(200))?,
@@ -175,7 +175,7 @@ fn veth(programs: &Path, pod: &Pod, rounds: usize) -> Result<Times> {
 
 /// Echoes requests over mutual TLS, with nothing of ours around it.
 #[derive(Args)]
-pub struct FloorServer {
+pub(crate) struct FloorServer {
     #[arg(long)]
     socket: PathBuf,
     #[arg(long)]
@@ -184,7 +184,7 @@ pub struct FloorServer {
 
 impl FloorServer {
     /// Serves until it is ended.
-    pub fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -22,7 +22,7 @@ const WATCHERS: usize = 5_000;
 /// How many watchers share one connection.
 const A_CONNECTION: usize = 100;
 
-pub async fn all(programs: &Programs) -> Result<Vec<Figure>> {
+pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
     let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
     let settings = Settings {
         programs: programs.clone(),

@@ -10,7 +10,7 @@ use crate::figure::{Figure, median};
 
 const RUNS: usize = 7;
 
-pub async fn all(programs: &Programs) -> Result<Vec<Figure>> {
+pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
     let mut ready: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut memory: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for _ in 0..RUNS {

@@ -26,7 +26,7 @@ const SERVICE: &str = "kernel://icmp-responder/nsm-1";
 /// through it both ways, asks 100 times more, and removes everything. Nothing outside is touched, and no root is
 /// needed. Exit code 0 only if every ping was answered and nothing was left.
 #[derive(Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// Leave it running, say how to look inside, and clean up on Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -43,7 +43,7 @@ pub struct Demo {
 
 impl Demo {
     /// Shows it.
-    pub fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(self) -> Result<ExitCode> {
         if let Some(code) = mesh::enter()? {
             return Ok(code);
         }
@@ -130,7 +130,10 @@ impl Demo {
         let mut took = Vec::with_capacity(self.more as usize);
         for number in 0..self.more {
             let attached = client
-                .attach(&format!("more-{number}"), "kernel://icmp-responder/more")
+                .attach(
+                    &format!("more-{number}"),
+                    &format!("kernel://icmp-responder/more{number}"),
+                )
                 .await?;
             took.push(attached.carried);
             client.close(attached.request).await?;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 ///
 /// Who we are comes from SPIFFE_ENDPOINT_SOCKET or NSM_IDENTITY_DIR, as for every program.
 #[derive(Args)]
-pub struct Health {
+pub(crate) struct Health {
     /// Where the program listens: unix:///path or tcp://host:port
     url: String,
     /// The full name of one gRPC service, instead of all that the program serves
@@ -28,7 +28,7 @@ pub struct Health {
 
 impl Health {
     /// Asks.
-    pub fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

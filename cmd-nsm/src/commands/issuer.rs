@@ -15,7 +15,7 @@ use nsm_sdk::core::{Component, Error};
 /// FOLDER/NAME.sock, which only its owner may open. The authority lives in memory and ends with this program.
 /// For development and tests on one machine; a cluster has SPIRE or certificates of its own.
 #[derive(Args, Clone)]
-pub struct Issuer {
+pub(crate) struct Issuer {
     /// The trust domain
     #[arg(long, default_value = "example.org")]
     trust_domain: String,
@@ -58,7 +58,7 @@ impl Settings for Program {
 
 impl Issuer {
     /// Serves until it is told to end.
-    pub fn run(self) -> ExitCode {
+    pub(crate) fn run(self) -> ExitCode {
         nsm_sdk::app::main(async |component, program: Program| {
             let Command::Issuer(issuer) = program.command;
             issuer.serve(&component).await

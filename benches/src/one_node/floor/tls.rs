@@ -21,10 +21,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tonic::transport::server::Connected;
 
 /// A stream for the gRPC library.
-pub struct Io(TlsStream<UnixStream>);
+pub(crate) struct Io(TlsStream<UnixStream>);
 
 /// Connections of peers that have proven themselves, one handshake at a time.
-pub fn listen(
+pub(crate) fn listen(
     credentials: &Credentials,
     listener: UnixListener,
 ) -> Result<impl Stream<Item = io::Result<Io>> + use<>> {
@@ -52,7 +52,7 @@ pub fn listen(
 }
 
 /// The client's half.
-pub async fn connect(credentials: &Credentials, stream: UnixStream) -> io::Result<TokioIo<Io>> {
+pub(crate) async fn connect(credentials: &Credentials, stream: UnixStream) -> io::Result<TokioIo<Io>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Authority {
         roots: roots(credentials).map_err(io::Error::other)?,

@@ -10,28 +10,28 @@ use serde::Serialize;
 
 /// What the demo found out; its JSON is a promise to scripts.
 #[derive(Debug, Default, Serialize)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// From the request until the wire carried a ping.
-    pub attach_ms: Latency,
+    pub(crate) attach_ms: Latency,
     /// The pings through the wire.
-    pub ping: Vec<Pings>,
+    pub(crate) ping: Vec<Pings>,
     /// Resident memory by program.
-    pub rss_mib: BTreeMap<String, f64>,
+    pub(crate) rss_mib: BTreeMap<String, f64>,
     /// What was still there at the end.
-    pub left_behind: Vec<String>,
+    pub(crate) left_behind: Vec<String>,
     /// The path, drawn.
     #[serde(skip)]
-    pub picture: String,
+    pub(crate) picture: String,
     /// The programs that ran, and their process ids.
     #[serde(skip)]
-    pub running: Vec<(String, u32)>,
+    pub(crate) running: Vec<(String, u32)>,
 }
 
 /// Milliseconds.
 #[derive(Debug, Default, Serialize)]
-pub struct Latency {
+pub(crate) struct Latency {
     /// The very first, with nothing warm.
-    pub first: f64,
+    pub(crate) first: f64,
     /// The median of those after it.
     pub p50: f64,
     /// 99 of 100 of those after it were faster.
@@ -40,7 +40,7 @@ pub struct Latency {
 
 impl Latency {
     /// The first and the quantiles of the others.
-    pub fn of(first: f64, mut others: Vec<Duration>) -> Self {
+    pub(crate) fn of(first: f64, mut others: Vec<Duration>) -> Self {
         others.sort_unstable();
         let quantile = |share: f64| {
             let at = (others.len() as f64 * share) as usize;

@@ -8,7 +8,7 @@ const WIDTH: usize = 17;
 
 /// The hops with the time that each took for itself, of `whole` milliseconds that the client waited, and the wire with
 /// its two ends.
-pub fn of(connection: &Connection, whole: f64) -> String {
+pub(crate) fn of(connection: &Connection, whole: f64) -> String {
     let segments = connection
         .path
         .as_ref()
