@@ -97,9 +97,11 @@ impl Pinger {
     /// Blocks the thread: that is what a measurement wants.
     pub fn once(&self, to: Ipv4Addr, number: u16, until: Instant) -> Result<Duration> {
         let echo = echo(number);
+        let mut buffer = [0_u8; 256];
+        // What others in the namespace were answered meanwhile fills the socket's queue.
+        while rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
         let began = Instant::now();
         rustix::net::sendto(&self.0, &echo, SendFlags::empty(), &SocketAddrV4::new(to, 0))?;
-        let mut buffer = [0_u8; 256];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
