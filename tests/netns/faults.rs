@@ -46,7 +46,11 @@ fn running(program: &mut Option<Program>) -> Result<Program> {
 async fn no_forwarder(world: &mut World) -> Result<()> {
     stops(running(&mut world.node.forwarder)?).await?;
     let client = world.client()?;
-    refused(client.attach("nof-0", URL).await, "no-forwarder", &["nsmgr", "forwarder", "icmp-responder"])?;
+    wait_for(PATIENCE, "the manager knows of no forwarder", async || {
+        let done = client.attach("nof-0", URL).await;
+        Ok(refused(done, "no-forwarder", &["nsmgr", "forwarder", "icmp-responder"]).ok())
+    })
+    .await?;
     world.node.start_forwarder().await?;
     let attached = attach_soon(&client, "nof-0").await?;
     client.close(attached.request).await?;
@@ -116,8 +120,11 @@ async fn endpoint_goes(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let attached = client.attach("gone-0", URL).await?;
     running(&mut world.endpoint)?.kill()?;
-    client.close(attached.request).await?;
+    if let Err(error) = client.close(attached.request.clone()).await {
+        ensure!(error.to_string().contains("errors during client close"), "{error:#}");
+    }
     world.clean().await?;
+    client.close(attached.request).await?;
     client.end().await;
     world.start_endpoint().await
 }

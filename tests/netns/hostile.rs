@@ -33,6 +33,9 @@ pub fn tests(bench: &Bench) -> Vec<Trial> {
     ]
 }
 
+/// How long a token lives of who may not hear an answer that was given: what nobody has heard of goes with it.
+const BRIEF: Duration = Duration::from_secs(5);
+
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
 async fn path_index(world: &mut World) -> Result<()> {
@@ -40,7 +43,7 @@ async fn path_index(world: &mut World) -> Result<()> {
     let mut request = caller.ask("index-0", URL)?;
     request.connection.path.get_or_insert_default().index = 5;
     let done = caller.request(&world.nsmgr(), request.clone()).await;
-    refused(done, "bad-path-index", &["nsmgr", "5"])?;
+    refused(done, "bad-path-index", &["nsmgr", "Path.Index+1==6 should be less or equal"])?;
     request.connection.path.get_or_insert_default().index = u32::MAX;
     refused(caller.request(&world.nsmgr(), request).await, "bad-path-index", &["4294967295"])
 }
@@ -225,7 +228,7 @@ async fn path_instead_of_file(world: &mut World) -> Result<()> {
 }
 
 async fn deadlines(world: &mut World) -> Result<()> {
-    let caller = world.caller("nsc").await?;
+    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
     let mut failures = 0;
     for number in 0..20_u64 {
         let request = caller.ask(&format!("short-{number}"), URL)?;
@@ -246,7 +249,7 @@ async fn deadlines(world: &mut World) -> Result<()> {
 }
 
 async fn callers_that_go(world: &mut World) -> Result<()> {
-    let caller = world.caller("nsc").await?;
+    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
     for number in 0..20_u64 {
         let request = caller.ask(&format!("gone-{number}"), URL)?;
         let (remote, request) = caller.with_netns(&world.nsmgr(), request, world.near.path()).await?;

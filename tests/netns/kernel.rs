@@ -9,7 +9,7 @@ use nsm_sdk::core::Request;
 
 use crate::Bench;
 use crate::world::{
-    World, addresses, only_link, only_name, prints, refused, routes, same, stops, wait_for, PATIENCE,
+    World, addresses, only_link, only_name, prints, refused, routes, same, says, stops,
 };
 
 pub fn tests(bench: &Bench) -> Vec<Trial> {
@@ -436,12 +436,8 @@ async fn office(world: &mut World) -> Result<()> {
         pod: Some(&world.far),
         folder: world.node.folder(),
     };
-    let program = nsm::mesh::Program::start(what, &[], &variables)?;
-    wait_for(PATIENCE, "the office is registered", async || {
-        let all = world.endpoints().await?;
-        Ok(all.iter().any(|name| name.starts_with("nse-2")).then_some(()))
-    })
-    .await?;
+    let mut program = nsm::mesh::Program::start(what, &[], &variables)?;
+    says(&mut program, "INFO ready").await?;
     let client = world.client()?;
     let attached = client.attach("office-0", "kernel://office/nsm-1").await?;
     let ours = addresses(&world.near, "nsm-1")?;

@@ -67,7 +67,8 @@ impl World {
 
     /// Starts the endpoint `nse`.
     pub async fn start_endpoint(&mut self) -> Result<()> {
-        let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+        let (mut endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+        says(&mut endpoint, "INFO ready").await?;
         self.endpoint = Some(endpoint);
         Ok(())
     }
@@ -76,7 +77,9 @@ impl World {
     pub async fn serve(&self, service: &str, variables: &[(&str, &str)]) -> Result<Program> {
         let mut all = vec![("NSM_SERVICE_NAMES", service.to_string())];
         all.extend(variables.iter().map(|(name, value)| (*name, value.to_string())));
-        Ok(self.node.start_endpoint("nse-2", &self.far, &all).await?.0)
+        let (mut endpoint, _) = self.node.start_endpoint("nse-2", &self.far, &all).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        Ok(endpoint)
     }
 
     /// A client in this process whose wires end in `near`, and count when they carry a ping.
@@ -130,7 +133,8 @@ impl World {
     pub async fn clean_within(&self, patience: Duration) -> Result<()> {
         let mut left = Vec::new();
         let done = wait_for(patience, "the kernel is as before", async || {
-            left = Snapshot::take(None)?.since(&self.before);
+            // Not on the thread on which our own calls run.
+            left = tokio::task::spawn_blocking(|| Snapshot::take(None)).await??.since(&self.before);
             Ok(left.is_empty().then_some(()))
         });
         done.await.with_context(|| format!("left behind: {left:?}"))
@@ -219,6 +223,12 @@ impl World {
     }
 }
 
+/// Waits until a program has said this.
+pub async fn says(program: &mut Program, words: &str) -> Result<()> {
+    let said = async |program: &Program| program.printed().contains(words).then_some(());
+    program.wait_for(&format!("it said {words:?}"), Instant::now() + PATIENCE, said).await
+}
+
 /// Tells a program to end, which it has to do with exit code 0 within a second.
 pub async fn stops(program: Program) -> Result<()> {
     let (name, began) = (program.name().to_string(), Instant::now());
@@ -233,18 +243,16 @@ pub async fn stops(program: Program) -> Result<()> {
 pub struct Caller {
     pub component: Component,
     pub identity: Identity,
-    pub tokens: Tokens,
     pool: Pool,
 }
 
 impl Caller {
     pub fn new(name: &str, identity: Identity, token_lifetime: Duration) -> Self {
         let (component, tokens) = (Component::new(name), Tokens::new(token_lifetime));
-        let pool = Pool::new(&component, identity.clone(), tokens.clone());
+        let pool = Pool::new(&component, identity.clone(), tokens);
         Self {
             component,
             identity,
-            tokens,
             pool,
         }
     }
