@@ -124,8 +124,11 @@ fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter(|(file, _)| file.ends_with(".rs"))
 }
 
-/// Whether `source` has a test function of this name.
+/// Whether `source` has a test function of this name, or a list of tests with it.
 fn has_test(source: &str, function: &str) -> bool {
+    if source.contains("use libtest_mimic::Trial;") && source.contains(&format!("\"{function}\",")) {
+        return true;
+    }
     let head = format!("fn {function}(");
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     lines.iter().enumerate().any(|(at, line)| {
@@ -270,6 +273,8 @@ fn the_checks_see_what_they_look_for() {
     let source = "#[tokio::test(start_paused = true)]\n/// Why.\nasync fn it_holds() {\nfn helper() {";
     assert!(has_test(source, "it_holds"));
     assert!(!has_test(source, "helper"));
+    let listed = "use libtest_mimic::Trial;\nbench.test(\"it_holds\", run)";
+    assert!(has_test(listed, "it_holds") && !has_test(listed, "run"));
     assert!(is_named_after_a_case("c35_it_holds"));
     assert!(!is_named_after_a_case("close_it") && !is_named_after_a_case("c35"));
     let found: Vec<_> = references("a `b` and `c/d.rs#e`, `f#g`").collect();

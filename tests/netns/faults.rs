@@ -10,16 +10,34 @@ use nsm::mesh::{Attached, Client, Program};
 use crate::Bench;
 use crate::world::{PATIENCE, World, index, links, prints, refused, same, stops, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("without_a_forwarder_requests_say_so", no_forwarder),
-        bench.test("with_a_forwarder_that_was_killed_requests_name_it", killed_forwarder),
-        bench.test("with_an_endpoint_that_was_killed_requests_name_it", killed_endpoint),
+        bench.test(
+            "with_a_forwarder_that_was_killed_requests_name_it",
+            killed_forwarder,
+        ),
+        bench.test(
+            "with_an_endpoint_that_was_killed_requests_name_it",
+            killed_endpoint,
+        ),
         bench.test("without_a_manager_requests_say_so", no_manager),
-        bench.test("without_a_registry_wires_stay_and_it_is_filled_again", no_registry),
-        bench.test("an_endpoint_that_goes_under_a_wire_does_not_hinder_its_close", endpoint_goes),
-        bench.test("programs_that_go_in_the_middle_of_a_request_leave_nothing", go_in_the_middle),
-        bench.test("a_manager_short_of_descriptors_refuses_and_recovers", few_descriptors),
+        bench.test(
+            "without_a_registry_wires_stay_and_it_is_filled_again",
+            no_registry,
+        ),
+        bench.test(
+            "an_endpoint_that_goes_under_a_wire_does_not_hinder_its_close",
+            endpoint_goes,
+        ),
+        bench.test(
+            "programs_that_go_in_the_middle_of_a_request_leave_nothing",
+            go_in_the_middle,
+        ),
+        bench.test(
+            "a_manager_short_of_descriptors_refuses_and_recovers",
+            few_descriptors,
+        ),
     ]
 }
 
@@ -28,12 +46,14 @@ const URL: &str = "kernel://icmp-responder/nsm-1";
 /// Asks until the mesh serves.
 async fn attach_soon(client: &Client, id: &str) -> Result<Attached> {
     let mut last = None;
-    let done = wait_for(PATIENCE, "a wire is made again", async || match client.attach(id, URL).await {
-        Ok(attached) => Ok(Some(attached)),
-        Err(error) => {
-            last = Some(error);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Ok(None)
+    let done = wait_for(PATIENCE, "a wire is made again", async || {
+        match client.attach(id, URL).await {
+            Ok(attached) => Ok(Some(attached)),
+            Err(error) => {
+                last = Some(error);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(None)
+            }
         }
     });
     done.await.with_context(|| format!("the last error was {last:?}"))
@@ -61,7 +81,11 @@ async fn no_forwarder(world: &mut World) -> Result<()> {
 async fn killed_forwarder(world: &mut World) -> Result<()> {
     running(&mut world.node.forwarder)?.kill()?;
     let client = world.client()?;
-    refused(client.attach("nof-1", URL).await, "peer-unreachable", &["nsmgr", "forwarder"])?;
+    refused(
+        client.attach("nof-1", URL).await,
+        "peer-unreachable",
+        &["nsmgr", "forwarder"],
+    )?;
     world.node.start_forwarder().await?;
     let attached = attach_soon(&client, "nof-1").await?;
     client.close(attached.request).await?;
@@ -86,7 +110,11 @@ async fn no_manager(world: &mut World) -> Result<()> {
     let socket = world.node.folder().join("nsm.sock");
     ensure!(socket.exists(), "who is killed leaves its socket");
     let client = world.client()?;
-    refused(client.attach("nom-0", URL).await, "peer-unreachable", &["nsm.sock"])?;
+    refused(
+        client.attach("nom-0", URL).await,
+        "peer-unreachable",
+        &["nsm.sock"],
+    )?;
     world.node.start_nsmgr().await?;
     let attached = attach_soon(&client, "nom-0").await?;
     client.close(attached.request).await?;
@@ -121,7 +149,10 @@ async fn endpoint_goes(world: &mut World) -> Result<()> {
     let attached = client.attach("gone-0", URL).await?;
     running(&mut world.endpoint)?.kill()?;
     if let Err(error) = client.close(attached.request.clone()).await {
-        ensure!(error.to_string().contains("errors during client close"), "{error:#}");
+        ensure!(
+            error.to_string().contains("errors during client close"),
+            "{error:#}"
+        );
     }
     world.clean().await?;
     client.close(attached.request).await?;
@@ -156,7 +187,10 @@ async fn go_in_the_middle(world: &mut World) -> Result<()> {
         };
         client.close(attached.request).await?;
         client.end().await;
-        world.clean_within(PATIENCE).await.with_context(|| format!("{name} was killed"))?;
+        world
+            .clean_within(PATIENCE)
+            .await
+            .with_context(|| format!("{name} was killed"))?;
     }
     Ok(())
 }

@@ -8,9 +8,12 @@ use nsm_api::registry::{Destination, Match, NetworkService as Service};
 use crate::Bench;
 use crate::world::{PATIENCE, World, addresses, links, only_link, prints, refused, same, stops, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
-        bench.test("the_client_refuses_service_urls_that_can_never_work", bad_service_urls),
+        bench.test(
+            "the_client_refuses_service_urls_that_can_never_work",
+            bad_service_urls,
+        ),
         bench.test("programs_refuse_settings_that_can_never_work", bad_settings),
         bench.test("an_unknown_service_is_named", unknown_service),
         bench.test("an_empty_service_is_refused", empty_service),
@@ -18,14 +21,20 @@ pub fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test("d45_an_interface_that_is_not_ours_is_named_and_stays", name_taken),
         bench.test("a_pool_that_is_empty_says_so_until_somebody_closes", empty_pool),
         bench.test("excluded_prefixes_that_leave_nothing_say_so", everything_excluded),
-        bench.test("d57_a_mechanism_that_nobody_supports_is_named", unsupported_mechanism),
+        bench.test(
+            "d57_a_mechanism_that_nobody_supports_is_named",
+            unsupported_mechanism,
+        ),
         bench.test("a_request_over_4_mib_is_refused", too_large),
     ]
 }
 
 /// The exit code of a program that cannot start, and what it printed.
 async fn exits(world: &World, program: &str, variables: &[(&str, &str)]) -> Result<(i32, String)> {
-    let all: Vec<_> = variables.iter().map(|(name, value)| (*name, value.to_string())).collect();
+    let all: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (*name, value.to_string()))
+        .collect();
     let log = world.node.folder().join("nsc-2.log");
     drop(std::fs::remove_file(&log));
     let mut program = world.node.launch("nsc-2", program, Some(&world.near), &all)?;
@@ -33,11 +42,23 @@ async fn exits(world: &World, program: &str, variables: &[(&str, &str)]) -> Resu
     Ok((status.code().unwrap_or(-1), program.printed()))
 }
 
-async fn fails(world: &World, program: &str, variables: &[(&str, &str)], code: i32, words: &[&str]) -> Result<()> {
+async fn fails(
+    world: &World,
+    program: &str,
+    variables: &[(&str, &str)],
+    code: i32,
+    words: &[&str],
+) -> Result<()> {
     let (ended, printed) = exits(world, program, variables).await?;
-    ensure!(ended == code, "{program} {variables:?} ended with {ended}, not {code}: {printed}");
+    ensure!(
+        ended == code,
+        "{program} {variables:?} ended with {ended}, not {code}: {printed}"
+    );
     for word in words {
-        ensure!(printed.contains(word), "{program} {variables:?} does not name {word:?}: {printed}");
+        ensure!(
+            printed.contains(word),
+            "{program} {variables:?} does not name {word:?}: {printed}"
+        );
     }
     Ok(())
 }
@@ -46,14 +67,24 @@ async fn bad_service_urls(world: &mut World) -> Result<()> {
     let (to, connect) = (world.nsmgr(), "NSM_CONNECT_TO");
     for (url, words) in [
         ("ftp://icmp-responder/nsm-1", &["ftp", "kernel"][..]),
-        ("kernel://icmp-responder/nsm-456789012345", &["nsm-456789012345", "16 bytes"]),
+        (
+            "kernel://icmp-responder/nsm-456789012345",
+            &["nsm-456789012345", "16 bytes"],
+        ),
         ("kernel://icmp-responder/a%20b", &["icmp-responder"]),
         ("kernel://icmp-responder/..", &[".."]),
         ("kernel:///nsm-1", &["kernel:///nsm-1", "no service"]),
         ("kernel://icmp-responder?a=1;b=2", &["a=1;b=2", "&"]),
         ("", &["NSM_NETWORK_SERVICES"]),
     ] {
-        fails(world, "nsc", &[(connect, &to), ("NSM_NETWORK_SERVICES", url)], 64, words).await?;
+        fails(
+            world,
+            "nsc",
+            &[(connect, &to), ("NSM_NETWORK_SERVICES", url)],
+            64,
+            words,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -63,9 +94,23 @@ async fn bad_settings(world: &mut World) -> Result<()> {
     let taken = world.node.folder().join("a-directory");
     std::fs::create_dir_all(&taken)?;
     let (taken, nsmgr) = (format!("unix://{}", taken.display()), "nsmgr");
-    fails(world, nsmgr, &[("NSM_LISTEN_ON", &taken)], 69, &["a-directory", "directory"]).await?;
+    fails(
+        world,
+        nsmgr,
+        &[("NSM_LISTEN_ON", &taken)],
+        69,
+        &["a-directory", "directory"],
+    )
+    .await?;
     let plain = format!("unix://{}", crate::world::plain_file(world)?.display());
-    fails(world, nsmgr, &[("NSM_LISTEN_ON", &plain)], 69, &["plain", "no socket"]).await?;
+    fails(
+        world,
+        nsmgr,
+        &[("NSM_LISTEN_ON", &plain)],
+        69,
+        &["plain", "no socket"],
+    )
+    .await?;
     fails(world, nsmgr, &[("NSM_LISTEN_ON", &to)], 69, &["nsm.sock"]).await?;
     fails(world, nsmgr, &[("NSM_LISTEN_ON", "ftp://x")], 69, &["ftp://x"]).await?;
     let listen_on = world.node.url("nsc-2");
@@ -75,7 +120,11 @@ async fn bad_settings(world: &mut World) -> Result<()> {
         ("NSM_MAX_TOKEN_LIFETIME", "soon"),
         ("NSM_DNS_CONFIGS", "{"),
     ] {
-        let variables = [("NSM_LISTEN_ON", listen_on.as_str()), ("NSM_CONNECT_TO", &to), (name, value)];
+        let variables = [
+            ("NSM_LISTEN_ON", listen_on.as_str()),
+            ("NSM_CONNECT_TO", &to),
+            (name, value),
+        ];
         let named = if name == "NSM_DNS_CONFIGS" { name } else { value };
         fails(world, "nse-icmp", &variables, 64, &[named]).await?;
     }
@@ -84,10 +133,13 @@ async fn bad_settings(world: &mut World) -> Result<()> {
 
 async fn unknown_service(world: &mut World) -> Result<()> {
     let client = world.quiet()?;
-    refused(client.attach("unknown-0", "kernel://nobody-offers-this/nsm-1").await, "no-service", &[
-        "nobody-offers-this",
-        "nsmgr",
-    ])?;
+    refused(
+        client
+            .attach("unknown-0", "kernel://nobody-offers-this/nsm-1")
+            .await,
+        "no-service",
+        &["nobody-offers-this", "nsmgr"],
+    )?;
     client.end().await;
     Ok(())
 }
@@ -116,25 +168,44 @@ async fn matches_select_nobody(world: &mut World) -> Result<()> {
         ..Default::default()
     };
     let endpoint = world
-        .serve("choosy", &[("NSM_REGISTER_SERVICE", "false"), ("NSM_LABELS", "color:red")])
+        .serve(
+            "choosy",
+            &[("NSM_REGISTER_SERVICE", "false"), ("NSM_LABELS", "color:red")],
+        )
         .await?;
     world.register_service(service).await?;
     let client = world.quiet()?;
-    refused(client.attach("choosy-0", "kernel://choosy/nsm-1").await, "no-endpoint", &["choosy"])?;
+    refused(
+        client.attach("choosy-0", "kernel://choosy/nsm-1").await,
+        "no-endpoint",
+        &["choosy"],
+    )?;
     client.end().await;
     stops(endpoint).await
 }
 
 async fn name_taken(world: &mut World) -> Result<()> {
-    prints(&world.near, "ip", &["link", "add", "nsm-1", "type", "veth", "peer", "name", "foreign"])?;
+    prints(
+        &world.near,
+        "ip",
+        &["link", "add", "nsm-1", "type", "veth", "peer", "name", "foreign"],
+    )?;
     let before = links(&world.near)?;
     let client = world.quiet()?;
-    refused(client.attach("taken-0", "kernel://icmp-responder/nsm-1").await, "interface-taken", &["nsm-1"])?;
+    refused(
+        client.attach("taken-0", "kernel://icmp-responder/nsm-1").await,
+        "interface-taken",
+        &["nsm-1"],
+    )?;
     same("the interfaces", links(&world.near)?, before)?;
     same("the interfaces of the endpoint", links(&world.far)?.len(), 0)?;
     prints(&world.near, "ip", &["link", "del", "nsm-1"])?;
     let attached = client.attach("taken-0", "kernel://icmp-responder/nsm-1").await?;
-    same("the interface", only_link(&world.near)?["ifname"].as_str(), Some("nsm-1"))?;
+    same(
+        "the interface",
+        only_link(&world.near)?["ifname"].as_str(),
+        Some("nsm-1"),
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     Ok(())
@@ -144,11 +215,19 @@ async fn empty_pool(world: &mut World) -> Result<()> {
     let endpoint = world.serve("tiny", &[("NSM_CIDR_PREFIX", "10.0.0.0/31")]).await?;
     let client = world.client()?;
     let first = client.attach("tiny-0", "kernel://tiny/nsm-1").await?;
-    refused(client.attach("tiny-1", "kernel://tiny/nsm-2").await, "pool-empty", &["10.0.0.0/31", "nse-2"])?;
+    refused(
+        client.attach("tiny-1", "kernel://tiny/nsm-2").await,
+        "pool-empty",
+        &["10.0.0.0/31", "nse-2"],
+    )?;
     same("the client's interfaces", links(&world.near)?.len(), 1)?;
     client.close(first.request).await?;
     let second = client.attach("tiny-1", "kernel://tiny/nsm-2").await?;
-    same("the addresses", addresses(&world.near, "nsm-2")?, vec!["10.0.0.1/32 global".into()])?;
+    same(
+        "the addresses",
+        addresses(&world.near, "nsm-2")?,
+        vec!["10.0.0.1/32 global".into()],
+    )?;
     client.close(second.request).await?;
     client.end().await;
     stops(endpoint).await
@@ -163,7 +242,11 @@ async fn everything_excluded(world: &mut World) -> Result<()> {
     let mut request = client.ask("excluded-1", "kernel://tiny/nsm-1")?;
     request.connection.ip_context_mut().excluded_prefixes = vec!["10.0.0.0/25".into()];
     let attached = client.again(request).await?;
-    same("the addresses", addresses(&world.near, "nsm-1")?, vec!["10.0.0.129/32 global".into()])?;
+    same(
+        "the addresses",
+        addresses(&world.near, "nsm-1")?,
+        vec!["10.0.0.129/32 global".into()],
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     stops(endpoint).await
@@ -175,13 +258,20 @@ async fn unsupported_mechanism(world: &mut World) -> Result<()> {
     for mechanism in &mut request.mechanism_preferences {
         mechanism.r#type = "PIGEON".into();
     }
-    refused(caller.request(&world.nsmgr(), request).await, "unsupported-mechanism", &["PIGEON", "forwarder"])
+    refused(
+        caller.request(&world.nsmgr(), request).await,
+        "unsupported-mechanism",
+        &["PIGEON", "forwarder"],
+    )
 }
 
 async fn too_large(world: &mut World) -> Result<()> {
     let caller = world.caller("nsc").await?;
     let mut request = caller.ask("large-0", "kernel://icmp-responder/nsm-1")?;
-    request.connection.labels.insert("essay".into(), "a".repeat(5 << 20));
+    request
+        .connection
+        .labels
+        .insert("essay".into(), "a".repeat(5 << 20));
     let done = caller.request(&world.nsmgr(), request).await;
     let error = done.err().context("a request of 5 MiB was accepted")?;
     ensure!(error.to_string().contains("too large"), "{error:#}");

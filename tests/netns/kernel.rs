@@ -8,31 +8,56 @@ use nsm_api::connectioncontext::{EthernetContext, IpContext, IpNeighbor, Route};
 use nsm_sdk::core::Request;
 
 use crate::Bench;
-use crate::world::{
-    World, addresses, only_link, only_name, prints, refused, routes, same, says, stops,
-};
+use crate::world::{World, addresses, only_link, only_name, prints, refused, routes, same, says, stops};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("d1_each_end_has_exactly_its_address", addresses_of_ipv4),
-        bench.test("d2_the_route_to_the_peer_is_a_plain_device_route", the_route_to_the_peer),
+        bench.test(
+            "d2_the_route_to_the_peer_is_a_plain_device_route",
+            the_route_to_the_peer,
+        ),
         bench.test("d3_ipv6_addresses_are_usable_at_once", ipv6),
         bench.test("d4_both_families_at_once", both_families),
-        bench.test("d5_ipv6_is_switched_on_where_the_pod_has_it_off", ipv6_switched_off),
+        bench.test(
+            "d5_ipv6_is_switched_on_where_the_pod_has_it_off",
+            ipv6_switched_off,
+        ),
         bench.test("d8_the_mtu_is_9000_or_what_the_request_says", mtu),
         bench.test("d9_a_name_is_kept_or_made_up_and_stays", names),
         bench.test("d10_fifteen_bytes_make_a_name", long_name),
-        bench.test("d11_a_route_of_the_endpoint_goes_by_the_clients_address", endpoint_route),
-        bench.test("d12_a_next_hop_outside_of_every_prefix_is_on_link", distant_next_hop),
+        bench.test(
+            "d11_a_route_of_the_endpoint_goes_by_the_clients_address",
+            endpoint_route,
+        ),
+        bench.test(
+            "d12_a_next_hop_outside_of_every_prefix_is_on_link",
+            distant_next_hop,
+        ),
         bench.test("d13_default_routes_of_both_families", default_routes),
-        bench.test("d14_a_route_inside_of_the_peers_prefix_has_no_gateway", route_inside),
-        bench.test("d15_a_prefix_that_holds_the_peer_needs_no_route", prefix_with_peer),
+        bench.test(
+            "d14_a_route_inside_of_the_peers_prefix_has_no_gateway",
+            route_inside,
+        ),
+        bench.test(
+            "d15_a_prefix_that_holds_the_peer_needs_no_route",
+            prefix_with_peer,
+        ),
         bench.test("d16_neighbours_of_the_context_are_there", neighbours),
-        bench.test("d16_d43_a_bad_mac_address_is_an_error_and_leaves_nothing", bad_neighbour),
-        bench.test("d17_with_payload_ip_the_peer_is_a_permanent_neighbour", payload_ip),
+        bench.test(
+            "d16_d43_a_bad_mac_address_is_an_error_and_leaves_nothing",
+            bad_neighbour,
+        ),
+        bench.test(
+            "d17_with_payload_ip_the_peer_is_a_permanent_neighbour",
+            payload_ip,
+        ),
         bench.test("d18_mac_addresses_of_the_context_are_set", mac_addresses),
         bench.test("d19_every_group_may_ping", every_group_may_ping),
-        bench.test("d32_d33_what_changed_in_the_context_changes_in_the_kernel", change),
+        bench.test(
+            "d32_d33_what_changed_in_the_context_changes_in_the_kernel",
+            change,
+        ),
         bench.test("d67_the_alias_names_the_connection", alias),
         bench.test("a_custom_endpoint_gives_its_addresses_and_routes", office),
     ]
@@ -45,9 +70,17 @@ async fn addresses_of_ipv4(world: &mut World) -> Result<()> {
     let endpoint = world.serve("pair", &[PAIR]).await?;
     let client = world.client()?;
     let attached = client.attach("d1-0", "kernel://pair/nsm-1").await?;
-    same("the client's", addresses(&world.near, "nsm-1")?, vec!["172.16.1.101/32 global".into()])?;
+    same(
+        "the client's",
+        addresses(&world.near, "nsm-1")?,
+        vec!["172.16.1.101/32 global".into()],
+    )?;
     let far = only_name(&world.far)?;
-    same("the endpoint's", addresses(&world.far, &far)?, vec!["172.16.1.100/32 global".into()])?;
+    same(
+        "the endpoint's",
+        addresses(&world.far, &far)?,
+        vec!["172.16.1.100/32 global".into()],
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     stops(endpoint).await
@@ -57,16 +90,26 @@ async fn the_route_to_the_peer(world: &mut World) -> Result<()> {
     let endpoint = world.serve("pair", &[PAIR]).await?;
     let client = world.client()?;
     let attached = client.attach("d2-0", "kernel://pair/nsm-1").await?;
-    same("the client's routes", routes(&world.near, "nsm-1", "-4")?, vec!["172.16.1.100".into()])?;
+    same(
+        "the client's routes",
+        routes(&world.near, "nsm-1", "-4")?,
+        vec!["172.16.1.100".into()],
+    )?;
     let far = only_name(&world.far)?;
-    same("the endpoint's routes", routes(&world.far, &far, "-4")?, vec!["172.16.1.101".into()])?;
+    same(
+        "the endpoint's routes",
+        routes(&world.far, &far, "-4")?,
+        vec!["172.16.1.101".into()],
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     stops(endpoint).await
 }
 
 async fn ipv6(world: &mut World) -> Result<()> {
-    let endpoint = world.serve("pair6", &[("NSM_CIDR_PREFIX", "2001:db8::/127")]).await?;
+    let endpoint = world
+        .serve("pair6", &[("NSM_CIDR_PREFIX", "2001:db8::/127")])
+        .await?;
     let client = world.quiet()?;
     let attached = client.attach("d3-0", "kernel://pair6/nsm-1").await?;
     let shown = world.near.ip(&["addr", "show", "dev", "nsm-1"])?;
@@ -116,12 +159,22 @@ async fn ipv6_switched_off(world: &mut World) -> Result<()> {
         prints(&world.near, "sysctl", &["-w", &setting])
     };
     off("1")?;
-    let endpoint = world.serve("pair6", &[("NSM_CIDR_PREFIX", "2001:db8::/127")]).await?;
+    let endpoint = world
+        .serve("pair6", &[("NSM_CIDR_PREFIX", "2001:db8::/127")])
+        .await?;
     let client = world.quiet()?;
     let attached = client.attach("d5-0", "kernel://pair6/nsm-1").await?;
-    let is_off = prints(&world.near, "cat", &["/proc/sys/net/ipv6/conf/nsm-1/disable_ipv6"])?;
+    let is_off = prints(
+        &world.near,
+        "cat",
+        &["/proc/sys/net/ipv6/conf/nsm-1/disable_ipv6"],
+    )?;
     same("whether it is off", is_off.as_str(), "0")?;
-    same("the client's", addresses(&world.near, "nsm-1")?, vec!["2001:db8::1/128 global".into()])?;
+    same(
+        "the client's",
+        addresses(&world.near, "nsm-1")?,
+        vec!["2001:db8::1/128 global".into()],
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     off("0")?;
@@ -129,11 +182,7 @@ async fn ipv6_switched_off(world: &mut World) -> Result<()> {
 }
 
 /// The wire of a request that `change` has completed.
-async fn with(
-    client: &Client,
-    id: &str,
-    change: impl FnOnce(&mut Request),
-) -> Result<Request> {
+async fn with(client: &Client, id: &str, change: impl FnOnce(&mut Request)) -> Result<Request> {
     let mut request = client.ask(id, "kernel://icmp-responder/nsm-1")?;
     change(&mut request);
     Ok(client.again(request).await?.request)
@@ -158,8 +207,16 @@ async fn mtu(world: &mut World) -> Result<()> {
             request.connection.context.get_or_insert_default().mtu = asked;
         });
         let done = done.await?;
-        same("the client's MTU", only_link(&world.near)?["mtu"].as_u64(), Some(should))?;
-        same("the endpoint's MTU", only_link(&world.far)?["mtu"].as_u64(), Some(should))?;
+        same(
+            "the client's MTU",
+            only_link(&world.near)?["mtu"].as_u64(),
+            Some(should),
+        )?;
+        same(
+            "the endpoint's MTU",
+            only_link(&world.far)?["mtu"].as_u64(),
+            Some(should),
+        )?;
         client.close(done).await?;
         world.clean().await?;
     }
@@ -171,10 +228,17 @@ async fn names(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let attached = client.attach("d9-0", "kernel://icmp-responder").await?;
     let (near, far) = (only_name(&world.near)?, only_name(&world.far)?);
-    ensure!(near.starts_with("icmp-respo-") && near.len() == 15, "it is called {near}");
+    ensure!(
+        near.starts_with("icmp-respo-") && near.len() == 15,
+        "it is called {near}"
+    );
     ensure!(far.len() <= 15, "it is called {far}");
     let attached = client.again(attached.request).await?;
-    same("the names", (only_name(&world.near)?, only_name(&world.far)?), (near, far))?;
+    same(
+        "the names",
+        (only_name(&world.near)?, only_name(&world.far)?),
+        (near, far),
+    )?;
     client.close(attached.request).await?;
     world.clean().await?;
     let attached = client.attach("d9-1", "kernel://icmp-responder/My_Wire.1").await?;
@@ -187,7 +251,9 @@ async fn names(world: &mut World) -> Result<()> {
 async fn long_name(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let name = "nsm-45678901234";
-    let attached = client.attach("d10-0", &format!("kernel://icmp-responder/{name}")).await?;
+    let attached = client
+        .attach("d10-0", &format!("kernel://icmp-responder/{name}"))
+        .await?;
     same("the name", only_name(&world.near)?.as_str(), name)?;
     client.close(attached.request).await?;
     client.end().await;
@@ -277,9 +343,15 @@ async fn prefix_with_peer(world: &mut World) -> Result<()> {
     let done = done.await?;
     let all = routes(&world.near, "nsm-1", "-4")?;
     let of_kernel = |route: &&String| route.contains("proto kernel scope link src 10.55.1.2");
-    let prefix = all.iter().find(|route| route.starts_with("10.55.1.0/24")).filter(of_kernel);
+    let prefix = all
+        .iter()
+        .find(|route| route.starts_with("10.55.1.0/24"))
+        .filter(of_kernel);
     ensure!(prefix.is_some(), "the kernel's own route is not there: {all:?}");
-    ensure!(!all.iter().any(|route| route.starts_with("10.55.1.1 ")), "a host route too: {all:?}");
+    ensure!(
+        !all.iter().any(|route| route.starts_with("10.55.1.1 ")),
+        "a host route too: {all:?}"
+    );
     client.close(done).await?;
     client.end().await;
     Ok(())
@@ -302,7 +374,8 @@ async fn neighbours(world: &mut World) -> Result<()> {
     for (pod, name) in [(&world.near, "nsm-1"), (&world.far, far.as_str())] {
         let all = prints(pod, "ip", &["neigh", "show", "dev", name])?;
         ensure!(
-            all.lines().any(|line| line.contains("192.0.2.16") && line.contains("02:00:00:00:00:16")),
+            all.lines()
+                .any(|line| line.contains("192.0.2.16") && line.contains("02:00:00:00:00:16")),
             "{} does not know the neighbour: {all}",
             pod.name()
         );
@@ -335,7 +408,8 @@ async fn payload_ip(world: &mut World) -> Result<()> {
     same("the payload", attached.request.connection.payload.as_str(), "IP")?;
     let all = prints(&world.near, "ip", &["neigh", "show", "dev", "nsm-1"])?;
     ensure!(
-        all.lines().any(|line| line.starts_with("172.16.1.100 ") && line.contains("PERMANENT")),
+        all.lines()
+            .any(|line| line.starts_with("172.16.1.100 ") && line.contains("PERMANENT")),
         "the peer is no permanent neighbour: {all}"
     );
     client.close(attached.request).await?;
@@ -354,8 +428,16 @@ async fn mac_addresses(world: &mut World) -> Result<()> {
         });
     });
     let done = done.await?;
-    same("the client's", only_link(&world.near)?["address"].as_str(), Some("02:00:00:00:00:01"))?;
-    same("the endpoint's", only_link(&world.far)?["address"].as_str(), Some("02:00:00:00:00:02"))?;
+    same(
+        "the client's",
+        only_link(&world.near)?["address"].as_str(),
+        Some("02:00:00:00:00:01"),
+    )?;
+    same(
+        "the endpoint's",
+        only_link(&world.far)?["address"].as_str(),
+        Some("02:00:00:00:00:02"),
+    )?;
     client.close(done).await?;
     client.end().await;
     Ok(())
@@ -385,14 +467,25 @@ async fn change(world: &mut World) -> Result<()> {
     let before = crate::world::index(&world.near, "nsm-1")?;
     has_route(&world.near, "nsm-1", "-4", "10.88.0.0/16 via 10.66.1.1")?;
     ip(&mut done).src_ip_addrs = vec!["10.55.1.9/32".into()];
-    ip(&mut done).src_routes.retain(|route| route.prefix != "10.88.0.0/16");
+    ip(&mut done)
+        .src_routes
+        .retain(|route| route.prefix != "10.88.0.0/16");
     ip(&mut done).dst_routes.clear();
     let done = client.again(done).await?.request;
     let now = addresses(&world.near, "nsm-1")?;
-    ensure!(now.contains(&"10.55.1.9/32 global".to_string()), "the new is not there: {now:?}");
-    ensure!(!now.contains(&"10.55.1.1/32 global".to_string()), "the old is there: {now:?}");
+    ensure!(
+        now.contains(&"10.55.1.9/32 global".to_string()),
+        "the new is not there: {now:?}"
+    );
+    ensure!(
+        !now.contains(&"10.55.1.1/32 global".to_string()),
+        "the old is there: {now:?}"
+    );
     let left = routes(&world.near, "nsm-1", "-4")?;
-    ensure!(!left.iter().any(|route| route.starts_with("10.88.")), "the route is there: {left:?}");
+    ensure!(
+        !left.iter().any(|route| route.starts_with("10.88.")),
+        "the route is there: {left:?}"
+    );
     same("the index", crate::world::index(&world.near, "nsm-1")?, before)?;
     client.close(done).await?;
     client.end().await;
@@ -418,7 +511,11 @@ async fn alias(world: &mut World) -> Result<()> {
 
 async fn office(world: &mut World) -> Result<()> {
     let file = world.node.programs_folder().join("examples/office");
-    ensure!(file.is_file(), "{} is not built: run `cargo build -p nsm-sdk --example office`", file.display());
+    ensure!(
+        file.is_file(),
+        "{} is not built: run `cargo build -p nsm-sdk --example office`",
+        file.display()
+    );
     let listen_on = world.node.url("nse-2");
     let variables = [
         ("NSM_NAME", "nse-2".to_string()),
@@ -441,7 +538,10 @@ async fn office(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let attached = client.attach("office-0", "kernel://office/nsm-1").await?;
     let ours = addresses(&world.near, "nsm-1")?;
-    ensure!(ours.len() == 1 && ours[0].starts_with("10.9.1."), "our addresses are {ours:?}");
+    ensure!(
+        ours.len() == 1 && ours[0].starts_with("10.9.1."),
+        "our addresses are {ours:?}"
+    );
     has_route(&world.near, "nsm-1", "-4", "10.9.0.0/16")?;
     let pings = ping(&world.near, "10.9.0.1".parse()?, 3)?;
     ensure!(pings.loss == 0.0, "{pings:?}");

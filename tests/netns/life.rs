@@ -8,19 +8,30 @@ use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Pod, Program};
 
 use crate::Bench;
-use crate::world::{PATIENCE, SOON, World, addresses, index, links, only_name, prints, same, says, stops, wait_for};
+use crate::world::{
+    PATIENCE, SOON, World, addresses, index, links, only_name, prints, same, says, stops, wait_for,
+};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("d38_kill_9_of_the_forwarder_loses_no_packet", forwarder_killed),
         bench.test("kill_9_of_the_manager_loses_no_packet", manager_killed),
         bench.test("kill_9_of_the_registry_loses_no_packet", registry_killed),
         bench.test("kill_9_of_the_endpoint_loses_no_packet", endpoint_killed),
         bench.test("kill_9_of_everything_loses_no_packet", everything_killed),
-        bench.test("d27_after_kill_9_and_a_refresh_the_rules_are_the_same", rules_stay),
+        bench.test(
+            "d27_after_kill_9_and_a_refresh_the_rules_are_the_same",
+            rules_stay,
+        ),
         bench.test("the_client_program_closes_its_wires_at_the_end", client_ends),
-        bench.test("the_client_program_takes_over_what_it_had_before_kill_9", client_killed),
-        bench.test("a_wire_of_a_client_that_was_killed_goes_with_its_token", nobody_refreshes),
+        bench.test(
+            "the_client_program_takes_over_what_it_had_before_kill_9",
+            client_killed,
+        ),
+        bench.test(
+            "a_wire_of_a_client_that_was_killed_goes_with_its_token",
+            nobody_refreshes,
+        ),
         bench.test("d40_a_pod_that_goes_without_a_close_leaves_nothing", pod_goes),
         bench.alone("sigterm_ends_every_program_within_a_second", sigterm),
     ]
@@ -34,9 +45,14 @@ struct Traffic(Child);
 impl Traffic {
     /// 200 pings in 2 s; returns when the first have been answered.
     async fn start(world: &World, attached: &Attached) -> Result<Self> {
-        let to = attached.endpoint().context("the endpoint has no address")?.to_string();
+        let to = attached
+            .endpoint()
+            .context("the endpoint has no address")?
+            .to_string();
         let mut ping: Command = world.near.command("ping");
-        let ping = ping.args(["-n", "-i", "0.01", "-W", "2", "-c", "200", &to]).stdout(Stdio::piped());
+        let ping = ping
+            .args(["-n", "-i", "0.01", "-W", "2", "-c", "200", &to])
+            .stdout(Stdio::piped());
         let traffic = Self(ping.spawn()?);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         Ok(traffic)
@@ -45,7 +61,11 @@ impl Traffic {
     /// Checks that each was answered.
     fn is_complete(self) -> Result<()> {
         let printed = String::from_utf8(self.0.wait_with_output()?.stdout)?;
-        ensure!(printed.contains("200 received"), "pings were lost: {}", summary(&printed));
+        ensure!(
+            printed.contains("200 received"),
+            "pings were lost: {}",
+            summary(&printed)
+        );
         Ok(())
     }
 }
@@ -67,7 +87,10 @@ async fn survives(
     let client = world.client()?;
     let attached = client.attach(id, URL).await?;
     let indices = |world: &World| -> Result<_> {
-        Ok((index(&world.near, "nsm-1")?, index(&world.far, &only_name(&world.far)?)?))
+        Ok((
+            index(&world.near, "nsm-1")?,
+            index(&world.far, &only_name(&world.far)?)?,
+        ))
     };
     let before = indices(world)?;
     let traffic = Traffic::start(world, &attached).await?;
@@ -86,7 +109,9 @@ async fn survives(
             }
         }
     });
-    let attached = attached.await.with_context(|| format!("the last error was {last:?}"))?;
+    let attached = attached
+        .await
+        .with_context(|| format!("the last error was {last:?}"))?;
     if is_adopted {
         same("the indices", indices(world)?, before)?;
     }
@@ -190,7 +215,11 @@ async fn rules_stay(world: &mut World) -> Result<()> {
         Ok((rules, routes))
     };
     let before = look(world)?;
-    ensure!(before.0.contains("6667-6670"), "the rules are not there: {}", before.0);
+    ensure!(
+        before.0.contains("6667-6670"),
+        "the rules are not there: {}",
+        before.0
+    );
     kill(&mut world.node.forwarder)?;
     same("the rules meanwhile", look(world)?, before.clone())?;
     world.node.start_forwarder().await?;
@@ -216,13 +245,18 @@ async fn client_ends(world: &mut World) -> Result<()> {
 async fn client_killed(world: &mut World) -> Result<()> {
     let mut nsc = world.nsc(URL, &[])?;
     says(&mut nsc, "attached_ms").await?;
-    let look = |world: &World| -> Result<_> { Ok((index(&world.near, "nsm-1")?, addresses(&world.near, "nsm-1")?)) };
+    let look =
+        |world: &World| -> Result<_> { Ok((index(&world.near, "nsm-1")?, addresses(&world.near, "nsm-1")?)) };
     let before = look(world)?;
     nsc.kill()?;
     same("the wire meanwhile", look(world)?, before.clone())?;
     let mut nsc = world.nsc(URL, &[])?;
     says(&mut nsc, "attached_ms").await?;
-    ensure!(nsc.printed().contains("taking over an earlier connection"), "{}", nsc.printed());
+    ensure!(
+        nsc.printed().contains("taking over an earlier connection"),
+        "{}",
+        nsc.printed()
+    );
     same("the wire", look(world)?, before)?;
     same("the endpoint's interfaces", links(&world.far)?.len(), 1)?;
     stops(nsc).await?;
@@ -230,7 +264,10 @@ async fn client_killed(world: &mut World) -> Result<()> {
 }
 
 async fn nobody_refreshes(world: &mut World) -> Result<()> {
-    let mut nsc = world.nsc(URL, &[("NSM_MAX_TOKEN_LIFETIME", "4s"), ("NSM_REQUEST_TIMEOUT", "1s")])?;
+    let mut nsc = world.nsc(
+        URL,
+        &[("NSM_MAX_TOKEN_LIFETIME", "4s"), ("NSM_REQUEST_TIMEOUT", "1s")],
+    )?;
     says(&mut nsc, "attached_ms").await?;
     // It lives longer than its tokens, for it refreshes them.
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
@@ -254,12 +291,18 @@ async fn sigterm(mut world: World) -> Result<()> {
     says(&mut nsc, "INFO ready").await?;
     let has = |all: &[String], name: &str| all.iter().any(|there| there.starts_with(name));
     let all = world.endpoints().await?;
-    ensure!(has(&all, "nse") && has(&all, "forwarder"), "registered are {all:?}");
+    ensure!(
+        has(&all, "nse") && has(&all, "forwarder"),
+        "registered are {all:?}"
+    );
     // All at once, but the registry, which is asked who is left.
     stops(nsc).await?;
     world.clean_within(SOON).await?;
     stops(world.endpoint.take().context("no endpoint")?).await?;
-    ensure!(!has(&world.endpoints().await?, "nse"), "the endpoint is still registered");
+    ensure!(
+        !has(&world.endpoints().await?, "nse"),
+        "the endpoint is still registered"
+    );
     stops(world.node.forwarder.take().context("no forwarder")?).await?;
     same("who is registered", world.endpoints().await?, vec![])?;
     world.end().await

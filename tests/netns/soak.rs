@@ -12,7 +12,7 @@ use nsm::mesh::Client;
 use crate::Bench;
 use crate::world::{PATIENCE, World, same, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![bench.test("d70_soak", soak)]
 }
 
@@ -43,18 +43,26 @@ impl Counts {
             descriptors.insert(program.name().to_string(), program.descriptors()?);
         }
         let registered = world.endpoints().await?;
-        Ok(Self { descriptors, threads, registered })
+        Ok(Self {
+            descriptors,
+            threads,
+            registered,
+        })
     }
 }
 
 fn memory(world: &World) -> Result<BTreeMap<String, u64>> {
     let programs = world.node.programs().chain(&world.endpoint);
-    programs.map(|program| Ok((program.name().to_string(), program.memory_kib()?.resident))).collect()
+    programs
+        .map(|program| Ok((program.name().to_string(), program.memory_kib()?.resident)))
+        .collect()
 }
 
 async fn soak(world: &mut World) -> Result<()> {
     let cycles = match std::env::var("NSM_SOAK_CYCLES") {
-        Ok(text) => text.parse().with_context(|| format!("NSM_SOAK_CYCLES is {text:?}"))?,
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("NSM_SOAK_CYCLES is {text:?}"))?,
         Err(_) => CYCLES,
     };
     let client = world.quiet()?;
@@ -75,7 +83,10 @@ async fn soak(world: &mut World) -> Result<()> {
         let was = warm.get(&program).copied().unwrap_or_default();
         println!("{program}: {was} KiB before, {is} KiB after {cycles} cycles");
         let most = was + was * GROWTH / 100;
-        ensure!(cycles < LONG || is <= most, "{program} grew from {was} KiB to {is} KiB");
+        ensure!(
+            cycles < LONG || is <= most,
+            "{program} grew from {was} KiB to {is} KiB"
+        );
     }
     client.end().await;
     Ok(())
@@ -88,7 +99,10 @@ async fn cycle(client: &Client, cycles: usize) -> Result<()> {
             let url = format!("kernel://icmp-responder/nsm-{worker}");
             let attached = client.attach(&format!("soak-{number}"), &url).await;
             let attached = attached.with_context(|| format!("cycle {number}"))?;
-            client.close(attached.request).await.with_context(|| format!("cycle {number}"))?;
+            client
+                .close(attached.request)
+                .await
+                .with_context(|| format!("cycle {number}"))?;
         }
         Ok::<_, anyhow::Error>(())
     });

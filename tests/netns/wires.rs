@@ -10,14 +10,26 @@ use nsm::mesh::Attached;
 use crate::Bench;
 use crate::world::{PATIENCE, World, index, links, only_name, same};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("d7_the_first_ping_passes_within_10_ms", the_first_ping_passes),
         bench.test("d41_a_close_leaves_everything_as_it_was", a_close_leaves_nothing),
-        bench.test("d42_closing_twice_and_closing_the_unknown_succeeds", closing_twice),
-        bench.test("d42_closing_into_a_namespace_that_is_gone_succeeds", closing_into_nowhere),
-        bench.test("d31_a_refresh_without_a_change_writes_nothing", refreshing_writes_nothing),
-        bench.test("d34_an_interface_deleted_by_hand_is_back_after_a_refresh", a_deleted_interface_comes_back),
+        bench.test(
+            "d42_closing_twice_and_closing_the_unknown_succeeds",
+            closing_twice,
+        ),
+        bench.test(
+            "d42_closing_into_a_namespace_that_is_gone_succeeds",
+            closing_into_nowhere,
+        ),
+        bench.test(
+            "d31_a_refresh_without_a_change_writes_nothing",
+            refreshing_writes_nothing,
+        ),
+        bench.test(
+            "d34_an_interface_deleted_by_hand_is_back_after_a_refresh",
+            a_deleted_interface_comes_back,
+        ),
         bench.test("d46_fifty_interfaces_of_one_client", fifty_interfaces),
         bench.test("d46_a_hundred_connections_at_once", a_hundred_at_once),
         bench.test("two_requests_of_one_id_at_once_make_one_wire", one_id_at_once),
@@ -29,11 +41,16 @@ async fn the_first_ping_passes(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let mut least = Duration::MAX;
     for number in 0..5 {
-        let attached = client.attach(&format!("d7-{number}"), "kernel://icmp-responder/nsm-1").await?;
+        let attached = client
+            .attach(&format!("d7-{number}"), "kernel://icmp-responder/nsm-1")
+            .await?;
         least = least.min(attached.carried - attached.answered);
         client.close(attached.request).await?;
     }
-    ensure!(least < Duration::from_millis(10), "the quickest first ping took {least:?}");
+    ensure!(
+        least < Duration::from_millis(10),
+        "the quickest first ping took {least:?}"
+    );
     client.end().await;
     Ok(())
 }
@@ -64,7 +81,9 @@ async fn closing_twice(world: &mut World) -> Result<()> {
     caller.close(&world.nsmgr(), attached.request).await?;
     let unknown = caller.ask("nobody-has-asked-for-this", "kernel://icmp-responder")?;
     caller.close(&world.nsmgr(), unknown.clone()).await?;
-    caller.close(&world.node.url("forwarder"), unknown.clone()).await?;
+    caller
+        .close(&world.node.url("forwarder"), unknown.clone())
+        .await?;
     caller.close(&world.node.url("nse"), unknown).await?;
     client.end().await;
     Ok(())
@@ -83,7 +102,10 @@ async fn closing_into_nowhere(world: &mut World) -> Result<()> {
 async fn refreshing_writes_nothing(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let mut attached = client.attach("d31-0", "kernel://icmp-responder/nsm-1").await?;
-    let before = (index(&world.near, "nsm-1")?, index(&world.far, &only_name(&world.far)?)?);
+    let before = (
+        index(&world.near, "nsm-1")?,
+        index(&world.far, &only_name(&world.far)?)?,
+    );
     let log = world.node.folder().join("monitor.log");
     let mut monitor = world
         .near
@@ -93,15 +115,26 @@ async fn refreshing_writes_nothing(world: &mut World) -> Result<()> {
         .spawn()?;
     // The monitor has begun when it shows a change of ours.
     crate::world::wait_for(PATIENCE, "the monitor watches", async || {
-        world.near.command("ip").args(["link", "set", "lo", "mtu", "65535"]).status()?;
-        world.near.command("ip").args(["link", "set", "lo", "mtu", "65536"]).status()?;
+        world
+            .near
+            .command("ip")
+            .args(["link", "set", "lo", "mtu", "65535"])
+            .status()?;
+        world
+            .near
+            .command("ip")
+            .args(["link", "set", "lo", "mtu", "65536"])
+            .status()?;
         Ok((std::fs::metadata(&log)?.len() > 0).then_some(()))
     })
     .await?;
     for _ in 0..5 {
         attached = client.again(attached.request).await?;
     }
-    let after = (index(&world.near, "nsm-1")?, index(&world.far, &only_name(&world.far)?)?);
+    let after = (
+        index(&world.near, "nsm-1")?,
+        index(&world.far, &only_name(&world.far)?)?,
+    );
     monitor.kill()?;
     monitor.wait()?;
     let told = std::fs::read_to_string(&log)?;
@@ -120,7 +153,11 @@ async fn a_deleted_interface_comes_back(world: &mut World) -> Result<()> {
     let done = world.near.command("ip").args(["link", "del", "nsm-1"]).status()?;
     ensure!(done.success(), "the interface cannot be deleted");
     let attached = client.again(attached.request).await?;
-    same("the addresses", crate::world::addresses(&world.near, "nsm-1")?, addresses)?;
+    same(
+        "the addresses",
+        crate::world::addresses(&world.near, "nsm-1")?,
+        addresses,
+    )?;
     client.close(attached.request).await?;
     client.end().await;
     Ok(())
@@ -162,7 +199,9 @@ async fn a_hundred_at_once(world: &mut World) -> Result<()> {
 }
 
 async fn close_all(client: &nsm::mesh::Client, attached: Vec<Attached>) -> Result<()> {
-    let closes = attached.into_iter().map(|attached| client.close(attached.request));
+    let closes = attached
+        .into_iter()
+        .map(|attached| client.close(attached.request));
     futures::future::try_join_all(closes).await.map(drop)
 }
 

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::lint;
 use crate::report::{Report, run, run_tests};
+use crate::root;
 use crate::tools::{IP, PING, Tool, UNSHARE};
 
 /// A group of tests or checks that is run by its name.
@@ -38,6 +39,13 @@ pub(crate) const SUITES: &[Suite] = &[
         tools: &[IP, PING, UNSHARE],
         run: workspace,
     },
+    Suite {
+        name: "soak",
+        about: "10,000 wires that come and go on the real kernel, with programs built for release",
+        long: true,
+        tools: &[IP, PING, UNSHARE],
+        run: soak,
+    },
 ];
 
 /// Builds everything with the features that tests need, so that system tests find the programs that they start and
@@ -48,5 +56,21 @@ fn workspace(report: &mut Report) {
     });
     report.step("tests", || {
         run_tests(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]))
+    });
+}
+
+/// Counts everything before and after many wires of the programs as people run them.
+fn soak(report: &mut Report) {
+    report.check("build", || {
+        run(Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]))
+    });
+    report.step("soak", || {
+        run_tests(
+            Command::new("cargo")
+                .args(["test", "--package", "nsm-tests", "--test", "netns", "soak"])
+                .env("NSM_PROGRAMS", root().join("target/release"))
+                .env("NSM_LOG_LEVEL", "INFO")
+                .env("NSM_SOAK_CYCLES", "10000"),
+        )
     });
 }

@@ -235,7 +235,11 @@ mod tests {
         assert_eq!(request.connection.mechanism, Some(first.clone()));
         request.connection.mechanism = Some(View::at("inode://4/5"));
         chain.request(&connection.again(), &mut request).await.unwrap();
-        assert_eq!(request.connection.mechanism, Some(first), "a caller that asks anew gets the same name");
+        assert_eq!(
+            request.connection.mechanism,
+            Some(first),
+            "a caller that asks anew gets the same name"
+        );
     }
 
     #[tokio::test]
