@@ -16,6 +16,11 @@ use crate::wire::Wire;
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
     let services = ServiceUrl::parse_list(&settings.network_services.join(",")).map_err(Failure::settings)?;
+    if services.is_empty() {
+        let text =
+            "NSM_NETWORK_SERVICES is empty; name what to connect to: kernel://service/interface?label=value";
+        return Err(Failure::Settings(text.to_string()));
+    }
     let awareness_groups = AwarenessGroups::parse(&settings.awareness_groups).map_err(Failure::settings)?;
     let identity = start.identity().await?;
     let chain = client::client(

@@ -54,7 +54,7 @@ impl<'a> Wire<'a> {
             let began = Instant::now();
             let asked = tokio::select! {
                 asked = self.ask() => asked,
-                () = self.component.shutdown().cancelled() => return false,
+                () = self.component.stop().cancelled() => return false,
             };
             let pause_now = match asked {
                 Ok(request) => {
@@ -75,7 +75,7 @@ impl<'a> Wire<'a> {
             let jitter = self.component.random(|random| random.random_range(0.5..=1.0));
             tokio::select! {
                 () = tokio::time::sleep(pause_now.mul_f64(jitter)) => {}
-                () = self.component.shutdown().cancelled() => return false,
+                () = self.component.stop().cancelled() => return false,
             }
         }
     }

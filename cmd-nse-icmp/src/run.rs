@@ -18,7 +18,7 @@ use crate::settings::{IpamPolicy, Settings};
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let idle = component.clone();
     let elements = chain![OnIdle::new(&component, settings.idle_timeout.into(), move || {
-        idle.shutdown().cancel()
+        idle.stop().cancel()
     }),]
     .then(&ipam(&settings)?)
     .then(&chain![

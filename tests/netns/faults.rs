@@ -10,7 +10,7 @@ use nsm::mesh::{Attached, Client, Program};
 use crate::Bench;
 use crate::world::{PATIENCE, World, index, links, prints, refused, same, stops, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("without_a_forwarder_requests_say_so", no_forwarder),
         bench.test(
@@ -66,11 +66,11 @@ fn running(program: &mut Option<Program>) -> Result<Program> {
 async fn no_forwarder(world: &mut World) -> Result<()> {
     stops(running(&mut world.node.forwarder)?).await?;
     let client = world.client()?;
-    refused(
-        client.attach("nof-0", URL).await,
-        "no-forwarder",
-        &["nsmgr", "forwarder", "icmp-responder"],
-    )?;
+    wait_for(PATIENCE, "the manager knows of no forwarder", async || {
+        let done = client.attach("nof-0", URL).await;
+        Ok(refused(done, "no-forwarder", &["nsmgr", "forwarder", "icmp-responder"]).ok())
+    })
+    .await?;
     world.node.start_forwarder().await?;
     let attached = attach_soon(&client, "nof-0").await?;
     client.close(attached.request).await?;
@@ -148,8 +148,14 @@ async fn endpoint_goes(world: &mut World) -> Result<()> {
     let client = world.client()?;
     let attached = client.attach("gone-0", URL).await?;
     running(&mut world.endpoint)?.kill()?;
-    client.close(attached.request).await?;
+    if let Err(error) = client.close(attached.request.clone()).await {
+        ensure!(
+            error.to_string().contains("errors during client close"),
+            "{error:#}"
+        );
+    }
     world.clean().await?;
+    client.close(attached.request).await?;
     client.end().await;
     world.start_endpoint().await
 }

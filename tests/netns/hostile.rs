@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::Bench;
 use crate::world::{Caller, PATIENCE, World, index, links, plain_file, refused, same};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("a_path_index_out_of_range_is_refused", path_index),
         bench.test("a_path_whose_id_is_not_the_connections_is_refused", path_id),
@@ -45,6 +45,9 @@ pub fn tests(bench: &Bench) -> Vec<Trial> {
     ]
 }
 
+/// How long a token lives of who may not hear an answer that was given: what nobody has heard of goes with it.
+const BRIEF: Duration = Duration::from_secs(5);
+
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
 async fn path_index(world: &mut World) -> Result<()> {
@@ -52,7 +55,11 @@ async fn path_index(world: &mut World) -> Result<()> {
     let mut request = caller.ask("index-0", URL)?;
     request.connection.path.get_or_insert_default().index = 5;
     let done = caller.request(&world.nsmgr(), request.clone()).await;
-    refused(done, "bad-path-index", &["nsmgr", "5"])?;
+    refused(
+        done,
+        "bad-path-index",
+        &["nsmgr", "Path.Index+1==6 should be less or equal"],
+    )?;
     request.connection.path.get_or_insert_default().index = u32::MAX;
     refused(
         caller.request(&world.nsmgr(), request).await,
@@ -294,7 +301,7 @@ async fn path_instead_of_file(world: &mut World) -> Result<()> {
 }
 
 async fn deadlines(world: &mut World) -> Result<()> {
-    let caller = world.caller("nsc").await?;
+    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
     let mut failures = 0;
     for number in 0..20_u64 {
         let request = caller.ask(&format!("short-{number}"), URL)?;
@@ -322,7 +329,7 @@ async fn deadlines(world: &mut World) -> Result<()> {
 }
 
 async fn callers_that_go(world: &mut World) -> Result<()> {
-    let caller = world.caller("nsc").await?;
+    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
     for number in 0..20_u64 {
         let request = caller.ask(&format!("gone-{number}"), URL)?;
         let (remote, request) = caller

@@ -8,7 +8,7 @@ use nsm_api::registry::{Destination, Match, NetworkService as Service};
 use crate::Bench;
 use crate::world::{PATIENCE, World, addresses, links, only_link, prints, refused, same, stops, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test(
             "the_client_refuses_service_urls_that_can_never_work",

@@ -8,11 +8,9 @@ use nsm_api::connectioncontext::{EthernetContext, IpContext, IpNeighbor, Route};
 use nsm_sdk::core::Request;
 
 use crate::Bench;
-use crate::world::{
-    PATIENCE, World, addresses, only_link, only_name, prints, refused, routes, same, stops, wait_for,
-};
+use crate::world::{World, addresses, only_link, only_name, prints, refused, routes, same, says, stops};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("d1_each_end_has_exactly_its_address", addresses_of_ipv4),
         bench.test(
@@ -535,12 +533,8 @@ async fn office(world: &mut World) -> Result<()> {
         pod: Some(&world.far),
         folder: world.node.folder(),
     };
-    let program = nsm::mesh::Program::start(what, &[], &variables)?;
-    wait_for(PATIENCE, "the office is registered", async || {
-        let all = world.endpoints().await?;
-        Ok(all.iter().any(|name| name.starts_with("nse-2")).then_some(()))
-    })
-    .await?;
+    let mut program = nsm::mesh::Program::start(what, &[], &variables)?;
+    says(&mut program, "INFO ready").await?;
     let client = world.client()?;
     let attached = client.attach("office-0", "kernel://office/nsm-1").await?;
     let ours = addresses(&world.near, "nsm-1")?;

@@ -12,7 +12,7 @@ use nsm::mesh::Client;
 use crate::Bench;
 use crate::world::{PATIENCE, World, same, wait_for};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![bench.test("d70_soak", soak)]
 }
 

@@ -10,7 +10,7 @@ use nsm::mesh::Attached;
 use crate::Bench;
 use crate::world::{PATIENCE, World, index, links, only_name, same};
 
-pub fn tests(bench: &Bench) -> Vec<Trial> {
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("d7_the_first_ping_passes_within_10_ms", the_first_ping_passes),
         bench.test("d41_a_close_leaves_everything_as_it_was", a_close_leaves_nothing),
@@ -33,6 +33,7 @@ pub fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test("d46_fifty_interfaces_of_one_client", fifty_interfaces),
         bench.test("d46_a_hundred_connections_at_once", a_hundred_at_once),
         bench.test("two_requests_of_one_id_at_once_make_one_wire", one_id_at_once),
+        bench.test("who_asks_again_by_an_id_and_no_path_gets_the_wire", one_id_of_two),
     ]
 }
 
@@ -205,15 +206,29 @@ async fn close_all(client: &nsm::mesh::Client, attached: Vec<Attached>) -> Resul
 }
 
 async fn one_id_at_once(world: &mut World) -> Result<()> {
-    let (one, other) = (world.quiet()?, world.quiet()?);
+    let client = world.quiet()?;
     let url = "kernel://icmp-responder/nsm-1";
-    let (first, second) = tokio::join!(one.attach("same-0", url), other.attach("same-0", url));
+    let (first, second) = tokio::join!(client.attach("same-0", url), client.attach("same-0", url));
     let (first, second) = (first.context("the first")?, second.context("the second")?);
     same("the interfaces of the client", links(&world.near)?.len(), 1)?;
     same("the interfaces of the endpoint", links(&world.far)?.len(), 1)?;
     let addresses = |attached: &Attached| attached.request.connection.ip_context().cloned();
     same("the addresses", addresses(&first), addresses(&second))?;
+    client.close(first.request).await?;
+    client.close(second.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn one_id_of_two(world: &mut World) -> Result<()> {
+    let (one, other) = (world.client()?, world.client()?);
+    let url = "kernel://icmp-responder/nsm-1";
+    let first = one.attach("twice-0", url).await?;
+    let second = other.attach("twice-0", url).await?;
+    same("the interfaces of the client", links(&world.near)?.len(), 1)?;
+    same("the interfaces of the endpoint", links(&world.far)?.len(), 1)?;
     one.close(first.request).await?;
+    let second = other.again(second.request).await?;
     other.close(second.request).await?;
     one.end().await;
     other.end().await;

@@ -21,13 +21,13 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// How long what was closed may take until it is gone.
-pub const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// How long something may take that happens by itself, on a machine that does much else.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node with one endpoint `nse` of the service `icmp-responder` in `far`, and a pod `near` for clients.
-pub struct World {
+pub(crate) struct World {
     pub node: Node,
     pub endpoint: Option<Program>,
     pub near: Pod,
@@ -38,7 +38,7 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new() -> Result<Self> {
+    pub(crate) async fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
@@ -68,36 +68,39 @@ impl World {
     }
 
     /// Starts the endpoint `nse`.
-    pub async fn start_endpoint(&mut self) -> Result<()> {
-        let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+    pub(crate) async fn start_endpoint(&mut self) -> Result<()> {
+        let (mut endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+        says(&mut endpoint, "INFO ready").await?;
         self.endpoint = Some(endpoint);
         Ok(())
     }
 
     /// One more endpoint, `nse-2`, of the service `service`, with these variables as well.
-    pub async fn serve(&self, service: &str, variables: &[(&str, &str)]) -> Result<Program> {
+    pub(crate) async fn serve(&self, service: &str, variables: &[(&str, &str)]) -> Result<Program> {
         let mut all = vec![("NSM_SERVICE_NAMES", service.to_string())];
         all.extend(variables.iter().map(|(name, value)| (*name, value.to_string())));
-        Ok(self.node.start_endpoint("nse-2", &self.far, &all).await?.0)
+        let (mut endpoint, _) = self.node.start_endpoint("nse-2", &self.far, &all).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        Ok(endpoint)
     }
 
     /// A client in this process whose wires end in `near`, and count when they carry a ping.
-    pub fn client(&self) -> Result<Client> {
+    pub(crate) fn client(&self) -> Result<Client> {
         self.quiet()?.pinging()
     }
 
     /// A client in this process whose wires end in `near`.
-    pub fn quiet(&self) -> Result<Client> {
+    pub(crate) fn quiet(&self) -> Result<Client> {
         Client::new(&self.node, "nsc", self.near.path())
     }
 
     /// The client program in `near`, asking for `services`, with these variables as well.
-    pub fn nsc(&self, services: &str, variables: &[(&str, &str)]) -> Result<Program> {
+    pub(crate) fn nsc(&self, services: &str, variables: &[(&str, &str)]) -> Result<Program> {
         self.nsc_in(&self.near, services, variables)
     }
 
     /// The client program in a pod.
-    pub fn nsc_in(&self, pod: &Pod, services: &str, variables: &[(&str, &str)]) -> Result<Program> {
+    pub(crate) fn nsc_in(&self, pod: &Pod, services: &str, variables: &[(&str, &str)]) -> Result<Program> {
         let mut all = vec![
             ("NSM_CONNECT_TO", self.nsmgr()),
             ("NSM_NETWORK_SERVICES", services.to_string()),
@@ -107,7 +110,7 @@ impl World {
     }
 
     /// The identity `name` as the issuer gives it to programs.
-    pub async fn identity(&self, name: &str) -> Result<Identity> {
+    pub(crate) async fn identity(&self, name: &str) -> Result<Identity> {
         let socket = self.node.folder().join("identity").join(format!("{name}.sock"));
         let source = Source::WorkloadApi(socket);
         Ok(source
@@ -116,7 +119,7 @@ impl World {
     }
 
     /// Somebody called `name` who calls without a chain.
-    pub async fn caller(&self, name: &str) -> Result<Caller> {
+    pub(crate) async fn caller(&self, name: &str) -> Result<Caller> {
         Ok(Caller::new(
             name,
             self.identity(name).await?,
@@ -125,27 +128,30 @@ impl World {
     }
 
     /// Where the manager listens.
-    pub fn nsmgr(&self) -> String {
+    pub(crate) fn nsmgr(&self) -> String {
         self.node.url("nsm")
     }
 
     /// Waits until the kernel is as it was, for at most the second that is promised.
-    pub async fn clean(&self) -> Result<()> {
+    pub(crate) async fn clean(&self) -> Result<()> {
         self.clean_within(SOON).await
     }
 
     /// Waits until the kernel is as it was.
-    pub async fn clean_within(&self, patience: Duration) -> Result<()> {
+    pub(crate) async fn clean_within(&self, patience: Duration) -> Result<()> {
         let mut left = Vec::new();
         let done = wait_for(patience, "the kernel is as before", async || {
-            left = Snapshot::take(None)?.since(&self.before);
+            // Not on the thread on which our own calls run.
+            left = tokio::task::spawn_blocking(|| Snapshot::take(None))
+                .await??
+                .since(&self.before);
             Ok(left.is_empty().then_some(()))
         });
         done.await.with_context(|| format!("left behind: {left:?}"))
     }
 
     /// Whether every program runs and the kernel is as it was.
-    pub async fn is_whole(&mut self) -> Result<()> {
+    pub(crate) async fn is_whole(&mut self) -> Result<()> {
         let running = [
             Some(&mut self.node.issuer),
             self.node.registry.as_mut(),
@@ -163,13 +169,13 @@ impl World {
     }
 
     /// Keeps the logs and says where they are.
-    pub fn keep(mut self) -> String {
+    pub(crate) fn keep(mut self) -> String {
         self.folder.disable_cleanup(true);
         format!("the logs are in {}", self.folder.path().display())
     }
 
     /// Ends everything in order and checks that nothing is left.
-    pub async fn end(mut self) -> Result<()> {
+    pub(crate) async fn end(mut self) -> Result<()> {
         let programs = [
             self.endpoint.take(),
             self.node.forwarder.take(),
@@ -186,7 +192,7 @@ impl World {
     }
 
     /// Registers a service with the manager.
-    pub async fn register_service(&self, service: Service) -> Result<()> {
+    pub(crate) async fn register_service(&self, service: Service) -> Result<()> {
         let identity = self.identity("nse-3").await?;
         let component = Component::new("nse-3");
         let pool = Pool::new(&component, identity, Tokens::new(Duration::from_secs(600)));
@@ -208,7 +214,7 @@ impl World {
     }
 
     /// The names of the endpoints that the registry knows.
-    pub async fn endpoints(&self) -> Result<Vec<String>> {
+    pub(crate) async fn endpoints(&self) -> Result<Vec<String>> {
         use futures::StreamExt;
         let (component, identity) = (self.node.component(), self.node.identity().clone());
         let pool = Pool::new(component, identity, Tokens::new(Duration::from_secs(600)));
@@ -230,8 +236,16 @@ impl World {
     }
 }
 
+/// Waits until a program has said this.
+pub(crate) async fn says(program: &mut Program, words: &str) -> Result<()> {
+    let said = async |program: &Program| program.printed().contains(words).then_some(());
+    program
+        .wait_for(&format!("it said {words:?}"), Instant::now() + PATIENCE, said)
+        .await
+}
+
 /// Tells a program to end, which it has to do with exit code 0 within a second.
-pub async fn stops(program: Program) -> Result<()> {
+pub(crate) async fn stops(program: Program) -> Result<()> {
     let (name, began) = (program.name().to_string(), Instant::now());
     let status = program.stop().await?;
     let took = began.elapsed();
@@ -241,41 +255,39 @@ pub async fn stops(program: Program) -> Result<()> {
 }
 
 /// Somebody who calls without a chain, and may send anything.
-pub struct Caller {
+pub(crate) struct Caller {
     pub component: Component,
     pub identity: Identity,
-    pub tokens: Tokens,
     pool: Pool,
 }
 
 impl Caller {
-    pub fn new(name: &str, identity: Identity, token_lifetime: Duration) -> Self {
+    pub(crate) fn new(name: &str, identity: Identity, token_lifetime: Duration) -> Self {
         let (component, tokens) = (Component::new(name), Tokens::new(token_lifetime));
-        let pool = Pool::new(&component, identity.clone(), tokens.clone());
+        let pool = Pool::new(&component, identity.clone(), tokens);
         Self {
             component,
             identity,
-            tokens,
             pool,
         }
     }
 
-    pub async fn dial(&self, url: &str) -> Result<Arc<dyn Remote<NetworkService>>> {
+    pub(crate) async fn dial(&self, url: &str) -> Result<Arc<dyn Remote<NetworkService>>> {
         Ok(self.pool.dial(url, Instant::now() + PATIENCE).await?)
     }
 
-    pub async fn request(&self, url: &str, request: Request) -> Result<Request> {
+    pub(crate) async fn request(&self, url: &str, request: Request) -> Result<Request> {
         let ctx = Ctx::own(&self.component, PATIENCE);
         Ok(self.dial(url).await?.request(&ctx, request).await?)
     }
 
-    pub async fn close(&self, url: &str, request: Request) -> Result<()> {
+    pub(crate) async fn close(&self, url: &str, request: Request) -> Result<()> {
         let ctx = Ctx::own(&self.component, PATIENCE);
         Ok(self.dial(url).await?.close(&ctx, request).await?)
     }
 
     /// A way to `url` over which the namespace was passed that `request` now names.
-    pub async fn with_netns(
+    pub(crate) async fn with_netns(
         &self,
         url: &str,
         mut request: Request,
@@ -291,14 +303,14 @@ impl Caller {
     }
 
     /// A first request for `service` as the connection `id`.
-    pub fn ask(&self, id: &str, service: &str) -> Result<Request> {
+    pub(crate) fn ask(&self, id: &str, service: &str) -> Result<Request> {
         let url = service.parse()?;
         Ok(nsm_sdk::chains::client::request(&self.component, id, &url))
     }
 }
 
 /// Checks that a call was refused with this reason and a text that has these words.
-pub fn refused<T: Debug>(done: Result<T>, reason: &str, words: &[&str]) -> Result<()> {
+pub(crate) fn refused<T: Debug>(done: Result<T>, reason: &str, words: &[&str]) -> Result<()> {
     let error = match done {
         Ok(done) => bail!("it was not refused ({reason}): {done:?}"),
         Err(error) => error,
@@ -321,7 +333,7 @@ pub fn refused<T: Debug>(done: Result<T>, reason: &str, words: &[&str]) -> Resul
 }
 
 /// Looks again and again until there is an answer.
-pub async fn wait_for<T>(
+pub(crate) async fn wait_for<T>(
     patience: Duration,
     what: &str,
     mut look: impl AsyncFnMut() -> Result<Option<T>>,
@@ -340,13 +352,13 @@ pub async fn wait_for<T>(
 }
 
 /// Checks that two things are equal.
-pub fn same<T: PartialEq + Debug>(what: &str, is: T, should: T) -> Result<()> {
+pub(crate) fn same<T: PartialEq + Debug>(what: &str, is: T, should: T) -> Result<()> {
     ensure!(is == should, "{what} is {is:?} and should be {should:?}");
     Ok(())
 }
 
 /// The interfaces of a pod but its loopback.
-pub fn links(pod: &Pod) -> Result<Vec<Value>> {
+pub(crate) fn links(pod: &Pod) -> Result<Vec<Value>> {
     let Value::Array(links) = pod.ip(&["-details", "link", "show"])? else {
         bail!("ip shows no list of links");
     };
@@ -354,7 +366,7 @@ pub fn links(pod: &Pod) -> Result<Vec<Value>> {
 }
 
 /// The one interface of a pod.
-pub fn only_link(pod: &Pod) -> Result<Value> {
+pub(crate) fn only_link(pod: &Pod) -> Result<Value> {
     let mut links = links(pod)?;
     ensure!(
         links.len() == 1,
@@ -366,19 +378,19 @@ pub fn only_link(pod: &Pod) -> Result<Value> {
 }
 
 /// The name of the one interface of a pod.
-pub fn only_name(pod: &Pod) -> Result<String> {
+pub(crate) fn only_name(pod: &Pod) -> Result<String> {
     let link = only_link(pod)?;
     Ok(link["ifname"].as_str().unwrap_or_default().to_string())
 }
 
 /// The index of an interface.
-pub fn index(pod: &Pod, name: &str) -> Result<u64> {
+pub(crate) fn index(pod: &Pod, name: &str) -> Result<u64> {
     let link = pod.ip(&["link", "show", "dev", name])?;
     link[0]["ifindex"].as_u64().context("ip shows no index")
 }
 
 /// The addresses of an interface, as `address/length scope`, but those that the kernel makes.
-pub fn addresses(pod: &Pod, name: &str) -> Result<Vec<String>> {
+pub(crate) fn addresses(pod: &Pod, name: &str) -> Result<Vec<String>> {
     let shown = pod.ip(&["addr", "show", "dev", name])?;
     let mut all = Vec::new();
     for address in shown[0]["addr_info"].as_array().into_iter().flatten() {
@@ -394,7 +406,7 @@ pub fn addresses(pod: &Pod, name: &str) -> Result<Vec<String>> {
 }
 
 /// The routes of an interface as `ip` prints them, but those that the kernel makes of link-local addresses.
-pub fn routes(pod: &Pod, name: &str, family: &str) -> Result<Vec<String>> {
+pub(crate) fn routes(pod: &Pod, name: &str, family: &str) -> Result<Vec<String>> {
     let done = pod
         .command("ip")
         .args([family, "route", "show", "dev", name])
@@ -415,7 +427,7 @@ pub fn routes(pod: &Pod, name: &str, family: &str) -> Result<Vec<String>> {
 }
 
 /// What a program prints in a pod.
-pub fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<String> {
     let done = pod.command(program).args(arguments).output()?;
     ensure!(
         done.status.success(),
@@ -426,7 +438,7 @@ pub fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// A file that is no namespace.
-pub fn plain_file(world: &World) -> Result<PathBuf> {
+pub(crate) fn plain_file(world: &World) -> Result<PathBuf> {
     let path = world.node.folder().join("plain");
     std::fs::write(&path, "no namespace")?;
     Ok(path)

@@ -83,7 +83,7 @@ impl Issuer {
             agents.push(issuer.serve(&socket, 0o600, &format!("/{name}"))?);
         }
         tracing::info!(folder = %self.folder.display(), identities = agents.len(), "serving");
-        component.shutdown().cancelled().await;
+        component.stop().cancelled().await;
         Ok(())
     }
 }

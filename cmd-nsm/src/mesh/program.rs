@@ -58,6 +58,8 @@ pub struct Program {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where in its log its own words begin: an earlier program of that name may have written before.
+    begins: u64,
 }
 
 /// What to start.
@@ -82,6 +84,7 @@ impl Program {
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
+        let begins = output.metadata()?.len();
         let mut command = match what.pod {
             Some(pod) => pod.command("setpriv"),
             None => Command::new("setpriv"),
@@ -103,6 +106,7 @@ impl Program {
             name: what.name.to_string(),
             child,
             log,
+            begins,
         })
     }
 
@@ -118,7 +122,9 @@ impl Program {
 
     /// What it has printed.
     pub fn printed(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let all = std::fs::read(&self.log).unwrap_or_default();
+        let begins = usize::try_from(self.begins).unwrap_or(usize::MAX);
+        String::from_utf8_lossy(all.get(begins..).unwrap_or_default()).into_owned()
     }
 
     /// Its exit status, if it has ended.

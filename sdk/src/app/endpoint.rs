@@ -180,7 +180,7 @@ where
         let ctx = Ctx::own(component, crate::core::DEFAULT_BUDGET);
         let done = tokio::select! {
             done = registry.request(&ctx, &mut registration) => done,
-            () = component.shutdown().cancelled() => return Ok(None),
+            () = component.stop().cancelled() => return Ok(None),
         };
         match done {
             Ok(()) => {

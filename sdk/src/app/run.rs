@@ -49,7 +49,7 @@ impl Failure {
 
 /// Runs a program: reads its settings, starts its log, and calls `run` with them and with the component that it is.
 ///
-/// `run` returns when its work is done or soon after [`Component::shutdown`] fires: on SIGTERM, SIGINT, SIGHUP or
+/// `run` returns when its work is done or soon after [`Component::stop`] fires: on SIGTERM, SIGINT, SIGHUP or
 /// SIGQUIT. A second one of these ends the process at once. Exit codes: 0 after an orderly end, 64 for settings
 /// that can never work, 69 when something is missing that the program needs to start, 70 when it did not end in
 /// time, 130 after a second signal.
@@ -148,10 +148,10 @@ impl Signals {
 }
 
 fn end(component: &Component, signal: &'static str) {
-    if component.shutdown().is_cancelled() {
+    if component.stop().is_cancelled() {
         error!(signal, "ending at once");
         std::process::exit(130);
     }
     info!(signal, "ending");
-    component.shutdown().cancel();
+    component.stop().cancel();
 }

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::Failure;
 use crate::chains::endpoint::Gate;
-use crate::core::{Component, Result};
+use crate::core::{Component, Error, Result};
 use crate::identity::{Identity, Source, Tokens};
 use crate::policy::Policies;
 use crate::transport::{self, Pool};
@@ -36,13 +36,18 @@ impl Start {
 
     /// Waits for the program's identity, from where the environment says.
     ///
-    /// Errors: `no-identity-source`, `no-identity`.
+    /// Errors: `no-identity-source`, `no-identity`, `shutdown`.
     pub async fn identity(&self) -> Result<Identity, Failure> {
         let source = Source::choose(|name| std::env::var(name).ok());
         let source = source.map_err(Failure::settings)?;
-        let identity = source
-            .follow(&self.component, Instant::now() + TO_IDENTIFY)
-            .await?;
+        let following = source.follow(&self.component, Instant::now() + TO_IDENTIFY);
+        let identity = tokio::select! {
+            identity = following => identity?,
+            () = self.component.stop().cancelled() => {
+                let text = "told to end before there was an identity";
+                return Err(Error::unavailable("shutdown", text).into());
+            }
+        };
         let spiffe_id = identity.current().svid.spiffe_id.clone();
         info!(spiffe_id, after = ?self.began.elapsed(), "identified");
         Ok(identity)
@@ -82,6 +87,6 @@ impl Start {
             info!(url, "listening");
         }
         info!(after = ?self.began.elapsed(), "ready");
-        self.component.shutdown().cancelled().await;
+        self.component.stop().cancelled().await;
     }
 }

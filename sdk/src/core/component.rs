@@ -24,6 +24,7 @@ struct Inner {
     name: String,
     clock: Clock,
     random: Mutex<StdRng>,
+    stop: CancellationToken,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -76,6 +77,7 @@ impl Component {
             name: name.into(),
             clock,
             random: Mutex::new(random),
+            stop: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -113,7 +115,13 @@ impl Component {
         draw(&mut self.0.random.lock())
     }
 
-    /// Fires when the component is to end.
+    /// Fires when the program is told to end. Everything still works: it is time to give back what is held of others,
+    /// to close connections and to unregister.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    /// Fires when the component's tasks are to end, after [`Component::stop`].
     pub fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
     }
@@ -143,8 +151,9 @@ impl Component {
         self.0.tasks.len()
     }
 
-    /// Ends the component: fires [`Component::shutdown`] and waits until every task is gone.
+    /// Ends the component: fires [`Component::stop`] and [`Component::shutdown`] and waits until every task is gone.
     pub async fn end(&self) {
+        self.0.stop.cancel();
         self.0.shutdown.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;

@@ -4,10 +4,11 @@
 //!
 //! A client offers it, an endpoint accepts it, and a forwarder offers it to endpoints without a word about either.
 //! **Guarantees**: what a client offers and an endpoint answers names the own namespace and an interface that Linux
-//! takes. A name that is given is kept or refused, never cut; one that is made up stays over refreshes.
+//! takes. A name that is given is kept or refused, never cut; one that is made up stays over refreshes, and at an
+//! endpoint also when the forwarder before it has been restarted and asks anew.
 //! **Placement**: client and endpoint as the chain of `KERNEL` in `mechanisms`; the forwarder behind
 //! [`mechanismtranslation`](super::mechanismtranslation) and before `filtermechanisms`.
-//! **Reads / writes**: the preferences (client, forwarder), the mechanism (endpoint).
+//! **Reads / writes**: the preferences (client, forwarder), the mechanism (endpoint); a name in [`Ctx::store`].
 //! **Cost**: none.
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use nsm_api::interface_name;
 use nsm_api::mechanism::{KERNEL, Kernel as View, LOCAL};
 use rand::Rng;
 
-use crate::core::{Component, Ctx, Element, Error, NetworkService, Next, Request, Result};
+use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
 
 /// The network namespace of this program.
 pub const OWN_NETNS: &str = "file:///proc/thread-self/ns/net";
@@ -36,6 +37,10 @@ struct Own {
     interface_name: Option<String>,
 }
 
+/// The name that was made up for the connection.
+#[derive(Default)]
+struct MadeUp(String);
+
 impl Own {
     fn at(netns_url: &str) -> Self {
         Self {
@@ -44,17 +49,20 @@ impl Own {
         }
     }
 
-    /// Completes a mechanism for an interface to `service`.
-    fn complete(
-        &self,
-        component: &Component,
-        service: &str,
-        kernel: &mut View<&mut Mechanism>,
-    ) -> Result<()> {
+    /// Completes a mechanism for an interface to `service`. A name that was made up for the connection stays, also
+    /// for a caller that has lost it.
+    fn complete(&self, ctx: &Ctx, service: &str, kernel: &mut View<&mut Mechanism>) -> Result<()> {
         kernel.set_netns_url(&self.netns_url);
         if kernel.interface_name().is_empty() {
-            let random = |below| component.random(|random| random.random_range(0..below));
-            let made_up = || interface_name::generate(service, random);
+            let random = |below| ctx.component().random(|random| random.random_range(0..below));
+            let made_up = || {
+                ctx.store().update(|MadeUp(name): &mut MadeUp| {
+                    if name.is_empty() {
+                        *name = interface_name::generate(service, random);
+                    }
+                    name.clone()
+                })
+            };
             kernel.set_interface_name(self.interface_name.clone().unwrap_or_else(made_up));
         }
         check(kernel.interface_name())
@@ -112,17 +120,17 @@ impl Element<NetworkService> for Kernel {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let (service, component) = (&request.connection.network_service, ctx.component());
+        let service = &request.connection.network_service;
         match &self.0 {
             Role::Client(own) => {
                 offer(&mut request.mechanism_preferences);
                 for mut kernel in request.mechanism_preferences.iter_mut().filter_map(View::of) {
-                    own.complete(component, service, &mut kernel)?;
+                    own.complete(ctx, service, &mut kernel)?;
                 }
             }
             Role::Endpoint(own) => {
                 if let Some(mut kernel) = request.connection.mechanism.as_mut().and_then(View::of) {
-                    own.complete(component, service, &mut kernel)?;
+                    own.complete(ctx, service, &mut kernel)?;
                 }
             }
             Role::Forwarder => {
@@ -224,7 +232,14 @@ mod tests {
             ("file:///netns", 15)
         );
         chain.request(&connection.again(), &mut request).await.unwrap();
-        assert_eq!(request.connection.mechanism, Some(first));
+        assert_eq!(request.connection.mechanism, Some(first.clone()));
+        request.connection.mechanism = Some(View::at("inode://4/5"));
+        chain.request(&connection.again(), &mut request).await.unwrap();
+        assert_eq!(
+            request.connection.mechanism,
+            Some(first),
+            "a caller that asks anew gets the same name"
+        );
     }
 
     #[tokio::test]

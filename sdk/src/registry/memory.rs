@@ -130,6 +130,7 @@ impl<A: Registry> Shelf<A> {
     }
 
     /// What is there like `example`, and the way to what changes from now on.
+    #[allow(clippy::type_complexity, reason = "a subscription and what is there already")]
     fn subscribe(self: &Arc<Self>, example: A::Entry) -> Result<(Subscription<A>, Vec<Arc<A::Entry>>)> {
         let mut feed = self.feed.lock();
         if feed.len() >= self.limits.watchers {

@@ -129,7 +129,7 @@ fn serve(node: &Node, birth: &Birth, number: usize) -> Result<Running> {
         SendFd::server(),
     ]);
     let chain = endpoint::endpoint(&birth.component, &birth.gate(policy::SERVER)?, &additional);
-    let color = if number % 2 == 0 { "red" } else { "blue" };
+    let color = if number.is_multiple_of(2) { "red" } else { "blue" };
     let entry = entry(
         program,
         SERVICE,
