@@ -119,7 +119,7 @@ impl Kernel {
         })
     }
 
-    /// The ids of connections whose wire somebody else has just removed, as they become known.
+    /// The ids of connections whose wire somebody else has just removed, as they become known: once for each end.
     pub fn lost(&self) -> broadcast::Receiver<String> {
         self.shared.lost.subscribe()
     }

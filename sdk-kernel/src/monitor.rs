@@ -240,12 +240,10 @@ fn end(netns: NetnsId, state: &mut State, lost: &broadcast::Sender<String>) {
     }
 }
 
-/// The wire of `record` is gone. This is told once.
+/// The wire of `record` is gone, or half of it.
 fn lose(record: &mut Record, lost: &broadcast::Sender<String>) {
-    if !record.broken {
-        record.broken = true;
-        let _ = lost.send(record.connection.clone());
-    }
+    record.broken = true;
+    let _ = lost.send(record.connection.clone());
 }
 
 fn link(message: &Message<'_>, state: &mut State, lost: &broadcast::Sender<String>) {
