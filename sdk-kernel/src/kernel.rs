@@ -108,8 +108,13 @@ impl Kernel {
         taken.await?;
         let closing = Closing(shared.clone());
         doomed::start(&shared, &home, &alive)?;
-        let listening = component.spawn("kernel-monitor", monitor::listen(shared.clone()));
-        let waiting = component.spawn("kernel-grace", expire(shared.clone(), config.grace));
+        let end = component.shutdown();
+        let listening = monitor::listen(shared.clone());
+        let listening = end.clone().run_until_cancelled_owned(listening);
+        let waiting = expire(shared.clone(), config.grace);
+        let waiting = end.clone().run_until_cancelled_owned(waiting);
+        let listening = component.spawn("kernel-monitor", async { drop(listening.await) });
+        let waiting = component.spawn("kernel-grace", async { drop(waiting.await) });
         Ok(Self {
             shared,
             pool,

@@ -2,11 +2,12 @@
 //! The shape of everything: elements, the chain that runs them, and what a call carries.
 
 mod api;
+mod backoff;
 mod chain;
 mod component;
 mod ctx;
 mod error;
-mod events;
+pub(crate) mod events;
 mod peer;
 mod remote;
 mod store;
@@ -14,11 +15,12 @@ mod store;
 pub(crate) mod testing;
 
 pub use api::{Api, Entry, Message, NetworkService, NsRegistry, NseRegistry, Registration, Request};
+pub use backoff::Backoff;
 pub use chain::{Chain, Element, Found, Next};
 pub use component::{Clock, Component, Task};
 pub use ctx::{Ctx, DEFAULT_BUDGET};
 pub use error::{Error, Result, Retry};
-pub use events::{Event, Events};
+pub use events::{Event, Events, Later, Unfinished};
 pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
 pub use remote::{Dialer, Remote, Way};
 pub use store::Store;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The seam between chains and the kernel: what a wire is to be, and who makes it so.
 
+pub mod model;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 

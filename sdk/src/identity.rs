@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who we are: X.509-SVIDs of SPIFFE, where they come from, and the tokens that are signed with them.
 
+mod certificate;
+pub mod issuer;
+pub mod jwt;
+pub mod pem;
+pub mod source;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tokens;
+pub mod workload_api;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +18,12 @@ use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
+use zeroize::Zeroize;
+
+pub use certificate::{namespace, same_namespace, trust_domain};
+pub use issuer::Issuer;
+pub use source::Source;
+pub use tokens::Tokens;
 
 /// An X.509-SVID (SPIFFE X509-SVID specification) with its private key.
 pub struct Svid {
@@ -19,6 +35,12 @@ pub struct Svid {
     pub key: PrivateKeyDer<'static>,
     /// The end of the leaf's validity.
     pub not_after: SystemTime,
+}
+
+impl Drop for Svid {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl fmt::Debug for Svid {
@@ -50,6 +72,16 @@ impl Identity {
     /// The identity that the other end of the channel sets.
     pub fn new(source: watch::Receiver<Credentials>) -> Self {
         Self(source)
+    }
+
+    /// An identity that never changes.
+    pub fn fixed(credentials: Credentials) -> Self {
+        Self(watch::channel(credentials).1)
+    }
+
+    /// What it is now, and every change of it.
+    pub fn watch(&self) -> watch::Receiver<Credentials> {
+        self.0.clone()
     }
 
     /// What it is now.

@@ -2,6 +2,7 @@
 //! The chain-of-responsibility SDK of Network Service Mesh.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod chains;
 pub mod core;
 pub mod dataplane;
@@ -11,4 +12,5 @@ pub mod ipam;
 pub mod networkservice;
 pub mod policy;
 pub mod registry;
+pub mod sandbox;
 pub mod transport;

@@ -1,2 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Elements of connections only.
+
+mod attempts;
+pub mod cleanup;
+pub mod discover;
+pub mod discoverforwarder;
+pub mod dnscontext;
+pub mod excludedprefixes;
+mod expiry;
+mod files;
+pub mod filtermechanisms;
+pub mod hoptime;
+pub mod kernel;
+mod lookup;
+pub mod mechanismpriority;
+pub mod mechanisms;
+pub mod mechanismtranslation;
+pub mod metrics;
+pub mod monitor;
+pub mod mtu;
+pub mod netsvcmonitor;
+pub mod onidle;
+pub mod passthrough;
+pub mod policyroute;
+pub mod recvfd;
+pub mod refresh;
+pub mod roundrobin;
+pub mod sendfd;
+pub mod setextracontext;
+pub mod timeout;
+pub mod trimpath;
+pub mod upstreamrefresh;
+mod watched;
+pub mod xconnect;
+
+pub use lookup::Registries;

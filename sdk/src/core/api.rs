@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The three APIs that one core serves: what their calls carry.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use nsm_api::connection::{Connection, ConnectionEvent, Mechanism, MonitorScopeSelector, Path, State};
@@ -8,6 +9,9 @@ use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery,
     NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
 };
+
+use super::Peer;
+use crate::identity::same_namespace;
 
 /// An API that chains can serve and call: `request` and `close` of one thing by id, and `find` that streams.
 ///
@@ -23,6 +27,12 @@ pub trait Api: Send + Sync + Debug + 'static {
     const NAME: &'static str;
     /// Whether `close` of an id that nobody requested here still concerns the elements behind `begin`.
     const CLOSE_UNKNOWN: bool;
+
+    /// Whether `caller` may request or close what `owner` has requested, as `stored`, under the same id. Unless an
+    /// API says otherwise everybody may.
+    fn admits(_owner: &Peer, _stored: &Self::Message, _caller: &Peer) -> bool {
+        true
+    }
 }
 
 /// A call's payload: something with an id and a path.
@@ -64,6 +74,15 @@ impl Api for NetworkService {
     type Found = ConnectionEvent;
     const NAME: &'static str = "networkservice";
     const CLOSE_UNKNOWN: bool = false;
+
+    /// The one who made the connection may. A hop in the middle of the path may also be replaced by one of its own
+    /// namespace, as a new pod of the same kind is; the first hop, the workload itself, may not.
+    fn admits(owner: &Peer, stored: &Request, caller: &Peer) -> bool {
+        let (Some(owner), Some(caller)) = (owner.spiffe_id(), caller.spiffe_id()) else {
+            return true;
+        };
+        owner == caller || (stored.path().index > 1 && same_namespace(owner, caller))
+    }
 }
 
 /// Endpoints: the NetworkServiceEndpointRegistry service.
@@ -147,19 +166,14 @@ impl Message for Request {
         if asked.network_service_endpoint_name != told.network_service_endpoint_name {
             connection.network_service_endpoint_name = asked.network_service_endpoint_name;
         }
-        if asked.state == State::ReselectRequested as i32 {
-            connection.state = asked.state;
-            connection.mechanism = asked.mechanism;
-        }
-        if asked.context != told.context {
-            let extra = connection.context.take().map(|context| context.extra_context);
-            connection.context = asked.context;
-            if let (Some(mut extra), Some(context)) = (extra, connection.context.as_mut()) {
-                extra.retain(|key, _| context.extra_context.contains_key(key));
-                for (key, value) in std::mem::take(&mut context.extra_context) {
-                    extra.entry(key).and_modify(|old| *old = value);
-                }
-                context.extra_context = extra;
+        match connection.context.take() {
+            None => connection.context = asked.context,
+            unchanged if asked.context == told.context => connection.context = unchanged,
+            Some(current) => {
+                let mut context = asked.context.unwrap_or_default();
+                let told = told.context.as_ref().map(|context| &context.extra_context);
+                context.extra_context = merge_extra(told, &context.extra_context, current.extra_context);
+                connection.context = Some(context);
             }
         }
         Self {
@@ -167,6 +181,23 @@ impl Message for Request {
             mechanism_preferences: self.mechanism_preferences,
         }
     }
+}
+
+/// `current` with the keys that were told removed or changed as they are in `asked`; keys that are new there are
+/// ignored.
+fn merge_extra(
+    told: Option<&BTreeMap<String, String>>,
+    asked: &BTreeMap<String, String>,
+    mut current: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    for (key, value) in told.into_iter().flatten() {
+        match asked.get(key) {
+            Some(new) if new != value => drop(current.insert(key.clone(), new.clone())),
+            Some(_) => {}
+            None => drop(current.remove(key)),
+        }
+    }
+    current
 }
 
 /// An entry of a registry and the path of the call, which travels beside it.

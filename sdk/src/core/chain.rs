@@ -168,8 +168,11 @@ impl<'a, A: Api> Next<'a, A> {
         Err(error)
     }
 
-    /// Passes the close on.
+    /// Passes the close on. What an element closes by itself after a request, the runner does not close again.
     pub async fn close(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
+        if let Some(reached) = self.reached {
+            reached.store(false, Ordering::Relaxed);
+        }
         match (self.here.split_first(), self.then) {
             (Some((element, rest)), _) => {
                 let next = Next {
@@ -235,5 +238,81 @@ impl Error {
     fn also(self, undo: &Error) -> Self {
         let text = format!("{} (and undoing it: {undo})", self.text());
         self.with_text(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::NetworkService;
+    use crate::core::testing::{Connection, Probe, request};
+
+    /// Fails after its next has succeeded, and maybe closes what is behind it by itself.
+    struct Fails {
+        closes: bool,
+    }
+
+    #[async_trait]
+    impl<A: Api> Element<A> for Fails {
+        fn name(&self) -> &'static str {
+            "fails"
+        }
+        async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+            next.request(ctx, message).await?;
+            if self.closes {
+                next.close(ctx, message).await?;
+            }
+            Err(Error::internal("told-so", "told to fail"))
+        }
+    }
+
+    /// Runs a chain of its own before the rest.
+    struct Inner(Chain<NetworkService>);
+
+    #[async_trait]
+    impl Element<NetworkService> for Inner {
+        fn name(&self) -> &'static str {
+            "inner"
+        }
+        async fn request(
+            &self,
+            ctx: &Ctx,
+            message: &mut crate::core::Request,
+            next: Next<'_, NetworkService>,
+        ) -> Result<()> {
+            next.through(&self.0).request(ctx, message).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_a_failure_is_closed_once_whoever_closes_it() {
+        for closes in [false, true] {
+            let probe = Probe::new();
+            let inner: Chain<NetworkService> = crate::chain![Fails { closes }];
+            for chain in [
+                inner.then(&crate::chain![Arc::clone(&probe)]),
+                crate::chain![Inner(inner.clone()), Arc::clone(&probe)],
+            ] {
+                let before = probe.closes().len();
+                let error = chain
+                    .request(&Connection::new().first(), &mut request())
+                    .await
+                    .expect_err("told to fail");
+                assert_eq!((error.reason(), error.place()), ("told-so", Some("fails")));
+                assert_eq!(probe.closes().len(), before + 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_refresh_closes_nothing() {
+        let probe = Probe::new();
+        let chain: Chain<NetworkService> = crate::chain![Fails { closes: false }, Arc::clone(&probe)];
+        let again = Connection::new().again();
+        chain
+            .request(&again, &mut request())
+            .await
+            .expect_err("told to fail");
+        assert!(probe.closes().is_empty());
     }
 }

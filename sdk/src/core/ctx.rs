@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Component, Error, Events, Peer, Result, Store};
+use super::{Component, Error, Events, Later, Peer, Result, Store};
 
 /// How long a call may take whose caller set no deadline, or which we make for ourselves.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(15);
@@ -97,6 +97,27 @@ impl Ctx {
     /// Requests and closes this connection again later, through `begin`; absent before `begin`.
     pub fn events(&self) -> Option<&Events> {
         self.events.as_ref()
+    }
+
+    /// The same for elements that cannot do without. Errors: `no-begin`, a fault of the chain's author.
+    pub fn begun(&self) -> Result<&Events> {
+        let missing = || {
+            Error::internal(
+                "no-begin",
+                "an element that acts later needs begin before it in its chain",
+            )
+        };
+        self.events.as_ref().ok_or_else(missing)
+    }
+
+    /// Starts a task of this connection, which keeps what is returned in [`Ctx::store`]: what `act` does with the
+    /// events of the connection ends there. Errors: as [`Ctx::begun`].
+    pub fn later<F>(&self, name: &'static str, act: impl FnOnce(Events) -> F) -> Result<Later>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (events, withdraw) = self.begun()?.withdrawable();
+        Ok(Later::new(withdraw, self.component.spawn(name, act(events))))
     }
 
     /// Whether an earlier request of this connection has succeeded and was not closed since.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mock `next` of element tests, and the cases that every element must pass.
 
+mod wire;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use super::{
     Api, Chain, Component, Ctx, Element, Error, Event, Events, Found, Message, Next, Request, Result, Store,
 };
 use crate::core::{NetworkService, Peer};
+
+pub(crate) use wire::{Wire, end, end_at};
 
 /// One call that reached the end of a chain.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,10 @@ pub(crate) struct Probe<A: Api> {
     /// While set, requests wait until it is cancelled.
     hold: Mutex<Option<CancellationToken>>,
     found: Mutex<Vec<A::Found>>,
+    /// Tells of every arrival.
+    arrived: tokio::sync::Notify,
+    /// While set, closes fail with it.
+    close_error: Mutex<Option<Error>>,
 }
 
 impl<A: Api> Probe<A> {
@@ -48,6 +56,8 @@ impl<A: Api> Probe<A> {
             answer: Mutex::new(Box::new(answer)),
             hold: Mutex::default(),
             found: Mutex::default(),
+            arrived: tokio::sync::Notify::new(),
+            close_error: Mutex::default(),
         })
     }
 
@@ -63,6 +73,11 @@ impl<A: Api> Probe<A> {
         token
     }
 
+    /// What closes fail with from now on, if anything.
+    pub(crate) fn fail_closes(&self, error: Option<Error>) {
+        *self.close_error.lock() = error;
+    }
+
     /// What `find` answers from now on.
     pub(crate) fn find(&self, found: Vec<A::Found>) {
         *self.found.lock() = found;
@@ -71,6 +86,17 @@ impl<A: Api> Probe<A> {
     /// Everything that arrived.
     pub(crate) fn seen(&self) -> Vec<Seen<A::Message>> {
         self.seen.lock().clone()
+    }
+
+    /// Waits until `count` calls have arrived.
+    pub(crate) async fn arrived(&self, count: usize) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.seen.lock().len() >= count {
+                return;
+            }
+            arrived.await;
+        }
     }
 
     /// The requests that arrived.
@@ -104,6 +130,7 @@ impl<A: Api> Element<A> for Arc<Probe<A>> {
 
     async fn request(&self, _: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         self.seen.lock().push(Seen::Request(message.clone()));
+        self.arrived.notify_waiters();
         let hold = self.hold.lock().clone();
         if let Some(hold) = hold {
             hold.cancelled().await;
@@ -113,7 +140,8 @@ impl<A: Api> Element<A> for Arc<Probe<A>> {
 
     async fn close(&self, _: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         self.seen.lock().push(Seen::Close(message.clone()));
-        Ok(())
+        self.arrived.notify_waiters();
+        self.close_error.lock().clone().map_or(Ok(()), Err)
     }
 
     async fn find(&self, _: &Ctx, _: A::Query, _: Next<'_, A>) -> Result<Found<A>> {
@@ -167,15 +195,15 @@ impl Connection {
 
     /// Waits for the next event that an element asks for, and answers it with `outcome`.
     pub(crate) async fn event(&self, outcome: Result<()>) -> Event {
-        let (event, reply) = self
+        let queued = self
             .queued
             .lock()
             .await
             .recv()
             .await
             .expect("an element waits for its event");
-        let _element_may_be_gone = reply.send(outcome);
-        event
+        let _element_may_be_gone = queued.outcome.send(outcome);
+        queued.event
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! **Guarantees**: calls and events of one id never overlap; those of different ids never wait for each other.
 //! A call runs to its end whether or not its caller waits, so nothing is left half done; a first request whose
-//! caller has gone is closed again. What the elements behind keep in [`Ctx::store`] ends with the connection.
+//! caller has gone is closed again. Only the one who requested a connection may request it again or close it, as
+//! far as the API says so ([`Api::admits`]). What the elements behind keep in [`Ctx::store`] ends with the connection.
 //! **Placement**: behind `updatepath`; everything with per-connection state stands behind it.
 //! **Reads / writes**: the id; the stored message, which events repeat and closes use.
-//! **On failure**: of a first request everything kept for the connection is dropped; of a refresh nothing is.
-//! **On close**: the stored message is closed, and forgotten whatever the outcome. Closing an unknown id
-//! succeeds (network services) or is passed on (registries, whose entries may have come through another way).
+//! **On failure**: of a first request everything kept for the connection is dropped; of a refresh nothing is. A
+//! connection whose reselection fails stays, so that it can be tried again.
+//! **On close**: the stored message is closed, and forgotten whatever the outcome, unless an element behind says
+//! that it closes it again ([`Unfinished`](crate::core::Unfinished)). Closing an unknown id succeeds (network
+//! services) or is passed on (registries, whose entries may have come through another way).
 //! **Cost**: one task and one queue a connection.
 
 mod actor;
@@ -37,6 +40,18 @@ pub struct Begin<A: Api> {
 }
 
 type Table<A> = Mutex<HashMap<String, mpsc::Sender<Box<Call<A>>>>>;
+
+/// A connection's place in the table, free when this is dropped.
+struct Place<A: Api> {
+    id: String,
+    table: Arc<Table<A>>,
+}
+
+impl<A: Api> Drop for Place<A> {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.id);
+    }
+}
 
 /// A call on its way to the task of its connection.
 struct Call<A: Api> {
@@ -101,7 +116,7 @@ impl<A: Api> Begin<A> {
                 Ok(()) => match wait.await {
                     Ok(Reply::Done(done)) => break done,
                     Ok(Reply::Again(message)) => message,
-                    Err(_) => break Err(Error::unavailable("shutdown", "the program is shutting down")),
+                    Err(_) => break Err(self.gone()),
                 },
             };
         };
@@ -124,7 +139,7 @@ impl<A: Api> Begin<A> {
             return Ok(None);
         }
         if self.component.shutdown().is_cancelled() {
-            return Err(Error::unavailable("shutdown", "the program is shutting down"));
+            return Err(self.gone());
         }
         if table.len() >= MAX_CONNECTIONS {
             let text =
@@ -134,11 +149,25 @@ impl<A: Api> Begin<A> {
         let (queue, calls) = mpsc::channel(MAX_WAITING);
         table.insert(id.to_string(), queue.clone());
         drop(table);
-        let actor = Actor::new(id, self.client, next.detach(), calls);
-        let (table, component) = (Arc::clone(&self.table), self.component.clone());
+        let place = Place {
+            id: id.to_string(),
+            table: Arc::clone(&self.table),
+        };
+        let actor = Actor::new(place, self.client, next.detach(), calls);
+        let component = self.component.clone();
         self.component
-            .spawn_detached("connection", async move { actor.run(&component, &table).await });
+            .spawn_detached("connection", async move { actor.run(&component).await });
         Ok(Some(queue))
+    }
+
+    fn gone(&self) -> Error {
+        if self.component.shutdown().is_cancelled() {
+            return Error::unavailable("shutdown", "the program is shutting down");
+        }
+        Error::internal(
+            "crashed",
+            "the task of the connection has crashed, and its state is lost",
+        )
     }
 }
 
@@ -153,7 +182,10 @@ impl<A: Api> Element<A> for Begin<A> {
             return next.request(ctx, message).await;
         }
         if message.id().is_empty() {
-            let text = format!("a {} request needs an id or a name", A::NAME);
+            let text = format!(
+                "request.EventFactory.Id must not be zero valued: a {} request needs an id or a name",
+                A::NAME
+            );
             return Err(Error::invalid("empty-id", text));
         }
         *message = self.call(ctx, message.clone(), false, next).await?;
@@ -172,5 +204,9 @@ impl<A: Api> Element<A> for Begin<A> {
     }
 }
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod owner;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::{Call, Reply, Table};
-use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store};
+use super::{Call, Place, Reply};
+use crate::core::events::Queued;
+use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
+use crate::policy::DENIED;
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
 const GRACE: Duration = Duration::from_secs(2);
@@ -16,15 +18,14 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
 
-type Outcome = oneshot::Sender<Result<()>>;
-
 pub(super) struct Actor<A: Api> {
-    id: String,
+    /// Its place in the table; absent once it has left.
+    place: Option<Place<A>>,
     client: bool,
     rest: Chain<A>,
     calls: mpsc::Receiver<Box<Call<A>>>,
     events: Events,
-    queued: mpsc::Receiver<(Event, Outcome)>,
+    queued: mpsc::Receiver<Queued>,
     store: Store,
     committed: Option<Box<Committed<A>>>,
 }
@@ -39,14 +40,31 @@ struct Committed<A: Api> {
     ctx: Ctx,
     /// The time that the first request had.
     budget: Duration,
+    life: Life,
+}
+
+/// What a connection that was established is now.
+#[derive(Clone, Copy, PartialEq)]
+enum Life {
+    /// Established.
+    Up,
+    /// Closed by a reselection that found nothing yet: it may be requested again.
+    Lost,
+    /// Closed without success by somebody who closes it again later, with everything it kept.
+    Closing,
 }
 
 impl<A: Api> Actor<A> {
-    pub(super) fn new(id: &str, client: bool, rest: Chain<A>, calls: mpsc::Receiver<Box<Call<A>>>) -> Self {
+    pub(super) fn new(
+        place: Place<A>,
+        client: bool,
+        rest: Chain<A>,
+        calls: mpsc::Receiver<Box<Call<A>>>,
+    ) -> Self {
         let (sender, queued) = mpsc::channel(MAX_EVENTS);
         let (events, store) = (Events::new(sender), Store::default());
         Self {
-            id: id.to_string(),
+            place: Some(place),
             client,
             rest,
             calls,
@@ -58,76 +76,99 @@ impl<A: Api> Actor<A> {
     }
 
     /// Serves the connection until it is closed, its first request fails, or the component ends.
-    pub(super) async fn run(mut self, component: &Component, table: &Table<A>) {
-        let span = debug_span!("connection", id = %self.id);
+    pub(super) async fn run(mut self, component: &Component) {
+        let id = self.place.as_ref().map_or("", |place| &place.id);
+        let span = debug_span!("connection", id);
         async {
             loop {
                 tokio::select! {
                     biased;
                     () = component.shutdown().cancelled() => break,
-                    Some((event, outcome)) = self.queued.recv() => self.event(event, outcome).await,
-                    Some(call) = self.calls.recv() => {
-                        if let Some((reply, done)) = self.call(*call).await {
-                            self.answer(table, reply, done);
-                            if self.committed.is_none() { return }
-                            continue;
-                        }
-                    }
+                    Some(queued) = self.queued.recv() => self.event(queued).await,
+                    Some(call) = self.calls.recv() => self.call(*call).await,
                 }
                 if self.committed.is_none() {
                     break;
                 }
             }
-            self.leave(table);
+            self.leave().await;
         }
         .instrument(span)
         .await;
     }
 
-    /// Answers a call. When the connection has ended, its place is free before the caller knows.
-    fn answer(&mut self, table: &Table<A>, reply: oneshot::Sender<Reply<A>>, done: Result<A::Message>) {
-        if self.committed.is_none() {
-            self.leave(table);
-        }
-        let _caller_may_be_gone = reply.send(Reply::Done(done));
-    }
-
     /// Frees the place in the table, and sends those who wait for their turn to whoever takes it next.
-    fn leave(&mut self, table: &Table<A>) {
+    async fn leave(&mut self) {
         self.store.clear();
-        table.lock().remove(&self.id);
+        self.place = None;
         self.calls.close();
-        while let Ok(call) = self.calls.try_recv() {
+        while let Some(call) = self.calls.recv().await {
             let _caller_may_be_gone = call.reply.send(Reply::Again(call.message));
         }
     }
 
-    async fn call(&mut self, call: Call<A>) -> Option<(oneshot::Sender<Reply<A>>, Result<A::Message>)> {
+    async fn call(&mut self, call: Call<A>) {
         let Call {
             ctx,
             message,
             is_close,
             reply,
         } = call;
+        if let Err(refused) = self.admit(&ctx) {
+            self.answer(reply, Err(refused)).await;
+            return;
+        }
         if is_close {
-            return Some((reply, self.close(&ctx, message).await));
+            let done = self.close(&ctx, message).await;
+            self.answer(reply, done).await;
+            return;
         }
         if reply.is_closed() {
-            return None;
+            return;
         }
-        let first = self.committed.is_none();
+        let first = !self.is(Life::Up) || message.wants_reselect();
         let done = self.request(ctx, message).await;
-        if first && done.is_ok() && reply.is_closed() {
-            info!(id = %self.id, "nobody waited for the connection; closing it");
+        let is_heard = self.answer(reply, done).await;
+        if first && !is_heard && self.is(Life::Up) {
+            info!("nobody waited for the connection; closing it");
             self.close_stored().await;
-            return None;
         }
-        Some((reply, done))
+    }
+
+    /// Answers a call; false when nobody hears it. When the connection has ended, its place is free before the
+    /// caller knows.
+    async fn answer(&mut self, reply: oneshot::Sender<Reply<A>>, done: Result<A::Message>) -> bool {
+        if self.committed.is_none() {
+            self.leave().await;
+        }
+        reply.send(Reply::Done(done)).is_ok()
+    }
+
+    /// Refuses a caller who may not act on what somebody else has requested.
+    fn admit(&self, ctx: &Ctx) -> Result<()> {
+        match self.committed.as_deref() {
+            Some(committed) if !A::admits(committed.ctx.peer(), &committed.message, ctx.peer()) => {
+                let text = format!(
+                    "{} was requested by somebody else than {}: {DENIED}",
+                    committed.message.id(),
+                    ctx.peer().spiffe_id().unwrap_or("the caller"),
+                );
+                Err(Error::denied("not-the-owner", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is(&self, life: Life) -> bool {
+        self.committed
+            .as_ref()
+            .is_some_and(|committed| committed.life == life)
     }
 
     async fn request(&mut self, ctx: Ctx, message: A::Message) -> Result<A::Message> {
-        if message.wants_reselect() {
+        if message.wants_reselect() || self.is(Life::Closing) {
             self.close_stored().await;
+            self.forget();
         }
         let message = match self.committed.as_deref() {
             Some(Committed {
@@ -146,7 +187,7 @@ impl<A: Api> Actor<A> {
 
     /// Runs the rest of the chain and keeps what it answers.
     async fn pass(&mut self, ctx: Ctx, mut message: A::Message) -> Result<A::Message> {
-        let first = self.committed.is_none();
+        let first = !self.is(Life::Up);
         let ctx = ctx.of_connection(&self.store, &self.events, !first);
         let late = || Error::deadline("the call overran its deadline and was cut");
         let done = match timeout_at(ctx.deadline() + GRACE, self.rest.request(&ctx, &mut message)).await {
@@ -172,56 +213,89 @@ impl<A: Api> Actor<A> {
         self.committed = Some(Box::new(Committed {
             message: stored,
             returned,
-            ctx,
+            ctx: ctx.attempt(),
             budget,
+            life: Life::Up,
         }));
         Ok(message)
     }
 
     async fn close(&mut self, ctx: &Ctx, message: A::Message) -> Result<A::Message> {
-        let mut message = match self.committed.take() {
-            Some(committed) => message.closing(committed.message),
-            None if A::CLOSE_UNKNOWN => message,
-            None => return Ok(message),
+        let committed = self.committed.take();
+        let mut message = match committed.as_deref() {
+            Some(committed) if committed.life != Life::Lost => message.closing(committed.message.clone()),
+            _ if A::CLOSE_UNKNOWN => message,
+            _ => return Ok(message),
         };
+        let closed = self.shut(ctx, &mut message).await;
+        if closed.is_err() && ctx.call().has::<Unfinished>() {
+            self.committed = committed;
+            if let Some(committed) = self.committed.as_deref_mut() {
+                committed.life = Life::Closing;
+            }
+        } else {
+            self.store.clear();
+        }
+        closed.map(|()| message)
+    }
+
+    /// Closes what is behind us, even when the caller has gone.
+    async fn shut(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
         let ctx = ctx.uncancelled().of_connection(&self.store, &self.events, true);
-        let closed = timeout_at(ctx.deadline() + GRACE, self.rest.close(&ctx, &mut message)).await;
-        self.store.clear();
-        closed.unwrap_or_else(|_| Err(Error::deadline("the close overran its deadline and was cut")))?;
-        Ok(message)
+        timeout_at(ctx.deadline() + GRACE, self.rest.close(&ctx, message))
+            .await
+            .unwrap_or_else(|_| Err(Error::deadline("the close overran its deadline and was cut")))
     }
 
     /// Closes what is stored, as an event. Errors are told to the log: nobody else can do better.
     async fn close_stored(&mut self) {
-        let Some(committed) = self.committed.take() else {
+        let Some(committed) = self.committed.as_deref() else {
             return;
         };
-        let ctx = committed.ctx.event(committed.budget);
-        let message = committed.message.clone();
-        self.committed = Some(committed);
+        let (ctx, message) = (committed.ctx.event(committed.budget), committed.message.clone());
         if let Err(error) = self.close(&ctx, message).await {
             debug!(%error, "closing the connection by ourselves");
         }
     }
 
-    async fn event(&mut self, event: Event, outcome: Outcome) {
-        let done = match (event, self.committed.as_deref()) {
-            (_, None) => Err(Error::not_found("closed", "the connection is closed")),
-            (Event::Close, Some(_)) => {
-                self.close_stored().await;
-                Ok(())
+    /// Lets go of everything that is kept.
+    fn forget(&mut self) {
+        self.committed = None;
+        self.store.clear();
+    }
+
+    async fn event(&mut self, queued: Queued) {
+        if queued.is_withdrawn() {
+            return;
+        }
+        let stored = self.committed.as_deref().map(|committed| {
+            let ctx = committed.ctx.event(committed.budget);
+            (committed.life, ctx, committed.message.clone())
+        });
+        let done = match (queued.event, stored) {
+            (Event::Close, Some((_, ctx, message))) => self.close(&ctx, message).await.map(drop),
+            (_, None | Some((Life::Closing, ..))) => {
+                Err(Error::not_found("closed", "the connection is closed"))
             }
-            (Event::Refresh, Some(committed)) => {
-                let (ctx, message) = (committed.ctx.event(committed.budget), committed.message.clone());
-                self.pass(ctx, message).await.map(drop)
-            }
-            (Event::Reselect, Some(committed)) => {
-                let (ctx, mut message) = (committed.ctx.event(committed.budget), committed.message.clone());
-                self.close_stored().await;
-                message.reselect();
-                self.pass(ctx, message).await.map(drop)
-            }
+            (Event::Refresh, Some((_, ctx, message))) => self.pass(ctx, message).await.map(drop),
+            (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message).await,
         };
-        let _element_may_be_gone = outcome.send(done);
+        let _element_may_be_gone = queued.outcome.send(done);
+    }
+
+    /// Closes what is there and requests anew. When that fails the connection stays, for another try.
+    async fn reselect(&mut self, ctx: Ctx, mut message: A::Message) -> Result<()> {
+        if self.is(Life::Up) {
+            if let Err(error) = self.shut(&ctx, &mut message.clone()).await {
+                debug!(%error, "closing the connection before reselection");
+            }
+            self.store.clear();
+        }
+        message.reselect();
+        if let Some(committed) = self.committed.as_deref_mut() {
+            committed.life = Life::Lost;
+            committed.message = message.clone();
+        }
+        self.pass(ctx.event(ctx.budget()), message).await.map(drop)
     }
 }

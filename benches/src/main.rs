@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs one suite of benchmarks on the real programs and prints its figures.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+mod figure;
+mod one_node;
+
+/// What the mesh costs, beside what its parts cost bare, measured in the same run
+#[derive(Parser)]
+#[command(name = "nsm-bench", version)]
+struct Bench {
+    #[command(subcommand)]
+    suite: Suite,
+    /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "runs"}
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// One node: attach, refresh, close, memory, start, registry
+    OneNode(one_node::OneNode),
+    /// The bare server that floors are measured against; started by the suites themselves
+    #[command(hide = true)]
+    FloorServer(one_node::floor::FloorServer),
+}
+
+fn main() -> ExitCode {
+    run(Bench::parse()).unwrap_or_else(|error| {
+        eprintln!("nsm-bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(bench: Bench) -> Result<ExitCode> {
+    let suite = match bench.suite {
+        Suite::FloorServer(server) => return server.run(),
+        Suite::OneNode(suite) => suite,
+    };
+    if let Some(code) = nsm::mesh::enter()? {
+        return Ok(code);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let figures = runtime.block_on(suite.run())?;
+    print!("{}", figure::table(&figures));
+    if let Some(file) = bench.json {
+        let text = serde_json::to_string_pretty(&figures)?;
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One node: the real programs in namespaces of their own, driven by a client in this process.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use nsm::mesh::{Client, Node, Pod, Program, Programs, Settings};
+
+use crate::figure::Figure;
+
+mod attach;
+mod chain;
+pub(crate) mod floor;
+mod registry;
+mod start;
+
+/// One node: attach, refresh, close, memory, start, registry
+#[derive(Args)]
+pub(crate) struct OneNode {
+    /// How many wires are made, refreshed and closed one after the other
+    #[arg(long, default_value_t = 500)]
+    rounds: usize,
+    /// How many wires are kept at once
+    #[arg(long, default_value_t = 1000)]
+    connections: usize,
+    /// Where the program files are; beside this one by default
+    #[arg(long)]
+    programs: Option<PathBuf>,
+}
+
+/// A node with one endpoint and a client that pings.
+struct Bench {
+    node: Node,
+    endpoint: Program,
+    client: Client,
+    pod: Pod,
+    _endpoints_pod: Pod,
+}
+
+impl OneNode {
+    /// Measures everything, each part on a mesh of its own.
+    pub(crate) async fn run(self) -> Result<Vec<Figure>> {
+        let programs = match &self.programs {
+            Some(folder) => Programs::in_folder(folder),
+            None => Programs::beside_us()?,
+        };
+        let mut figures = chain::element().await?;
+        say("start");
+        figures.extend(start::all(&programs).await?);
+        say("registry");
+        figures.extend(registry::all(&programs).await?);
+        let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let bench = Bench::start(&programs, folder.path()).await?;
+        say("floors");
+        let floor = floor::measure(&bench.node, &bench.pod, self.rounds).await?;
+        say("attach, refresh, close");
+        figures.extend(attach::one_by_one(&bench, &floor, self.rounds).await?);
+        say("100 at once");
+        figures.extend(attach::at_once(&bench, 100).await?);
+        say("many connections");
+        figures.extend(attach::many(&bench, self.connections).await?);
+        bench.end().await?;
+        figures.extend(floor.figures());
+        Ok(figures)
+    }
+}
+
+impl Bench {
+    async fn start(programs: &Programs, folder: &Path) -> Result<Self> {
+        let settings = Settings {
+            programs: programs.clone(),
+            folder: folder.to_path_buf(),
+            log_level: "WARN".to_string(),
+            identities: vec!["nse".to_string()],
+        };
+        let (pod, far) = (Pod::new("client")?, Pod::new("endpoint")?);
+        let node = Node::start(settings, |_, _| ()).await?;
+        let (endpoint, _) = node.start_endpoint("nse", &far, &[]).await?;
+        let client = Client::new(&node, "bench", pod.path())?.pinging()?;
+        Ok(Self {
+            node,
+            endpoint,
+            client,
+            pod,
+            _endpoints_pod: far,
+        })
+    }
+
+    async fn end(self) -> Result<()> {
+        self.client.end().await;
+        self.endpoint.stop().await?;
+        self.node.end().await
+    }
+}
+
+fn say(what: &str) {
+    eprintln!("measuring: {what}");
+}

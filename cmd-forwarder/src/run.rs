@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Builds the forwarder, registers it and runs it.
+
+use std::sync::Arc;
+
+use nsm_api::registry::{NetworkServiceEndpoint, NetworkServiceLabels};
+use nsm_sdk::app::{self, Failure, Start, labels};
+use nsm_sdk::chains::{forwarder, registry_client};
+use nsm_sdk::core::Component;
+use nsm_sdk::policy;
+use nsm_sdk::transport::Server;
+use nsm_sdk_kernel::Kernel;
+use tracing::warn;
+
+use crate::settings::Settings;
+
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+    let start = Start::new(&component, settings.max_token_lifetime);
+    std::fs::create_dir_all(&settings.state_dir).map_err(|error| {
+        Failure::Settings(format!("cannot make {}: {error}", settings.state_dir.display()))
+    })?;
+    let kernel = nsm_sdk_kernel::Config {
+        journal: Some(settings.state_dir.join("journal")),
+        ..nsm_sdk_kernel::Config::default()
+    };
+    let kernel = Arc::new(Kernel::start(&component, kernel).await?);
+    let identity = start.identity().await?;
+    let pool = start.pool(&identity, settings.dial_timeout);
+    let client = registry_client::Settings {
+        connect_to: settings.connect_to,
+        policies: start.policies(&settings.registry_client_policies)?,
+    };
+    let registries = registry_client::lookup(&client, &pool);
+    let chain = forwarder::Settings {
+        gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
+        mechanism_priority: settings.mechanism_priority,
+    };
+    let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone(), kernel.clone());
+    let urls = Server::new(&component, identity)
+        .network_service(chain)
+        .listen(&[settings.listen_on])
+        .await?;
+    let labels = NetworkServiceLabels {
+        labels: labels(&settings.labels)?,
+    };
+    let us = NetworkServiceEndpoint {
+        name: component.name().to_string(),
+        url: urls.first().cloned().unwrap_or_default(),
+        network_service_names: vec![settings.nsname.clone()],
+        network_service_labels: [(settings.nsname, labels)].into(),
+        ..Default::default()
+    };
+    let registry = registry_client::client(&component, &client, &pool);
+    let registered = app::register(&component, &registry.nse, us).await?;
+    start.ready(&urls).await;
+    if let Some(registered) = registered {
+        app::unregister(&component, &registry.nse, registered).await;
+    }
+    component.end().await;
+    match Arc::into_inner(kernel) {
+        Some(kernel) => kernel.end().await,
+        None => warn!("somebody still uses the data plane; what is to be removed may stay"),
+    }
+    Ok(())
+}

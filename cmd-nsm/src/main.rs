@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `nsm`: the command line for people.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod commands;
+
+/// The allocator of musl is many times slower; that of glibc takes less memory than this one.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Network Service Mesh: virtual wires between workloads, by name
+#[derive(Parser)]
+#[command(name = "nsm", version)]
+struct Nsm {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(commands::demo::Demo),
+    Health(commands::health::Health),
+    Issuer(commands::issuer::Issuer),
+}
+
+fn main() -> ExitCode {
+    let done = match Nsm::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Health(health) => health.run(),
+        Command::Issuer(issuer) => return issuer.run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("nsm: {error:#}");
+        ExitCode::FAILURE
+    })
+}

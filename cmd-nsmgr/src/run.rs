@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Builds the manager and runs it.
+
+use nsm_sdk::app::{Failure, Start};
+use nsm_sdk::chains::{nsmgr, nsmgr_registry};
+use nsm_sdk::core::Component;
+use nsm_sdk::networkservice::metrics::Counters;
+use nsm_sdk::policy;
+use nsm_sdk::transport::{Server, public_url};
+
+use crate::settings::Settings;
+
+pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
+    let start = Start::new(&component, settings.max_token_lifetime);
+    let identity = start.identity().await?;
+    let url = public_url(&settings.listen_on)?;
+    let pool = start.pool(&identity, settings.dial_timeout);
+    let info = settings.info.labels();
+
+    let registry = nsmgr_registry::Settings {
+        gate: start.gate(&identity, &settings.registry_server_policies)?,
+        client_policies: start.policies(&settings.registry_client_policies)?,
+        registry_url: Some(settings.registry_url).filter(|url| !url.is_empty()),
+        url: url.clone(),
+        info: info.clone(),
+    };
+    let registries = nsmgr_registry::nsmgr_registry(&component, &registry, &pool);
+    let manager = nsmgr::Settings {
+        gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
+        url,
+        forwarder_service: settings.forwarder_network_service_name,
+        info,
+        excluded_prefixes: settings.excluded_prefixes_file,
+        counters: Counters::default(),
+    };
+    let urls = Server::new(&component, identity)
+        .network_service(nsmgr::nsmgr(&component, &manager, &registries.lookup, pool))
+        .nse_registry(registries.nse)
+        .ns_registry(registries.ns)
+        .listen(&settings.listen_on)
+        .await?;
+    start.ready(&urls).await;
+    Ok(())
+}

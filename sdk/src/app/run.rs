@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From `main` to the exit code.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
+
+use super::Settings;
+use super::environment::{arguments, warn_about};
+use super::log::Levels;
+use crate::core::{Component, Error};
+
+/// How long a program may take to end after it was told to.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Why a program ends early, as its exit code tells.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A setting can never work. Exit code 64.
+    #[error("{0}")]
+    Settings(String),
+    /// Something that the program needs to start is not there. Exit code 69.
+    #[error("{0}")]
+    Unavailable(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl Failure {
+    /// A setting that can never work, told by the error that it met.
+    pub fn settings(error: impl std::fmt::Display) -> Self {
+        Self::Settings(error.to_string())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 64,
+            Self::Unavailable(_) => 69,
+        }
+    }
+}
+
+/// Runs a program: reads its settings, starts its log, and calls `run` with them and with the component that it is.
+///
+/// `run` returns when its work is done or soon after [`Component::shutdown`] fires: on SIGTERM, SIGINT, SIGHUP or
+/// SIGQUIT. A second one of these ends the process at once. Exit codes: 0 after an orderly end, 64 for settings
+/// that can never work, 69 when something is missing that the program needs to start, 70 when it did not end in
+/// time, 130 after a second signal.
+pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failure>) -> ExitCode {
+    let settings = match S::try_parse_from(arguments::<S>(std::env::args_os(), |name| std::env::var_os(name)))
+    {
+        Ok(settings) => settings,
+        Err(error) => {
+            let _closed_terminal = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    let levels = Levels::start(settings.log());
+    let name = settings.name().to_string();
+    info!(
+        name,
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        "starting"
+    );
+    warn_about::<S>();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "the runtime cannot start");
+            return ExitCode::from(69);
+        }
+    };
+    match runtime.block_on(serve(Component::new(name), settings, &levels, run)) {
+        Ok(()) => {
+            info!("ended");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            error!("{failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn serve<S: Settings>(
+    component: Component,
+    settings: S,
+    levels: &Levels,
+    run: impl AsyncFnOnce(Component, S) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let signals = Signals::listen().map_err(|error| Error::internal("signals", error.to_string()))?;
+    let work = async {
+        let ended = run(component.clone(), settings).await;
+        if tokio::time::timeout(DRAIN, component.end()).await.is_err() {
+            error!(tasks = component.tasks(), "gave up waiting for tasks to end");
+            std::process::exit(70);
+        }
+        ended
+    };
+    tokio::select! {
+        ended = work => ended,
+        never = signals.serve(&component, levels) => match never {},
+    }
+}
+
+struct Signals {
+    ends: [Signal; 4],
+    more: Signal,
+    less: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            ends: [
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::hangup())?,
+                signal(SignalKind::quit())?,
+            ],
+            more: signal(SignalKind::user_defined1())?,
+            less: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Obeys signals.
+    async fn serve(mut self, component: &Component, levels: &Levels) -> Infallible {
+        let [terminate, interrupt, hangup, quit] = &mut self.ends;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => end(component, "SIGTERM"),
+                _ = interrupt.recv() => end(component, "SIGINT"),
+                _ = hangup.recv() => end(component, "SIGHUP"),
+                _ = quit.recv() => end(component, "SIGQUIT"),
+                _ = self.more.recv() => levels.trace(),
+                _ = self.less.recv() => levels.restore(),
+            }
+        }
+    }
+}
+
+fn end(component: &Component, signal: &'static str) {
+    if component.shutdown().is_cancelled() {
+        error!(signal, "ending at once");
+        std::process::exit(130);
+    }
+    info!(signal, "ending");
+    component.shutdown().cancel();
+}

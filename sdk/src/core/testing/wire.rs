@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A wire without a network: chains that can be dialed by URL.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::core::{Api, Chain, Component, Ctx, Dialer, Error, Found, Message, Peer, Remote, Result, Way};
+
+/// Dials chains by URL; knows what was dialed.
+pub(crate) struct Wire<A: Api> {
+    peers: Mutex<BTreeMap<String, Chain<A>>>,
+    dialed: Mutex<Vec<String>>,
+}
+
+impl<A: Api> Wire<A> {
+    /// A wire on which these chains listen.
+    pub(crate) fn new<const N: usize>(peers: [(&str, Chain<A>); N]) -> Arc<Self> {
+        let peers = peers.map(|(url, chain)| (url.to_string(), chain));
+        Arc::new(Self {
+            peers: Mutex::new(peers.into()),
+            dialed: Mutex::default(),
+        })
+    }
+
+    /// Makes the URL unreachable.
+    pub(crate) fn cut(&self, url: &str) {
+        self.peers.lock().remove(url);
+    }
+
+    /// The URLs that were dialed, in order.
+    pub(crate) fn dialed(&self) -> Vec<String> {
+        self.dialed.lock().clone()
+    }
+}
+
+#[async_trait]
+impl<A: Api> Dialer<A> for Wire<A> {
+    async fn dial(&self, url: &str, _: Instant) -> Result<Arc<dyn Remote<A>>> {
+        self.dialed.lock().push(url.to_string());
+        let unreachable = || Error::unavailable("peer-unreachable", "nobody listens there");
+        let chain = self.peers.lock().get(url).cloned().ok_or_else(unreachable)?;
+        Ok(end(chain).0)
+    }
+}
+
+/// A way to this chain of some component.
+pub(crate) fn end<A: Api>(chain: Chain<A>) -> Way<A> {
+    end_at(&Component::new("peer"), chain)
+}
+
+/// A way to this chain of `component`.
+pub(crate) fn end_at<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
+    Way(Arc::new(End {
+        chain,
+        peer: Peer::default(),
+        component: component.clone(),
+    }))
+}
+
+struct End<A: Api> {
+    chain: Chain<A>,
+    peer: Peer,
+    component: Component,
+}
+
+impl<A: Api> End<A> {
+    fn ctx(&self, ctx: &Ctx) -> Ctx {
+        Ctx::new(&self.component, Peer::default(), Some(ctx.deadline()))
+    }
+}
+
+#[async_trait]
+impl<A: Api> Remote<A> for End<A> {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    async fn request(&self, ctx: &Ctx, mut message: A::Message) -> Result<A::Message> {
+        debug_assert!(!message.id().is_empty(), "a hop sends its id");
+        self.chain.request(&self.ctx(ctx), &mut message).await?;
+        Ok(message)
+    }
+
+    async fn close(&self, ctx: &Ctx, mut message: A::Message) -> Result<()> {
+        self.chain.close(&self.ctx(ctx), &mut message).await
+    }
+
+    async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {
+        self.chain.find(&self.ctx(ctx), query).await
+    }
+}

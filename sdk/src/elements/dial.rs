@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opens the way to where the call goes next.
+//!
+//! **Guarantees**: elements behind find a [`Way`] to [`NextUrl`]. A connection that moves to another URL is closed at
+//! the old one first. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
+//! close reaches nobody but who was requested: the number in a URL of a descriptor may be another socket's by then.
+//! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
+//! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
+//! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
+//! **On failure**: a way that was new is forgotten, so that another candidate can be tried.
+//! **On close**: by the URL of the call, else by the one that was used last; then forgets the way.
+//! **Cost**: one look-up in the dialer's pool a call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tracing::debug;
+
+use super::clienturl::NextUrl;
+use super::connect::LocalOnly;
+use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Result, Way};
+
+/// See the [module](self).
+pub struct Dial<A: Api> {
+    dialer: Arc<dyn Dialer<A>>,
+    timeout: Duration,
+}
+
+/// The URL to which the way of this connection leads.
+#[derive(Clone)]
+struct Dialed(String);
+
+impl<A: Api> Dial<A> {
+    /// Dials for at most `timeout`, or as long as the call has when that is zero.
+    pub fn new(dialer: Arc<dyn Dialer<A>>, timeout: Duration) -> Self {
+        Self { dialer, timeout }
+    }
+
+    async fn open(&self, ctx: &Ctx, url: &str) -> Result<Way<A>> {
+        let ctx = if self.timeout.is_zero() {
+            ctx.clone()
+        } else {
+            ctx.within(self.timeout)
+        };
+        ctx.bounded("reach it", self.dialer.dial(url, ctx.deadline()))
+            .await
+            .map(Way)
+            .map_err(|error| error.context(format!("failed to dial {url}")))
+    }
+
+    /// A way to `url` that leads to who is at the end of the one that is known: a socket's path may be another's by now.
+    async fn reopen(&self, ctx: &Ctx, url: &str) -> Result<Way<A>> {
+        let way = self.open(ctx, url).await?;
+        let known = ctx.store().get::<Way<A>>();
+        let (known, now) = (
+            known.as_ref().map(|known| known.0.peer().spiffe_id()),
+            way.0.peer().spiffe_id(),
+        );
+        if known.is_some_and(|known| known != now) {
+            let text = format!("{url} leads to {now:?} now, who has nothing to do with the connection");
+            return Err(Error::unavailable("peer-unreachable", text));
+        }
+        Ok(way)
+    }
+
+    /// Closes the connection at the URL that it leaves.
+    async fn leave(&self, ctx: &Ctx, old: &str, message: &A::Message, next: Next<'_, A>) -> Result<()> {
+        let ctx = ctx.postponed();
+        let way = self.reopen(&ctx, old).await.inspect_err(|_| forget::<A>(&ctx))?;
+        ctx.store().insert(way);
+        let new = ctx.call().insert(NextUrl(old.to_string()));
+        if let Err(error) = next.close(&ctx, &mut message.clone()).await {
+            debug!(id = message.id(), old, %error, "closing at the old URL");
+        }
+        new.map(|new| ctx.call().insert(new));
+        forget::<A>(&ctx);
+        Ok(())
+    }
+}
+
+fn forget<A: Api>(ctx: &Ctx) {
+    drop(ctx.store().take::<Dialed>());
+    drop(ctx.store().take::<Way<A>>());
+}
+
+#[async_trait]
+impl<A: Api> Element<A> for Dial<A> {
+    fn name(&self) -> &'static str {
+        "dial"
+    }
+
+    async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        let Some(NextUrl(url)) = ctx.call().get() else {
+            return next.request(ctx, message).await;
+        };
+        let known = ctx.store().get::<Dialed>();
+        if known.is_none() && ctx.store().has::<Way<A>>() {
+            return next.request(ctx, message).await;
+        }
+        let stays = known.as_ref().is_some_and(|known| known.0 == url);
+        if let Some(Dialed(old)) = known.filter(|_| !stays) {
+            self.leave(ctx, &old, message, next).await?;
+        }
+        ctx.store().insert(self.open(ctx, &url).await?);
+        ctx.store().insert(Dialed(url));
+        let done = next.request(ctx, message).await;
+        if done.is_err() && !stays {
+            forget::<A>(ctx);
+        }
+        done
+    }
+
+    async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        let Some(Dialed(known)) = ctx.store().get() else {
+            return next.close(ctx, message).await;
+        };
+        if !ctx.call().has::<LocalOnly>() {
+            let url = ctx.call().get().map_or(known, |NextUrl(url)| url);
+            match self.reopen(ctx, &url).await {
+                Ok(way) => drop(ctx.store().insert(way)),
+                Err(error) => debug!(id = message.id(), %error, "closing by the way that was open"),
+            }
+        }
+        let done = next.close(ctx, message).await;
+        if done.is_ok() || !ctx.is_established() {
+            forget::<A>(ctx);
+        }
+        done
+    }
+
+    async fn find(&self, ctx: &Ctx, query: A::Query, next: Next<'_, A>) -> Result<Found<A>> {
+        if let Some(NextUrl(url)) = ctx.call().get() {
+            ctx.call().insert(self.open(ctx, &url).await?);
+        }
+        next.find(ctx, query).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::core::testing::{Connection, Probe, Wire, request, standard_cases};
+    use crate::core::{
+        Chain, NetworkService, NseRegistry, Peer, PeerIdentity, Registration, Remote, Request,
+    };
+    use crate::elements::connect::Connect;
+
+    const A: &str = "unix:///a";
+    const B: &str = "unix:///b";
+
+    /// A client before two peers.
+    struct Client {
+        chain: Chain<NetworkService>,
+        wire: Arc<Wire<NetworkService>>,
+        a: Arc<Probe<NetworkService>>,
+        b: Arc<Probe<NetworkService>>,
+        connection: Connection,
+    }
+
+    fn client() -> Client {
+        let (a, b) = (Probe::new(), Probe::new());
+        let wire = Wire::new([
+            (A, crate::chain![Arc::clone(&a)]),
+            (B, crate::chain![Arc::clone(&b)]),
+        ]);
+        let dial = Dial::new(Arc::clone(&wire) as _, Duration::ZERO);
+        Client {
+            chain: crate::chain![dial, Connect],
+            wire,
+            a,
+            b,
+            connection: Connection::new(),
+        }
+    }
+
+    impl Client {
+        async fn ask(&self, url: &str, established: bool) -> Result<()> {
+            let ctx = if established {
+                self.connection.again()
+            } else {
+                self.connection.first()
+            };
+            ctx.call().insert(NextUrl(url.into()));
+            self.chain.request(&ctx, &mut request()).await
+        }
+
+        fn is_open(&self) -> bool {
+            self.connection.store.has::<Way<NetworkService>>()
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_the_standard_cases() {
+        let dial = || Dial::new(Wire::new([]) as _, Duration::ZERO);
+        standard_cases::<NetworkService, _>(dial, request()).await;
+        let dial = || Dial::new(Wire::new([]) as _, Duration::ZERO);
+        standard_cases::<NseRegistry, _>(dial, Registration::default()).await;
+    }
+
+    #[tokio::test]
+    async fn a_close_goes_where_the_request_went() {
+        let client = client();
+        client.ask(A, false).await.expect("sent");
+        client
+            .chain
+            .close(&client.connection.again(), &mut request())
+            .await
+            .expect("sent");
+        assert_eq!((client.a.seen().len(), client.b.seen().len()), (2, 0));
+        assert_eq!(client.wire.dialed(), [A, A]);
+        assert!(!client.is_open());
+    }
+
+    #[tokio::test]
+    async fn c100_a_connection_that_moves_is_closed_at_the_old_url_first() {
+        let client = client();
+        client.ask(A, false).await.expect("sent");
+        client.ask(B, true).await.expect("sent");
+        assert_eq!((client.a.requests().len(), client.a.closes().len()), (1, 1));
+        assert_eq!((client.b.requests().len(), client.b.closes().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn c100_an_old_url_that_cannot_be_reached_is_an_error_once() {
+        let client = client();
+        client.ask(A, false).await.expect("sent");
+        client.wire.cut(A);
+        let error = client.ask(B, true).await.expect_err("nobody at the old one");
+        assert!(error.text().starts_with("failed to dial unix:///a"), "{error}");
+        client.ask(B, true).await.expect("sent");
+        assert_eq!(client.b.requests().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_way_that_fails_is_forgotten_for_the_next_candidate() {
+        let client = client();
+        client
+            .a
+            .answer(|_| Err(Error::unavailable("told-so", "told to fail")));
+        client.ask(A, false).await.expect_err("told to fail");
+        assert!(!client.is_open());
+        client.ask(B, false).await.expect("sent");
+        assert_eq!(client.wire.dialed(), [A, B]);
+        assert!(client.a.closes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failed_refresh_keeps_the_way() {
+        let client = client();
+        client.ask(A, false).await.expect("sent");
+        client
+            .a
+            .answer(|_| Err(Error::unavailable("told-so", "told to fail")));
+        client.ask(A, true).await.expect_err("told to fail");
+        client.wire.cut(A);
+        let error = client.ask(A, true).await.expect_err("unreachable");
+        assert_eq!(error.reason(), "peer-unreachable");
+        assert!(client.is_open());
+    }
+
+    #[tokio::test]
+    async fn a_close_that_fails_keeps_the_way_for_another_one() {
+        let client = client();
+        client.ask(A, false).await.expect("sent");
+        client.a.fail_closes(Some(Error::deadline("told to fail")));
+        let again = client.connection.again();
+        client
+            .chain
+            .close(&again, &mut request())
+            .await
+            .expect_err("told to fail");
+        client.a.fail_closes(None);
+        client.chain.close(&again, &mut request()).await.expect("sent");
+        assert_eq!(client.a.closes().len(), 2);
+    }
+
+    /// One URL that leads to another peer each time, and who was closed.
+    #[derive(Default)]
+    struct Moving {
+        dialed: AtomicUsize,
+        closed: Mutex<Vec<String>>,
+    }
+
+    struct There(Peer, Arc<Moving>);
+
+    #[async_trait]
+    impl Dialer<NetworkService> for Arc<Moving> {
+        async fn dial(&self, _: &str, _: Instant) -> Result<Arc<dyn Remote<NetworkService>>> {
+            let identity = PeerIdentity {
+                spiffe_id: format!("spiffe://test/{}", self.dialed.fetch_add(1, Ordering::Relaxed)),
+                certificate: Vec::new(),
+                not_after: std::time::SystemTime::UNIX_EPOCH,
+            };
+            let peer = Peer {
+                identity: Some(Arc::new(identity)),
+                ..Peer::default()
+            };
+            Ok(Arc::new(There(peer, Arc::clone(self))))
+        }
+    }
+
+    #[async_trait]
+    impl Remote<NetworkService> for There {
+        fn peer(&self) -> &Peer {
+            &self.0
+        }
+        async fn request(&self, _: &Ctx, message: Request) -> Result<Request> {
+            Ok(message)
+        }
+        async fn close(&self, _: &Ctx, _: Request) -> Result<()> {
+            let who = self.0.spiffe_id().unwrap_or_default().to_string();
+            self.1.closed.lock().push(who);
+            Ok(())
+        }
+        async fn find(&self, _: &Ctx, _: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
+            Ok(Box::pin(futures::stream::empty()))
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_url_by_now_is_not_closed_in_place_of_who_was_requested() {
+        let moving = Arc::new(Moving::default());
+        let dial = Dial::new(Arc::new(Arc::clone(&moving)) as _, Duration::ZERO);
+        let chain: Chain<NetworkService> = crate::chain![dial, Connect];
+        let connection = Connection::new();
+        let ask = async |url: &str, ctx: Ctx| {
+            ctx.call().insert(NextUrl(url.into()));
+            chain.request(&ctx, &mut request()).await
+        };
+        ask(A, connection.first()).await.expect("requested of 0");
+        let error = ask(B, connection.again()).await.expect_err("1 is at A now");
+        assert_eq!(error.reason(), "peer-unreachable");
+        ask(B, connection.again()).await.expect("requested of 2");
+        chain
+            .close(&connection.again(), &mut request())
+            .await
+            .expect("closed");
+        assert_eq!(*moving.closed.lock(), ["spiffe://test/2"]);
+    }
+
+    #[tokio::test]
+    async fn the_way_of_somebody_else_is_left_alone() {
+        let client = client();
+        let way = crate::core::testing::end(crate::chain![Arc::clone(&client.b)]);
+        client.connection.store.insert(way);
+        client.ask(A, false).await.expect("sent");
+        assert_eq!((client.b.requests().len(), client.wire.dialed().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_find_uses_a_way_of_its_own() {
+        let client = client();
+        let ctx = client.connection.first();
+        ctx.call().insert(NextUrl(A.into()));
+        drop(client.chain.find(&ctx, Default::default()).await.expect("found"));
+        assert!(!client.is_open() && client.wire.dialed() == [A]);
+    }
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the hop behind says about a connection, as this hop sees it: for `monitor`, `upstreamrefresh` and `heal`.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use nsm_api::connection::{
+    Connection, ConnectionEvent, ConnectionEventType as Kind, MonitorScopeSelector, PathSegment, State,
+};
+use nsm_api::path::MAX_SEGMENTS;
+use tokio::time::sleep;
+use tonic::Code;
+use tracing::debug;
+
+use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Result, Way};
+
+/// How long opening a stream may take.
+const OPEN: Duration = Duration::from_secs(5);
+
+/// How often opening a stream is tried.
+const OPEN_TRIES: u32 = 4;
+
+/// The changes of one connection that the next hop tells.
+pub(crate) struct Watch {
+    known: Connection,
+    events: Found<NetworkService>,
+}
+
+/// A change of a connection.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    /// How it was told.
+    pub(crate) kind: Kind,
+    /// The connection with our id and our index. A deleted one is down.
+    pub(crate) connection: Connection,
+    /// Its state before.
+    pub(crate) was: State,
+}
+
+impl Watch {
+    /// Asks the hop at the end of `way` about `connection`, which is known as it is there.
+    pub(crate) async fn open(
+        component: &Component,
+        way: &Way<NetworkService>,
+        connection: Connection,
+    ) -> Result<Self> {
+        let ctx = Ctx::own(component, OPEN);
+        let opened = way.0.find(&ctx, selector(&connection));
+        let events = ctx.bounded("open a monitor of the next hop", opened).await?;
+        Ok(Self {
+            known: connection,
+            events,
+        })
+    }
+
+    /// The same in a few tries, for the next hop may be busy or starting.
+    pub(crate) async fn persist(
+        component: &Component,
+        way: &Way<NetworkService>,
+        connection: &Connection,
+    ) -> Result<Self> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        let mut tries = 1;
+        loop {
+            match Self::open(component, way, connection.clone()).await {
+                Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
+                    debug!(id = connection.id, %error, "opening a monitor of the next hop");
+                    tries += 1;
+                    sleep(backoff.next(component)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// The next change; an error or nothing when the next hop tells no more.
+    pub(crate) async fn next(&mut self) -> Option<Result<Change>> {
+        loop {
+            match self.events.next().await? {
+                Err(error) => return Some(Err(error)),
+                Ok(event) => {
+                    if let Some(change) = self.apply(event) {
+                        return Some(Ok(change));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the event changes; nothing when it tells of others, or what is known.
+    fn apply(&mut self, event: ConnectionEvent) -> Option<Change> {
+        let (kind, was) = (event.r#type(), self.known.state());
+        let mut is_changed = false;
+        for told in event.connections.into_values() {
+            if let Some(seen) = seen(&self.known, kind, told)
+                && seen != self.known
+            {
+                self.known = seen;
+                is_changed = true;
+            }
+        }
+        is_changed.then(|| Change {
+            kind,
+            connection: self.known.clone(),
+            was,
+        })
+    }
+}
+
+/// Whether the next hop does not serve monitors, or not to us: that says nothing about the connection.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated
+    )
+}
+
+fn selector(connection: &Connection) -> MonitorScopeSelector {
+    let own = connection.path.as_ref().and_then(|path| path.current());
+    let segment = PathSegment {
+        id: connection.id.clone(),
+        name: own.map(|segment| segment.name.clone()).unwrap_or_default(),
+        ..Default::default()
+    };
+    MonitorScopeSelector {
+        path_segments: vec![segment],
+        network_services: Vec::new(),
+    }
+}
+
+/// `known` as it is by what the next hop told, if that tells of it: in our coordinates or in those of the next hop.
+fn seen(known: &Connection, kind: Kind, told: Connection) -> Option<Connection> {
+    let index = known.path.as_ref().map_or(0, |path| path.index);
+    let state = if kind == Kind::Delete {
+        State::Down
+    } else {
+        told.state()
+    };
+    let mut path = told.path?;
+    let ours = path.path_segments.get(usize::try_from(index).ok()?)?;
+    let is_near = path.index == index || path.index == index.saturating_add(1);
+    if ours.id != known.id || !is_near || path.path_segments.len() > MAX_SEGMENTS {
+        return None;
+    }
+    path.index = index;
+    let mut seen = known.clone();
+    seen.path = Some(path);
+    seen.context = told.context;
+    seen.set_state(state);
+    Some(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Probe, end, request};
+
+    /// A connection of the second hop of three, in the coordinates of hop `index`.
+    fn connection(index: u32) -> Connection {
+        let mut connection = request().connection;
+        let path = connection.path.get_or_insert_default();
+        path.index = index;
+        path.path_segments = (0..3)
+            .map(|hop| PathSegment {
+                name: format!("hop-{hop}"),
+                id: format!("id-{hop}"),
+                ..Default::default()
+            })
+            .collect();
+        connection.id = format!("id-{index}");
+        connection
+    }
+
+    fn event(kind: Kind, connections: Vec<Connection>) -> ConnectionEvent {
+        let connections = connections
+            .into_iter()
+            .map(|connection| (connection.id.clone(), connection));
+        ConnectionEvent {
+            r#type: kind as i32,
+            connections: connections.collect(),
+        }
+    }
+
+    /// What hop 1 sees of these events.
+    async fn changes(events: Vec<ConnectionEvent>) -> Vec<Change> {
+        let probe = Probe::<NetworkService>::new();
+        probe.as_ref().find(events);
+        let (component, way) = (Component::new("hop-1"), end(crate::chain![probe]));
+        let mut watch = Watch::open(&component, &way, connection(1)).await.expect("opens");
+        let mut changes = Vec::new();
+        while let Some(change) = watch.next().await {
+            changes.push(change.expect("no errors"));
+        }
+        changes
+    }
+
+    fn state(mut connection: Connection, state: State) -> Connection {
+        connection.set_state(state);
+        connection
+    }
+
+    #[tokio::test]
+    async fn changes_are_told_in_our_coordinates() {
+        let refreshing = state(connection(2), State::RefreshRequested);
+        let changes = changes(vec![
+            event(Kind::InitialStateTransfer, vec![connection(2)]),
+            event(Kind::Update, vec![refreshing.clone()]),
+            event(Kind::Update, vec![refreshing.clone()]),
+            event(Kind::Delete, vec![refreshing]),
+        ])
+        .await;
+        let change = |kind, now, was| Change {
+            kind,
+            connection: state(connection(1), now),
+            was,
+        };
+        assert_eq!(
+            changes,
+            [
+                change(Kind::Update, State::RefreshRequested, State::Up),
+                change(Kind::Delete, State::Down, State::RefreshRequested),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn other_connections_and_other_places_on_the_path_are_not_ours() {
+        let mut other = state(connection(2), State::Down);
+        other.path.as_mut().expect("a path").path_segments[1].id = "other".into();
+        let mut far = state(connection(2), State::Down);
+        far.path.as_mut().expect("a path").index = 3;
+        let before = state(connection(0), State::Down);
+        let mut short = state(connection(1), State::Down);
+        short.path.as_mut().expect("a path").path_segments.truncate(1);
+        let mut long = state(connection(1), State::Down);
+        let segments = &mut long.path.as_mut().expect("a path").path_segments;
+        segments.resize(MAX_SEGMENTS + 1, Default::default());
+        let mut none = state(connection(1), State::Down);
+        none.path = None;
+        for not_ours in [other, far, before, short, long, none] {
+            assert!(
+                changes(vec![event(Kind::Update, vec![not_ours])])
+                    .await
+                    .is_empty()
+            );
+        }
+    }
+
+    #[test]
+    fn the_selector_names_our_segment() {
+        let selector = selector(&connection(1));
+        let segment = &selector.path_segments[0];
+        assert_eq!((segment.name.as_str(), segment.id.as_str()), ("hop-1", "id-1"));
+    }
+}

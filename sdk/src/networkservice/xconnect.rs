@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes the wire between a client and an endpoint on this node, once both have said where and how.
+//!
+//! **Guarantees**: when a request succeeds, the wire is as the answered connection says. A refresh in which nothing
+//! has changed is left to the [`DataPlane`], which touches nothing then.
+//! **Placement**: in a forwarder, before the server half of `mechanisms` and everything that calls the endpoint, so
+//! that it acts when they have answered.
+//! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes the metrics of our path
+//! segment: the interface at each end, and what has gone through it, seen from the wire (`rx` came from the pod).
+//! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was.
+//! **On close**: the wire is removed, then the rest is closed, also when the removal fails.
+//! **Cost**: one call of the data plane, a second one for the counters of an established connection.
+
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tracing::debug;
+
+use super::mechanismtranslation::Downstream;
+use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
+use crate::dataplane::{Counters, DataPlane, Wire};
+
+pub use wire::wire;
+
+/// See the [module](self).
+pub struct XConnect(Arc<dyn DataPlane>);
+
+/// The wire of the connection.
+#[derive(Clone, Default)]
+struct Made {
+    /// As the last successful request made it.
+    wire: Option<Arc<Wire>>,
+    /// As a request that has not ended wants it.
+    wanted: Option<Arc<Wire>>,
+}
+
+impl XConnect {
+    /// Lets `plane` make the wires.
+    pub fn new(plane: Arc<dyn DataPlane>) -> Self {
+        Self(plane)
+    }
+
+    async fn make(&self, ctx: &Ctx, request: &Request) -> Result<Arc<Wire>> {
+        let Some(Downstream(downstream)) = ctx.store().get() else {
+            let text = "the endpoint has answered without a mechanism, so that no wire can be made to it";
+            return Err(Error::invalid("unsupported-mechanism", text));
+        };
+        let wire = Arc::new(wire(&request.connection, &downstream)?);
+        let before = ctx.store().update(|made: &mut Made| {
+            made.wanted = Some(Arc::clone(&wire));
+            made.wire.clone()
+        });
+        let done = self.0.connect(&wire, before.as_deref(), ctx.deadline()).await;
+        ctx.store().update(|made: &mut Made| {
+            made.wanted = None;
+            if done.is_ok() {
+                made.wire = Some(Arc::clone(&wire));
+            }
+        });
+        done.map(|()| wire)
+    }
+
+    /// Tells in our segment of the path which interfaces there are and what went through them.
+    async fn tell(&self, ctx: &Ctx, request: &mut Request, wire: &Wire) {
+        let path = request.path_mut();
+        let at = usize::try_from(path.index).unwrap_or(usize::MAX);
+        let Some(segment) = path.path_segments.get_mut(at) else {
+            return;
+        };
+        let interface = |name: &str| format!("KERNEL/{name}");
+        segment
+            .metrics
+            .insert("server_interface".into(), interface(&wire.client.name));
+        segment
+            .metrics
+            .insert("client_interface".into(), interface(&wire.endpoint.name));
+        let counters = match ctx.is_established() {
+            true => ctx.bounded("read the counters", self.0.counters(wire)).await,
+            false => Ok(Default::default()),
+        };
+        match counters {
+            Ok((client, endpoint)) => {
+                count(&mut segment.metrics, "server", &client);
+                count(&mut segment.metrics, "client", &endpoint);
+            }
+            Err(error) => debug!(%error, "no counters"),
+        }
+    }
+}
+
+/// Tells the counters of a pod's end from the wire's point of view: what the pod has sent the wire has received.
+fn count(metrics: &mut BTreeMap<String, String>, side: &str, pod: &Counters) {
+    for (name, value) in [
+        ("rx_bytes", pod.tx_bytes),
+        ("tx_bytes", pod.rx_bytes),
+        ("rx_packets", pod.tx_packets),
+        ("tx_packets", pod.rx_packets),
+        ("drops", pod.drops),
+    ] {
+        metrics.insert(format!("{side}_{name}"), value.to_string());
+    }
+}
+
+#[async_trait]
+impl Element<NetworkService> for XConnect {
+    fn name(&self) -> &'static str {
+        "xconnect"
+    }
+
+    async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        next.request(ctx, request).await?;
+        let wire = self.make(ctx, request).await?;
+        self.tell(ctx, request, &wire).await;
+        Ok(())
+    }
+
+    async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        let made = ctx.store().get::<Made>().unwrap_or_default();
+        let mut removed = Ok(());
+        for wire in [made.wanted, made.wire].into_iter().flatten() {
+            let share = ctx.within(ctx.remaining() / 2);
+            let done = share.bounded("remove the wire", self.0.disconnect(&wire)).await;
+            removed = removed.and(done);
+        }
+        if removed.is_ok() {
+            ctx.store().take::<Made>();
+        }
+        let closed = next.close(ctx, request).await;
+        removed.and(closed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

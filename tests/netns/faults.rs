@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Programs that are not there: who asks meanwhile is told which, and the mesh serves again when it is back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use nsm::mesh::{Attached, Client, Program};
+
+use crate::Bench;
+use crate::world::{PATIENCE, World, index, links, prints, refused, same, stops, wait_for};
+
+pub fn tests(bench: &Bench) -> Vec<Trial> {
+    vec![
+        bench.test("without_a_forwarder_requests_say_so", no_forwarder),
+        bench.test(
+            "with_a_forwarder_that_was_killed_requests_name_it",
+            killed_forwarder,
+        ),
+        bench.test(
+            "with_an_endpoint_that_was_killed_requests_name_it",
+            killed_endpoint,
+        ),
+        bench.test("without_a_manager_requests_say_so", no_manager),
+        bench.test(
+            "without_a_registry_wires_stay_and_it_is_filled_again",
+            no_registry,
+        ),
+        bench.test(
+            "an_endpoint_that_goes_under_a_wire_does_not_hinder_its_close",
+            endpoint_goes,
+        ),
+        bench.test(
+            "programs_that_go_in_the_middle_of_a_request_leave_nothing",
+            go_in_the_middle,
+        ),
+        bench.test(
+            "a_manager_short_of_descriptors_refuses_and_recovers",
+            few_descriptors,
+        ),
+    ]
+}
+
+const URL: &str = "kernel://icmp-responder/nsm-1";
+
+/// Asks until the mesh serves.
+async fn attach_soon(client: &Client, id: &str) -> Result<Attached> {
+    let mut last = None;
+    let done = wait_for(PATIENCE, "a wire is made again", async || {
+        match client.attach(id, URL).await {
+            Ok(attached) => Ok(Some(attached)),
+            Err(error) => {
+                last = Some(error);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(None)
+            }
+        }
+    });
+    done.await.with_context(|| format!("the last error was {last:?}"))
+}
+
+fn running(program: &mut Option<Program>) -> Result<Program> {
+    program.take().context("the program does not run")
+}
+
+async fn no_forwarder(world: &mut World) -> Result<()> {
+    stops(running(&mut world.node.forwarder)?).await?;
+    let client = world.client()?;
+    refused(
+        client.attach("nof-0", URL).await,
+        "no-forwarder",
+        &["nsmgr", "forwarder", "icmp-responder"],
+    )?;
+    world.node.start_forwarder().await?;
+    let attached = attach_soon(&client, "nof-0").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn killed_forwarder(world: &mut World) -> Result<()> {
+    running(&mut world.node.forwarder)?.kill()?;
+    let client = world.client()?;
+    refused(
+        client.attach("nof-1", URL).await,
+        "peer-unreachable",
+        &["nsmgr", "forwarder"],
+    )?;
+    world.node.start_forwarder().await?;
+    let attached = attach_soon(&client, "nof-1").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn killed_endpoint(world: &mut World) -> Result<()> {
+    running(&mut world.endpoint)?.kill()?;
+    let client = world.client()?;
+    refused(client.attach("noe-0", URL).await, "peer-unreachable", &["nse"])?;
+    same("the client's interfaces", links(&world.near)?.len(), 0)?;
+    world.start_endpoint().await?;
+    let attached = attach_soon(&client, "noe-0").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn no_manager(world: &mut World) -> Result<()> {
+    running(&mut world.node.nsmgr)?.kill()?;
+    let socket = world.node.folder().join("nsm.sock");
+    ensure!(socket.exists(), "who is killed leaves its socket");
+    let client = world.client()?;
+    refused(
+        client.attach("nom-0", URL).await,
+        "peer-unreachable",
+        &["nsm.sock"],
+    )?;
+    world.node.start_nsmgr().await?;
+    let attached = attach_soon(&client, "nom-0").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn no_registry(world: &mut World) -> Result<()> {
+    let client = world.client()?;
+    let attached = client.attach("nor-0", URL).await?;
+    let before = index(&world.near, "nsm-1")?;
+    running(&mut world.node.registry)?.kill()?;
+    let attached = client.again(attached.request).await?;
+    same("the index", index(&world.near, "nsm-1")?, before)?;
+    client.close(attached.request).await?;
+    world.clean().await?;
+    world.node.start_registry().await?;
+    wait_for(PATIENCE, "everybody is registered again", async || {
+        let all = world.endpoints().await?;
+        let has = |name: &str| all.iter().any(|there| there.starts_with(name));
+        Ok((has("nse") && has("forwarder")).then_some(()))
+    })
+    .await?;
+    let attached = attach_soon(&client, "nor-1").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn endpoint_goes(world: &mut World) -> Result<()> {
+    let client = world.client()?;
+    let attached = client.attach("gone-0", URL).await?;
+    running(&mut world.endpoint)?.kill()?;
+    client.close(attached.request).await?;
+    world.clean().await?;
+    client.end().await;
+    world.start_endpoint().await
+}
+
+async fn go_in_the_middle(world: &mut World) -> Result<()> {
+    for number in 0..6_u64 {
+        let client = world.client()?;
+        let id = format!("middle-{number}");
+        let victim = match number % 3 {
+            0 => running(&mut world.node.forwarder)?,
+            1 => running(&mut world.endpoint)?,
+            _ => running(&mut world.node.nsmgr)?,
+        };
+        let name = victim.name().to_string();
+        let killing = async {
+            tokio::time::sleep(Duration::from_millis(2 + 3 * number)).await;
+            victim.kill()
+        };
+        let (done, killed) = tokio::join!(client.attach(&id, URL), killing);
+        killed?;
+        match name.as_str() {
+            "forwarder" => drop(world.node.start_forwarder().await?),
+            "nse" => world.start_endpoint().await?,
+            _ => drop(world.node.start_nsmgr().await?),
+        }
+        let attached = match done {
+            Ok(attached) => attached,
+            Err(_) => attach_soon(&client, &id).await?,
+        };
+        client.close(attached.request).await?;
+        client.end().await;
+        world
+            .clean_within(PATIENCE)
+            .await
+            .with_context(|| format!("{name} was killed"))?;
+    }
+    Ok(())
+}
+
+async fn few_descriptors(world: &mut World) -> Result<()> {
+    let client = world.quiet()?;
+    let first = client.attach("few-0", "kernel://icmp-responder/few-0").await?;
+    let nsmgr = world.node.nsmgr.as_ref().context("the manager does not run")?;
+    let pid = nsmgr.pid().to_string();
+    let open: usize = nsmgr.descriptors()?.values().sum();
+    let limit = |soft: usize| {
+        let limit = format!("--nofile={soft}:");
+        prints(&world.near, "prlimit", &["--pid", &pid, &limit])
+    };
+    limit(open + 4)?;
+    let mut attached = vec![first];
+    let mut refusals = 0;
+    for number in 1..20 {
+        let url = format!("kernel://icmp-responder/few-{number}");
+        let id = format!("few-{number}");
+        match tokio::time::timeout(PATIENCE, client.attach(&id, &url)).await? {
+            Ok(done) => attached.push(done),
+            Err(error) => {
+                let error = error.to_string();
+                let known = ["descriptor", "open files", "deadline"];
+                ensure!(known.iter().any(|word| error.contains(word)), "{error}");
+                refusals += 1;
+                if refusals == 2 {
+                    break;
+                }
+            }
+        }
+    }
+    ensure!(refusals > 0, "the limit is not felt");
+    limit(1024)?;
+    let last = attach_soon(&client, "few-last").await?;
+    attached.push(last);
+    for attached in attached {
+        client.close(attached.request).await?;
+    }
+    client.end().await;
+    Ok(())
+}

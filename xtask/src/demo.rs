@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Builds the programs and shows a wire.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::report::run;
+use crate::tools::{self, IP, NSENTER, PING, SETPRIV, UNSHARE};
+use crate::{profile_folder, root};
+
+/// Build the programs and show a wire between two pods on this machine: made, measured, removed.
+///
+/// Needs no root and touches nothing outside. Exit code 0 only if every ping was answered and nothing was left.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave it running, say how to look inside, and clean up on Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Print the facts as one JSON document instead of a picture
+    #[arg(long)]
+    json: bool,
+    /// How many more wires to ask for, one after the other
+    #[arg(long, default_value_t = 100)]
+    more: u32,
+    /// Use programs that are built for debugging: built sooner, and slower
+    #[arg(long)]
+    debug: bool,
+}
+
+impl Args {
+    /// Builds, and becomes the demo.
+    pub(crate) fn run(self) -> Result<()> {
+        tools::need(&[IP, PING, UNSHARE, NSENTER, SETPRIV])?;
+        let mut build = Command::new("cargo");
+        build.args(["build", "--bins"]).args(
+            [
+                "cmd-forwarder",
+                "cmd-nsc",
+                "cmd-nse-icmp",
+                "cmd-nsm",
+                "cmd-nsmgr",
+                "cmd-registry-memory",
+            ]
+            .map(|name| format!("--package={name}")),
+        );
+        if !self.debug {
+            build.arg("--release");
+        }
+        eprintln!("building the programs");
+        run(&mut build)?;
+        let program = profile_folder(!self.debug)?.join("nsm");
+        let mut demo = Command::new(&program);
+        demo.arg("demo")
+            .current_dir(root())
+            .arg(format!("--more={}", self.more));
+        for (flag, is_set) in [("--keep", self.keep), ("--json", self.json)] {
+            if is_set {
+                demo.arg(flag);
+            }
+        }
+        Err(demo.exec()).with_context(|| format!("could not start {}", program.display()))
+    }
+}

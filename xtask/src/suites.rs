@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `cargo xtask test` can run.
+
+use std::process::Command;
+
+use crate::lint;
+use crate::report::{Report, run, run_tests};
+use crate::tools::{IP, NSENTER, PING, SETPRIV, Tool, UNSHARE};
+
+/// A group of tests or checks that is run by its name.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    /// What people type.
+    pub(crate) name: &'static str,
+    /// What it shows.
+    pub(crate) about: &'static str,
+    /// When it runs without being named.
+    pub(crate) runs: Runs,
+    /// The programs that it needs.
+    pub(crate) tools: &'static [Tool],
+    /// Runs it.
+    pub(crate) run: fn(&mut Report),
+}
+
+/// When a suite runs without being named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// For every change.
+    Always,
+    /// With `--all`: it takes too long for every change.
+    #[allow(dead_code, reason = "no suite is that long yet")]
+    WithAll,
+    /// Never: it is a part of another suite.
+    WithAnother,
+}
+
+/// Every suite, in the order in which they run.
+pub(crate) const SUITES: &[Suite] = &[
+    Suite {
+        name: "lint",
+        about: "format, clippy, dependencies",
+        runs: Runs::Always,
+        tools: &[],
+        run: lint::checks,
+    },
+    Suite {
+        name: "workspace",
+        about: "the tests of every crate, on virtual time or the real kernel, and the documents' examples",
+        runs: Runs::Always,
+        tools: SYSTEM,
+        run: workspace,
+    },
+    Suite {
+        name: "netns",
+        about: "of these, the real programs on the real kernel",
+        runs: Runs::WithAnother,
+        tools: SYSTEM,
+        run: netns,
+    },
+];
+
+/// What tests of real programs start and look with.
+const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
+
+fn workspace(report: &mut Report) {
+    build(report);
+    report.step("tests", || {
+        run_tests(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]))
+    });
+}
+
+fn netns(report: &mut Report) {
+    build(report);
+    report.step("netns", || {
+        run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "netns"]))
+    });
+}
+
+/// Builds everything with the features that tests need, so that system tests find the programs that they start and
+/// nothing is built twice.
+fn build(report: &mut Report) {
+    report.check("build", || {
+        run(Command::new("cargo").args(["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
+    });
+}
