@@ -11,12 +11,13 @@ use std::sync::Arc;
 use nsm_sdk::core::Result;
 
 use crate::end::{End, Link};
-use crate::make::{Attempt, Outcome, Spaces, halves};
+use crate::make::{Attempt, Spaces, halves};
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
+use crate::outcome::Outcome;
 use crate::plan::Change;
+use crate::record::{Place, Record};
 use crate::recover;
-use crate::state::{Place, Record};
 use crate::veth::{self, Half};
 
 impl Attempt<'_> {

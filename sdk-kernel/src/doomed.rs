@@ -8,20 +8,19 @@
 //! **Cost**: the kernel waits 12–20 ms for a removal, and as long for many at once: what is doomed in one namespace
 //! goes together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsm_sdk::core::Result;
-use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use crate::end::Rule;
-use crate::netlink::{MAX_BATCH, Netlink, Request};
+use crate::netlink::{Netlink, Request};
 use crate::netns::{Netns, NetnsId};
 use crate::plan::Change;
+use crate::record::{Place, Record};
 use crate::shared::Shared;
-use crate::state::{Place, Record};
 use crate::station::{Station, thread};
 use crate::{recover, veth};
 
@@ -69,61 +68,8 @@ impl Doomed {
         }
     }
 
-    fn is_in(&self, netns: NetnsId) -> bool {
+    pub(crate) fn is_in(&self, netns: NetnsId) -> bool {
         self.ends.iter().any(|end| end.place.netns == netns)
-    }
-}
-
-/// What waits to be removed.
-#[derive(Debug, Default)]
-pub(crate) struct Reaper {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Doomed>,
-    is_closed: bool,
-}
-
-impl Reaper {
-    /// Adds to what is to be removed.
-    pub(crate) fn push(&self, doomed: Doomed) {
-        self.queue.lock().waiting.push_back(doomed);
-        self.wake.notify_one();
-    }
-
-    /// Lets the threads end when nothing is left.
-    pub(crate) fn close(&self) {
-        self.queue.lock().is_closed = true;
-        self.wake.notify_all();
-    }
-
-    /// The next to go, together with what goes with it: what is in the namespace that most of them share.
-    fn next(&self) -> Option<(NetnsId, Vec<Doomed>)> {
-        let mut queue = self.queue.lock();
-        loop {
-            if let Some(first) = queue.waiting.front() {
-                let share =
-                    |netns: &NetnsId| queue.waiting.iter().filter(|doomed| doomed.is_in(*netns)).count();
-                let netns = first.ends.iter().map(|end| end.place.netns).max_by_key(share)?;
-                let (mut together, mut rest) = (Vec::new(), VecDeque::new());
-                for doomed in queue.waiting.drain(..) {
-                    if together.len() < MAX_BATCH && doomed.is_in(netns) {
-                        together.push(doomed);
-                    } else {
-                        rest.push_back(doomed);
-                    }
-                }
-                queue.waiting = rest;
-                return Some((netns, together));
-            }
-            if queue.is_closed {
-                return None;
-            }
-            self.wake.wait(&mut queue);
-        }
     }
 }
 

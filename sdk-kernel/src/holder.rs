@@ -12,10 +12,11 @@ use nsm_sdk::dataplane::Wire;
 use tonic::Code;
 
 use crate::doomed::Remains;
-use crate::make::{Attempt, Outcome, Spaces, alias};
+use crate::make::{Attempt, Spaces, alias};
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
-use crate::state::{Place, Record};
+use crate::outcome::Outcome;
+use crate::record::{Place, Record};
 use crate::veth;
 
 impl Attempt<'_> {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Place, Record};
+use crate::record::{Place, Record};
 
 /// Only we may read and write it.
 const MODE: u32 = 0o600;

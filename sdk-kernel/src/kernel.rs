@@ -20,12 +20,13 @@ use tokio::time::Instant;
 use crate::check::{bad_name, check};
 use crate::doomed;
 use crate::journal::Journal;
-use crate::make::{Attempt, Outcome};
+use crate::make::Attempt;
 use crate::monitor::{self, Monitor};
 use crate::netns::{Netns, identify};
 use crate::observe::{self, Which};
+use crate::outcome::Outcome;
 use crate::shared::{Claim, Shared};
-use crate::station::{Pool, Station, ended};
+use crate::station::{Pool, Station, ended, thread};
 use crate::{leave, netlink, recover, veth};
 
 /// How the mark on our interfaces reads by default: `NSM`.
@@ -88,6 +89,7 @@ impl Kernel {
     /// Errors: `not-privileged`, `no-veth`, `journal`, `kernel`.
     pub async fn start(component: &Component, config: Config) -> Result<Self> {
         let home = Arc::new(Netns::current()?);
+        check_privilege(&home).await?;
         let monitor = Monitor::open()
             .inspect_err(
                 |error| tracing::warn!(%error, "no reports from the kernel: every refresh will look"),
@@ -100,7 +102,6 @@ impl Kernel {
         let taken = ask(&pool, Instant::now() + PATIENCE * 6, "take over", {
             let shared = shared.clone();
             move |station| {
-                recover::check(station)?;
                 recover::recover(station, &shared);
                 Ok(())
             }
@@ -124,7 +125,7 @@ impl Kernel {
         })
     }
 
-    /// The ids of connections whose wire somebody else has just removed, as they become known.
+    /// The ids of connections whose wire somebody else has just removed, as they become known: once for each end.
     pub fn lost(&self) -> broadcast::Receiver<String> {
         self.shared.lost.subscribe()
     }
@@ -205,6 +206,14 @@ impl Kernel {
         let is_vacant = |state: &mut crate::state::State| !names.iter().any(|name| state.is_doomed(name));
         self.shared.until(&what, deadline, is_vacant).await
     }
+}
+
+/// Tries what the threads will do, so that what is missing is said once and at the start.
+async fn check_privilege(home: &Arc<Netns>) -> Result<()> {
+    let (reply, answer) = oneshot::channel();
+    let home = home.clone();
+    thread(move || drop(reply.send(recover::check(home))))?;
+    answer.await.map_err(|_| ended())?
 }
 
 /// Has `job` done on a thread of ours, by `deadline`.

@@ -13,8 +13,8 @@ use crate::doomed::Remains;
 use crate::make::alias;
 use crate::netns::{NetnsId, identify};
 use crate::observe::{self, Seen, Which};
+use crate::record::Place;
 use crate::shared::Shared;
-use crate::state::Place;
 use crate::station::Station;
 use crate::veth;
 

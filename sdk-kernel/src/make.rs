@@ -16,48 +16,14 @@ use tokio::time::Instant;
 
 use crate::end::{End, Frame};
 use crate::netns::Netns;
+use crate::outcome::{Outcome, Undo};
+use crate::record::{Place, Record};
 use crate::shared::{Claim, Shared};
-use crate::state::{Place, Record};
 use crate::station::Station;
 use crate::veth::{self, Half, Settling};
 
 /// Interface indexes of ours begin here: the kernel counts from 1 and does not get this far.
 const FIRST_INDEX: u32 = 1 << 24;
-
-/// What an attempt came to.
-pub(crate) enum Outcome {
-    /// The wire is there and new.
-    Made(Undo),
-    /// The wire is there and was before.
-    Kept,
-    /// Something had to be removed first: try again when it is gone.
-    Again,
-    /// It did not work, and what there was of it is being removed.
-    Undone(Error),
-}
-
-/// Removes a new wire when its maker goes without [keeping](Undo::keep) it.
-pub(crate) struct Undo {
-    shared: Arc<Shared>,
-    serial: Option<u64>,
-    /// Nobody else works on the connection until it is decided.
-    _claim: Arc<Claim>,
-}
-
-impl Undo {
-    /// The wire has an owner now.
-    pub(crate) fn keep(mut self) {
-        self.serial = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(serial) = self.serial {
-            self.shared.doom(serial);
-        }
-    }
-}
 
 /// One attempt at making `wire` be.
 pub(crate) struct Attempt<'a> {
@@ -140,11 +106,7 @@ impl Attempt<'_> {
                 return Ok(Outcome::Undone(error));
             }
         }
-        let undo = Undo {
-            shared: self.shared.clone(),
-            serial: Some(record.serial),
-            _claim: self.claim.clone(),
-        };
+        let undo = Undo::new(self.shared, self.claim, record.serial);
         let mut made = [bare(&record.client.end), bare(&record.endpoint.end)];
         made[0].link.up = true;
         let done = self.configure_both(spaces, &record, &made);

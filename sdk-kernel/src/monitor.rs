@@ -8,7 +8,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -27,9 +26,9 @@ use tokio::sync::broadcast;
 use crate::answer::{Message, Messages};
 use crate::netlink::{Netlink, Request};
 use crate::netns::{Netns, NetnsId};
-use crate::observe::Seen;
+use crate::report::{self, RTM_DELADDR, RTM_DELLINK, RTM_DELNSID, RTM_NEWLINK};
 use crate::shared::Shared;
-use crate::state::{Record, State};
+use crate::state::State;
 
 /// The groups of `linux/rtnetlink.h` that tell of links, addresses and namespaces.
 const RTNLGRP_LINK: u32 = 1;
@@ -37,13 +36,6 @@ const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_NSID: u32 = 28;
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_DELADDR: u16 = 21;
-const RTM_DELNSID: u16 = 89;
-
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const NETNSA_NSID: u16 = 1;
 
 /// The room for reports between two times that we listen: about two thousand.
@@ -114,12 +106,12 @@ impl Monitor {
         } = &mut *heard;
         for socket in [&self.socket, &self.spaces] {
             let whole = read(socket, buffer, |message| match message.kind {
-                RTM_NEWLINK | RTM_DELLINK => link(message, state, lost),
-                RTM_DELADDR => address(message.body, state),
+                RTM_NEWLINK | RTM_DELLINK => report::link(message, state, lost),
+                RTM_DELADDR => report::address(message.body, state),
                 RTM_DELNSID => {
                     if let Some(netns) = nsid(message.body).and_then(|number| spaces.remove(&number)) {
                         watched.remove(&netns);
-                        end(netns, state, lost);
+                        report::end(netns, state, lost);
                     }
                 }
                 _ => {}
@@ -228,67 +220,4 @@ fn nsid(body: &[u8]) -> Option<i32> {
     let mut attributes = NlasIterator::new(body.get(4..)?).flatten();
     let number = attributes.find(|attribute| attribute.kind() == NETNSA_NSID)?;
     number.value().try_into().ok().map(i32::from_ne_bytes)
-}
-
-/// A namespace has ended, and everything in it.
-fn end(netns: NetnsId, state: &mut State, lost: &broadcast::Sender<String>) {
-    state.forget(netns);
-    for record in state.all() {
-        if record.places().into_iter().any(|place| place.netns == netns) {
-            lose(record, lost);
-        }
-    }
-}
-
-/// The wire of `record` is gone. This is told once.
-fn lose(record: &mut Record, lost: &broadcast::Sender<String>) {
-    if !record.broken {
-        record.broken = true;
-        let _ = lost.send(record.connection.clone());
-    }
-}
-
-fn link(message: &Message<'_>, state: &mut State, lost: &broadcast::Sender<String>) {
-    let index = message
-        .body
-        .get(4..)
-        .and_then(|rest| rest.first_chunk())
-        .map(|bytes| u32::from_ne_bytes(*bytes));
-    let Some(record) = index.and_then(|index| state.by_index(index)) else {
-        return;
-    };
-    if message.kind == RTM_DELLINK {
-        return lose(record, lost);
-    }
-    if record.settling || record.broken {
-        return;
-    }
-    let seen = Seen::parse(message.body);
-    let is_ours = |seen: &Seen| {
-        let mut places = record.places().into_iter();
-        seen.up && places.any(|place| place.index == seen.index && place.end.link.name == seen.name)
-    };
-    record.broken = !seen.as_ref().is_some_and(is_ours);
-}
-
-fn address(body: &[u8], state: &mut State) {
-    let Some([_, _, _, _, i0, i1, i2, i3]) = body.first_chunk() else {
-        return;
-    };
-    let index = u32::from_ne_bytes([*i0, *i1, *i2, *i3]);
-    let Some(record) = state.by_index(index).filter(|record| !record.settling) else {
-        return;
-    };
-    let attributes = NlasIterator::new(body.get(8..).unwrap_or_default()).flatten();
-    for attribute in attributes.filter(|attribute| matches!(attribute.kind(), IFA_ADDRESS | IFA_LOCAL)) {
-        let value = attribute.value();
-        let four = <[u8; 4]>::try_from(value).map(IpAddr::from);
-        let Ok(ip) = four.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)) else {
-            continue;
-        };
-        let mut places = record.places().into_iter().filter(|place| place.index == index);
-        let is_missed = places.any(|place| place.end.addresses.iter().any(|address| address.addr() == ip));
-        drop(places);
-        record.broken |= is_missed;
-    }
 }

@@ -18,7 +18,7 @@ use crate::dumps::{addresses, dump, neighbours, routes, rules};
 use crate::end::{End, Link, RESERVED};
 use crate::netlink::{Netlink, Request};
 use crate::netns::NetnsId;
-use crate::state::Place;
+use crate::record::Place;
 
 const LINK_HEADER: usize = 16;
 const IFF_UP: u32 = 1;
@@ -204,4 +204,19 @@ pub(crate) fn way(ip: &Ipv6Addr) -> Request {
 /// Whether the answer to such a question is that they are for us.
 pub(crate) fn is_local(body: &[u8]) -> bool {
     body.get(RTM_TYPE) == Some(&RTN_LOCAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Seen::parse(&bytes);
+            let _ = is_local(&bytes);
+        }
+    }
 }

@@ -18,8 +18,8 @@ use crate::doomed::Remains;
 use crate::journal::Entry;
 use crate::netns::{Netns, NetnsId, identify};
 use crate::observe::{self, Seen};
+use crate::record::{Place, Record};
 use crate::shared::Shared;
-use crate::state::{Place, Record};
 use crate::station::Station;
 use crate::veth;
 
@@ -29,16 +29,18 @@ const MAX_PROCESSES: usize = 1 << 17;
 /// Whether we may do, and the kernel can do, what we are here for.
 ///
 /// Errors: `not-privileged`, `no-veth`.
-pub(crate) fn check(station: &mut Station) -> Result<()> {
-    let home = station.home().clone();
-    station.socket(&home).map_err(|error| {
-        let text = format!(
-            "{}: the kernel data plane needs CAP_SYS_ADMIN and CAP_NET_ADMIN",
-            error.text()
-        );
-        Error::new(Code::FailedPrecondition, "not-privileged", text)
+pub(crate) fn check(home: Arc<Netns>) -> Result<()> {
+    let mut station = Station::new(home).map_err(|error| {
+        Error::new(
+            Code::FailedPrecondition,
+            "not-privileged",
+            format!(
+                "{}: the kernel data plane needs CAP_SYS_ADMIN and CAP_NET_ADMIN",
+                error.text()
+            ),
+        )
     })?;
-    match veth::execute(station, veth::probe())? {
+    match veth::execute(&mut station, veth::probe())? {
         Err(refusal) if refusal.errno == Errno::ADDRNOTAVAIL => Ok(()),
         Err(refusal) if refusal.errno == Errno::PERM => Err(Error::new(
             Code::FailedPrecondition,

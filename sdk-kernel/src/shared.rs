@@ -10,11 +10,13 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::doomed::{Doomed, Reaper, Remains};
+use crate::doomed::{Doomed, Remains};
 use crate::journal::{Entry, Journal};
 use crate::monitor::Monitor;
 use crate::netns::NetnsId;
-use crate::state::{Record, State, is_same};
+use crate::reaper::Reaper;
+use crate::record::{Record, is_same};
+use crate::state::State;
 
 /// How many lost connections are kept for a listener that is slow.
 const MAX_LOST: usize = 1024;

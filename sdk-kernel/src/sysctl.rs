@@ -44,6 +44,13 @@ pub(crate) fn allow_ping() -> Result<()> {
     done.map_err(|error| refused(path, &error))
 }
 
+/// Whether the namespace drops packets that come in by another way than answers would go out: policy routes then lose
+/// packets on any interface, whatever its own setting.
+pub(crate) fn is_strict() -> bool {
+    let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
+    all.is_ok_and(|all| all.trim_end() == "1")
+}
+
 /// The last group of the unbroken range from 0 on that a user namespace maps.
 fn last_group(map: &str) -> u32 {
     let mut ranges: Vec<(u32, u32)> = map

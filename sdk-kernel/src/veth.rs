@@ -143,6 +143,10 @@ pub(crate) fn configure(
         if is_first && let Err(error) = sysctl::allow_ping() {
             tracing::warn!(%error, netns = %half.netns.id(), "liveness checks will need privilege there");
         }
+        if changes.iter().any(|change| matches!(change, Change::AddRule(_))) && sysctl::is_strict() {
+            let netns = half.netns.id();
+            tracing::warn!(%netns, link.name, "net.ipv4.conf.all.rp_filter is 1: policy routes may lose packets");
+        }
         Ok(())
     })?;
     apply(&mut socket, half, &changes)?;

@@ -152,17 +152,16 @@ fn apply(mut end: End, changes: &[Change]) -> End {
                 }
             }
             Change::RemoveAddress(address) => {
-                let position = end.addresses.iter().position(|other| other == address);
-                let first = end
+                let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+                let mut same = end
                     .addresses
                     .iter()
-                    .find(|other| other.trunc() == address.trunc())
-                    .copied();
-                end.addresses.remove(position.expect("it is there"));
-                let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
-                if is_v4(address) && first == Some(*address) {
+                    .filter(|other| other.trunc() == address.trunc());
+                // With the first address of a prefix the others go too.
+                if is_v4(address) && same.next() == Some(address) {
                     end.addresses.retain(|other| other.trunc() != address.trunc());
                 }
+                end.addresses.retain(|other| other != address);
                 if is_v4(address) && !end.addresses.iter().any(is_v4) {
                     end.routes.retain(|(_, route)| !is_v4(&route.prefix));
                 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nsm_sdk::dataplane::{DataPlane, Policy};
 use tokio::time::Instant;
 
+use crate::role;
 use crate::tests;
 use crate::world::{PATIENCE, Pod, World, net, via};
 
@@ -22,6 +23,7 @@ tests![
     calls_of_one_connection_take_turns,
     an_end_waits_for_removals,
     what_is_asked_for_has_bounds,
+    case_69_without_privilege_it_says_so_at_the_start,
 ];
 
 fn case_43_a_refused_mac_address_leaves_nothing() {
@@ -238,4 +240,23 @@ fn what_is_asked_for_has_bounds() {
         assert_eq!(error.reason(), "bad-connection-id");
     }
     assert!(world.client.is_clean());
+}
+
+fn case_69_without_privilege_it_says_so_at_the_start() {
+    for (without, wanted) in [
+        ("-all", "not-privileged: "),
+        ("-sys_admin", "not-privileged: "),
+        ("-net_admin", "not-privileged: "),
+        ("-chown", "started"),
+    ] {
+        let wrapper = ["setpriv", "--bounding-set", without, "--inh-caps=-all"];
+        let output = role::command("start", &wrapper).output().expect("setpriv starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            text.starts_with(wanted),
+            "without {without}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(text.contains("CAP_") || text.starts_with("started"), "{text}");
+    }
 }

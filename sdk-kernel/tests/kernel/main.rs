@@ -11,6 +11,7 @@ mod fault;
 mod local;
 mod policy;
 mod recovery;
+mod role;
 mod world;
 
 use std::os::unix::process::CommandExt;
@@ -20,6 +21,9 @@ use libtest_mimic::{Arguments, Trial};
 
 /// Set in the copy of the process that is inside.
 const INSIDE: &str = "NSM_KERNEL_TEST_INSIDE";
+
+/// Set in a process that a test starts for what only a process of its own can show; names what that is.
+const ROLE: &str = "NSM_KERNEL_TEST_ROLE";
 
 /// The tests of one file, by their names.
 type Tests = &'static [(&'static str, fn())];
@@ -35,6 +39,9 @@ macro_rules! tests {
 fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return enter();
+    }
+    if let Some(role) = std::env::var_os(ROLE) {
+        return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
     let files: [(&str, Tests); 5] = [
