@@ -3,7 +3,7 @@
 //!
 //! **Guarantees**: calls and events of one id never overlap; those of different ids never wait for each other.
 //! A call runs to its end whether or not its caller waits, so nothing is left half done; a first request whose
-//! caller has gone is closed again. Only the one who requested a connection may request it again or close it, as
+//! caller has gone is closed again. A caller whose turn has not come by its deadline is told so. Only the one who requested a connection may request it again or close it, as
 //! far as the API says so ([`Api::admits`]). What the elements behind keep in [`Ctx::store`] ends with the connection.
 //! **Placement**: behind `updatepath`; everything with per-connection state stands behind it.
 //! **Reads / writes**: the id; the stored message, which events repeat and closes use.
@@ -18,10 +18,12 @@ mod actor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
 use crate::core::{Api, Component, Ctx, Element, Error, Message, Next, Result};
 use actor::Actor;
@@ -58,6 +60,8 @@ struct Call<A: Api> {
     ctx: Ctx,
     message: A::Message,
     is_close: bool,
+    /// Set when its turn comes.
+    begun: Arc<AtomicBool>,
     reply: oneshot::Sender<Reply<A>>,
 }
 
@@ -101,23 +105,27 @@ impl<A: Api> Begin<A> {
         let mut message = message;
         let done = loop {
             let (reply, wait) = oneshot::channel();
-            let id = message.id().to_string();
+            let (id, begun) = (message.id().to_string(), Arc::<AtomicBool>::default());
             let call = Box::new(Call {
                 ctx: ctx.clone(),
                 message,
                 is_close,
+                begun: Arc::clone(&begun),
                 reply,
             });
             let Some(queue) = self.queue(&id, is_close, next)? else {
                 break Ok(call.message);
             };
-            message = match queue.send(call).await {
-                Err(gone) => gone.0.message,
-                Ok(()) => match wait.await {
-                    Ok(Reply::Done(done)) => break done,
-                    Ok(Reply::Again(message)) => message,
-                    Err(_) => break Err(self.gone()),
-                },
+            let answered = async {
+                match queue.send(call).await {
+                    Err(gone) => Ok(Reply::Again(gone.0.message)),
+                    Ok(()) => wait.await,
+                }
+            };
+            message = match patiently(ctx, &begun, answered).await? {
+                Ok(Reply::Done(done)) => break done,
+                Ok(Reply::Again(message)) => message,
+                Err(_) => break Err(self.gone()),
             };
         };
         drop(guard.disarm());
@@ -169,6 +177,24 @@ impl<A: Api> Begin<A> {
             "the task of the connection has crashed, and its state is lost",
         )
     }
+}
+
+/// Waits until the deadline for a call's turn, and for its end as long as that may take.
+async fn patiently<T>(ctx: &Ctx, begun: &AtomicBool, answered: impl Future<Output = T>) -> Result<T> {
+    let mut answered = std::pin::pin!(answered);
+    if let Ok(done) = timeout_at(ctx.deadline(), &mut answered).await {
+        return Ok(done);
+    }
+    let late = |what: &str| {
+        Error::deadline(format!(
+            "earlier calls of the connection {what} until the deadline"
+        ))
+    };
+    if !begun.load(Ordering::Acquire) {
+        return Err(late("had their turn"));
+    }
+    let end = timeout_at(ctx.deadline() + actor::OVERRUN, answered).await;
+    end.map_err(|_| Error::deadline("the call overran its deadline, and so does undoing it"))
 }
 
 #[async_trait]

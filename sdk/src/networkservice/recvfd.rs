@@ -3,13 +3,15 @@
 //!
 //! The server half works on what the caller names, the client half on what the called peer answers.
 //! **Guarantees**: behind the server half and before the client half every `inode://` of a peer that can pass files
-//! is `file:///proc/<pid>/fd/<n>`, which stays open until the connection names another file or ends. The caller gets
-//! back what it sent. A path of ours that a caller names is refused. Without file passing nothing changes.
+//! is `file:///proc/<pid>/fd/<n>`, which stays open until the connection names another file or ends; what the called
+//! peer has passed stays until it has passed two others, since the message and the wire may still name it when the
+//! connection goes on to another peer. The caller gets back what it sent. A path of ours that a caller names is refused. Without file passing nothing changes.
 //! **Placement**: the server half before everything that opens files; the client half before the client half of
 //! [`sendfd`](super::sendfd), behind `dial`.
 //! **Reads / writes**: `inodeURL` of the mechanism and of the preferences.
 //! **On failure**: what a failed refresh received is closed; what was there stays.
-//! **On close**: the files are closed after everything behind has closed.
+//! **On close**: the server half closes its files after everything behind has closed, the client half with the
+//! connection.
 //! **Cost**: one descriptor a connection and side; waits for files that are late, until the deadline.
 
 use async_trait::async_trait;
@@ -29,9 +31,24 @@ enum Half {
 #[derive(Default)]
 pub(super) struct Received(Files);
 
-/// What the called peer has passed.
+/// What the called peer has passed: the file that it names, and the one that it or another has named before.
 #[derive(Default)]
-struct Returned(Files);
+struct Returned {
+    files: Files,
+    named: [Option<Inode>; 2],
+}
+
+impl Returned {
+    /// Notes what is named now, closes what was named earlier than before, and says what it is called here.
+    fn name(&mut self, inode: Inode) -> Option<String> {
+        if self.named[0] != Some(inode) {
+            self.named = [Some(inode), self.named[0]];
+        }
+        let named = self.named;
+        self.files.retain(|held| named.contains(&Some(held)));
+        self.files.url(inode)
+    }
+}
 
 impl Received {
     /// Whether the caller itself has passed this file.
@@ -67,9 +84,7 @@ impl Element<NetworkService> for RecvFd {
 
     async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         if matches!(self.0, Half::Client) {
-            let closed = next.close(ctx, request).await;
-            ctx.store().take::<Returned>();
-            return closed;
+            return next.close(ctx, request).await;
         }
         if let Some(url) = url(request)
             && let Ok(inode) = url.parse::<Inode>()
@@ -154,16 +169,13 @@ async fn call(ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) 
     if let Ok(inode) = url.parse::<Inode>() {
         if !ctx
             .store()
-            .update(|held: &mut Returned| held.0.url(inode).is_some())
+            .update(|held: &mut Returned| held.files.url(inode).is_some())
         {
             let file = receive(ctx, files.as_ref(), inode).await?;
             ctx.store()
-                .update(|held: &mut Returned| held.0.add(inode, file))?;
+                .update(|held: &mut Returned| held.files.add(inode, file))?;
         }
-        let here = ctx.store().update(|held: &mut Returned| {
-            held.0.retain(|other| other == inode);
-            held.0.url(inode)
-        });
+        let here = ctx.store().update(|held: &mut Returned| held.name(inode));
         *url = here.unwrap_or_default();
     }
     Ok(())

@@ -7,7 +7,8 @@
 //! that it acts when they have answered.
 //! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes the metrics of our path
 //! segment: the interface at each end, and what has gone through it, seen from the wire (`rx` came from the pod).
-//! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was.
+//! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
+//! to lead to another endpoint: then the wire is gone.
 //! **On close**: the wire is removed, then the rest is closed, also when the removal fails.
 //! **Cost**: one call of the data plane, a second one for the counters of an established connection.
 
@@ -31,6 +32,8 @@ pub struct XConnect(Arc<dyn DataPlane>);
 /// The wire of the connection.
 #[derive(Clone, Default)]
 struct Made {
+    /// The endpoint that it leads to.
+    endpoint: String,
     /// As the last successful request made it.
     wire: Option<Arc<Wire>>,
     /// As a request that has not ended wants it.
@@ -58,9 +61,22 @@ impl XConnect {
             made.wanted = None;
             if done.is_ok() {
                 made.wire = Some(Arc::clone(&wire));
+                made.endpoint
+                    .clone_from(&request.connection.network_service_endpoint_name);
             }
         });
         done.map(|()| wire)
+    }
+
+    /// Removes the wire when the connection goes on to another endpoint: the elements behind close it at the one that
+    /// it leaves, which may then give its addresses to others, whatever becomes of the request.
+    async fn leave(&self, ctx: &Ctx, endpoint: &str) -> Result<()> {
+        let made = ctx.store().get::<Made>().unwrap_or_default();
+        if let Some(wire) = made.wire.filter(|_| made.endpoint != endpoint) {
+            ctx.bounded("remove the wire", self.0.disconnect(&wire)).await?;
+            ctx.store().take::<Made>();
+        }
+        Ok(())
     }
 
     /// Tells in our segment of the path which interfaces there are and what went through them.
@@ -111,6 +127,8 @@ impl Element<NetworkService> for XConnect {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        self.leave(ctx, &request.connection.network_service_endpoint_name)
+            .await?;
         next.request(ctx, request).await?;
         let wire = self.make(ctx, request).await?;
         self.tell(ctx, request, &wire).await;

@@ -22,7 +22,7 @@ use crate::core::{
     Api, Backoff, Chain, Component, Ctx, DEFAULT_BUDGET, Entry, Error, NetworkService, NseRegistry,
     Registration, Result,
 };
-use crate::ipam::point2point::Point2Point;
+use crate::ipam::{Point2Point, Strict};
 use crate::networkservice::discoverforwarder::FORWARDER_SERVICE;
 use crate::networkservice::excludedprefixes::AwarenessGroups;
 use crate::networkservice::kernel::Kernel;
@@ -121,6 +121,7 @@ fn serve(node: &Node, birth: &Birth, number: usize) -> Result<Running> {
     let prefix = format!("10.{number}.0.0/24").parse::<IpNet>();
     let prefix = prefix.map_err(|error| Error::invalid("bad-prefix", error.to_string()))?;
     let additional = node.probe().then(&chain![
+        Strict::new(&[prefix])?,
         Point2Point::new(&[prefix])?,
         Mechanisms::server([(
             nsm_api::mechanism::KERNEL,

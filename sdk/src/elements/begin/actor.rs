@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of one connection behind `begin`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,9 @@ use crate::policy::DENIED;
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What a caller may wait beyond its deadline for a call that has begun: until it is cut, and for undoing it then.
+pub(super) const OVERRUN: Duration = GRACE.saturating_mul(2);
 
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
@@ -112,8 +116,10 @@ impl<A: Api> Actor<A> {
             ctx,
             message,
             is_close,
+            begun,
             reply,
         } = call;
+        begun.store(true, Ordering::Release);
         if let Err(refused) = self.admit(&ctx) {
             self.answer(reply, Err(refused)).await;
             return;

@@ -221,6 +221,25 @@ async fn a_chain_that_hangs_is_cut_after_its_deadline_and_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_turn_does_not_come_ends_by_its_deadline_and_never_runs() {
+    let probe = Probe::new();
+    let (component, _, chain) = setup(&probe);
+    let held = probe.hold();
+    let (first, short) = (ctx(&component), Ctx::own(&component, Duration::from_secs(1)));
+    let (mut one, mut other) = (request(), request());
+    let (one, other) = tokio::join!(chain.request(&first, &mut one), async {
+        let began = tokio::time::Instant::now();
+        let ended = chain.request(&short, &mut other).await;
+        held.cancel();
+        ended.map_err(|error| (error.reason().to_string(), began.elapsed()))
+    });
+    one.expect("established");
+    assert_eq!(other, Err(("deadline".into(), Duration::from_secs(1))));
+    chain.close(&first, &mut request()).await.expect("closed");
+    assert_eq!((probe.requests().len(), probe.closes().len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_keeps_what_became_of_the_connection() {
     let component = Component::new("test");
     let probe = Probe::answering(|request: &mut Request| {

@@ -252,6 +252,36 @@ async fn the_client_half_holds_the_file_of_the_answer() {
     let mut again = request();
     chain.request(&connection.again(), &mut again).await.unwrap();
     assert_eq!(named(&again), named(&answer), "it is the same descriptor");
-    chain.close(&connection.again(), &mut answer).await.unwrap();
-    assert!(!connection.store.has::<Returned>());
+}
+
+#[tokio::test]
+async fn a_path_of_the_peer_that_is_left_still_leads_to_its_file_when_the_next_has_answered() {
+    let (pipe, connection) = (Pipe::new(), Connection::new());
+    connection
+        .store
+        .insert(Way::<NetworkService>(Arc::new(Silent(pipe.peer()))));
+    let probe = Probe::new();
+    let chain = before(RecvFd::client(), &probe);
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let (file, inode) = file();
+        pipe.send(file).unwrap();
+        probe.answer(move |request| {
+            *request = naming(&inode.to_string());
+            Ok(())
+        });
+        let mut answer = request();
+        chain.request(&connection.again(), &mut answer).await.unwrap();
+        answers.push((named(&answer), inode));
+        chain.close(&connection.again(), &mut answer).await.unwrap();
+        for (path, inode) in answers.iter().rev().take(2) {
+            assert_eq!(inode_at(path), *inode);
+        }
+    }
+    assert_eq!(
+        connection
+            .store
+            .update(|held: &mut Returned| held.files.url(answers[0].1)),
+        None
+    );
 }

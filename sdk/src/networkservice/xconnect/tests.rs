@@ -189,6 +189,25 @@ async fn a_failed_refresh_leaves_the_wire_and_closes_nothing() {
     assert_eq!(node.model.wire("nsc-0").unwrap().mtu, 9000);
 }
 
+#[tokio::test]
+async fn the_wire_is_gone_before_the_connection_is_closed_at_an_endpoint_that_it_leaves() {
+    let node = Node::new();
+    let mut request = node.connect().await;
+    let model = node.model.clone();
+    node.probe.answer(move |_| {
+        assert!(
+            model.objects().is_empty(),
+            "the addresses may be another's from now on"
+        );
+        Err(Error::unavailable("told-so", "told to fail"))
+    });
+    request.connection.network_service_endpoint_name = "other".into();
+    node.chain
+        .request(&node.connection.again(), &mut request)
+        .await
+        .unwrap_err();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_cut_is_undone_by_the_close() {
     let node = Node::new();
