@@ -17,6 +17,15 @@ const UNFINISHED: [&str; 7] = [
     concat!("#[ign", "ore"),
 ];
 
+/// What a source has that lists its tests in place of marking them.
+const TRIALS: &str = concat!("libtest_mimic", "::Trial");
+
+/// What begins a list of tests by their functions' names.
+const LIST: &str = concat!("tests", "![");
+
+/// How a source asks at which level the program logs.
+const LOG_LEVEL: [&str; 2] = [concat!("enab", "led!("), concat!("Level", "Filter")];
+
 /// The numbered cases of the wire contract, by their prefix: the first and the last number, and numbers between
 /// them that nobody gave out.
 const CASES: [(&str, u32, u32, &[std::ops::RangeInclusive<u32>]); 3] = [
@@ -124,9 +133,12 @@ fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter(|(file, _)| file.ends_with(".rs"))
 }
 
-/// Whether `source` has a test function of this name, or a list of tests with it.
+/// Whether `source` has a test of this name: a function, or an entry of a list of trials.
 fn has_test(source: &str, function: &str) -> bool {
-    if source.contains("use libtest_mimic::Trial;") && source.contains(&format!("\"{function}\",")) {
+    if source.contains(TRIALS) {
+        return trials(source).any(|name| name == function);
+    }
+    if listed(source).any(|name| name == function) {
         return true;
     }
     let head = format!("fn {function}(");
@@ -151,6 +163,21 @@ fn every_test_that_a_document_names_exists() {
         }
     }
     expect_none("no such test", &wrong);
+}
+
+/// The names in a list of trials: texts of a word.
+fn trials(source: &str) -> impl Iterator<Item = &str> {
+    let texts = source.split('"').skip(1).step_by(2);
+    texts.filter(|text| {
+        text.contains('_') && !text.contains(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+    })
+}
+
+/// The names in lists of the macro `tests`, of sources that have no trials of their own.
+fn listed(source: &str) -> impl Iterator<Item = &str> {
+    let lists = source.split(LIST).skip(1);
+    let lists = lists.filter_map(|rest| rest.split(']').next());
+    lists.flat_map(|list| list.split(',')).map(str::trim)
 }
 
 /// The cells of the tables of a document, row by row, without the lines that rule them.
@@ -219,7 +246,10 @@ fn every_test_that_is_named_after_a_case_is_in_the_table() {
             .split("fn ")
             .skip(1)
             .filter_map(|rest| rest.split('(').next());
-        for function in functions.filter(|function| is_named_after_a_case(function)) {
+        for function in functions
+            .chain(trials(&source))
+            .filter(|name| is_named_after_a_case(name))
+        {
             if has_test(&source, function) && !named.contains(&(name.as_str(), function)) {
                 wrong.push(format!("{name}#{function}"));
             }
@@ -245,6 +275,32 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
     expect_none("no such file", &wrong);
+}
+
+/// The example in the README is the one that is compiled and that the system tests run.
+#[test]
+fn the_endpoint_in_the_readme_is_the_one_that_is_tested() {
+    let source = document("sdk/examples/office.rs");
+    let readme = document("README.md");
+    assert!(
+        readme.contains(&format!("```rust\n{source}```\n")),
+        "copy sdk/examples/office.rs into the README's section \"Your own endpoint\""
+    );
+}
+
+/// Only the program's surroundings know at which level it logs, so that no call depends on it.
+#[test]
+fn the_log_level_decides_nothing() {
+    let products = ["api/src/", "sdk/src/", "sdk-kernel/src/"];
+    let mut wrong = Vec::new();
+    for (name, source) in with_ending(&[".rs"]) {
+        let is_product = products.iter().any(|product| name.starts_with(product));
+        if is_product && !name.starts_with("sdk/src/app/") {
+            let asks = LOG_LEVEL.iter().filter(|word| source.contains(**word));
+            wrong.extend(asks.map(|word| format!("{name}: {word}")));
+        }
+    }
+    expect_none("a call must not depend on the log level", &wrong);
 }
 
 #[test]
@@ -273,8 +329,10 @@ fn the_checks_see_what_they_look_for() {
     let source = "#[tokio::test(start_paused = true)]\n/// Why.\nasync fn it_holds() {\nfn helper() {";
     assert!(has_test(source, "it_holds"));
     assert!(!has_test(source, "helper"));
-    let listed = "use libtest_mimic::Trial;\nbench.test(\"it_holds\", run)";
-    assert!(has_test(listed, "it_holds") && !has_test(listed, "run"));
+    let trials = format!("use {TRIALS};\nvec![test(\"d1_it_holds\", run)]\nfn run() {{");
+    assert!(has_test(&trials, "d1_it_holds") && !has_test(&trials, "run"));
+    let list = format!("{LIST}\n    case_1_it_holds,\n    so_does_this,\n];\nfn run() {{");
+    assert!(has_test(&list, "case_1_it_holds") && has_test(&list, "so_does_this") && !has_test(&list, "run"));
     assert!(is_named_after_a_case("c35_it_holds"));
     assert!(!is_named_after_a_case("close_it") && !is_named_after_a_case("c35"));
     let found: Vec<_> = references("a `b` and `c/d.rs#e`, `f#g`").collect();

@@ -82,6 +82,10 @@ pub(crate) fn start<A: Clone + Send + 'static>(
     (0..THREADS).try_for_each(|_| spawn(shared.clone(), home.clone(), alive.clone()))
 }
 
+#[allow(
+    clippy::only_used_in_recursion,
+    reason = "that the thread holds it tells that the thread lives"
+)]
 fn spawn<A: Clone + Send + 'static>(shared: Arc<Shared>, home: Arc<Netns>, alive: A) -> Result<()> {
     thread(move || {
         let mut station = match Station::new(home) {
@@ -185,7 +189,7 @@ fn rules(station: &mut Station, open: &Spaces, together: &[Doomed]) {
             continue;
         };
         for (change, answer) in changes.iter().zip(answers) {
-            if let Err(refusal) = answer.as_ref().map_err(|refusal| refusal)
+            if let Err(refusal) = &answer
                 && !change.is_done(refusal.errno)
             {
                 tracing::warn!(%refusal, %change, netns = %id, "a rule stays behind");

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use nsm_sdk::core::{Component, Error, Result, Task};
 use nsm_sdk::dataplane::{Counters, DataPlane, Interface, Wire};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -114,8 +115,8 @@ impl Kernel {
         let listening = end.clone().run_until_cancelled_owned(listening);
         let waiting = expire(shared.clone(), config.grace);
         let waiting = end.clone().run_until_cancelled_owned(waiting);
-        let listening = component.spawn("kernel-monitor", async { drop(listening.await) });
-        let waiting = component.spawn("kernel-grace", async { drop(waiting.await) });
+        let listening = component.spawn("kernel-monitor", listening.map(|_| ()));
+        let waiting = component.spawn("kernel-grace", waiting.map(|_| ()));
         Ok(Self {
             shared,
             pool,

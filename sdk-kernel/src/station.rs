@@ -121,6 +121,10 @@ pub(crate) fn ended() -> Error {
     Error::unavailable("kernel", "the kernel data plane has ended")
 }
 
+#[allow(
+    clippy::only_used_in_recursion,
+    reason = "that the thread holds it tells that the thread lives"
+)]
 fn spawn<A: Clone + Send + 'static>(home: Arc<Netns>, queue: Queue, alive: A) -> Result<()> {
     thread(move || {
         let mut station = match Station::new(home) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Peers that break the rules: each is refused, and nobody else notices.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Client, Pod, Program, Start};
 use nsm_api::connection::{Path, PathSegment};
-use nsm_sdk::core::{Ctx, Error, PeerIdentity, Request};
+use nsm_sdk::core::{Clock, Ctx, Error, PeerIdentity, Request};
 use nsm_sdk::identity::{Source, Tokens};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -136,7 +136,7 @@ fn through_us(caller: &Caller, id: &str, token: String) -> Result<Request> {
         name: "nse-3".into(),
         id: format!("{id}-first"),
         token,
-        expires: Some((SystemTime::now() + Duration::from_secs(600)).into()),
+        expires: Some((Clock::System.now() + Duration::from_secs(600)).into()),
         ..Default::default()
     };
     let us = request.connection.path.take().unwrap_or_default().path_segments;
@@ -153,10 +153,10 @@ async fn bad_tokens(world: &mut World) -> Result<()> {
     let to = |name: &str| PeerIdentity {
         spiffe_id: caller.identity.current().svid.spiffe_id.replace("nsc", name),
         certificate: Vec::new(),
-        not_after: SystemTime::now() + Duration::from_secs(3600),
+        not_after: Clock::System.now() + Duration::from_secs(3600),
     };
     let tokens = Tokens::new(Duration::from_secs(60));
-    let now = SystemTime::now();
+    let now = Clock::System.now();
     let issue = |to: Option<&PeerIdentity>, at| tokens.issue(&first, to, at).map(|token| token.token);
     let good = issue(Some(&to("nsc")), now)?;
     let expired = issue(Some(&to("nsc")), now - Duration::from_secs(3600))?;

@@ -59,7 +59,7 @@ impl Traffic {
     }
 
     /// Checks that each was answered.
-    fn is_complete(self) -> Result<()> {
+    fn complete(self) -> Result<()> {
         let printed = String::from_utf8(self.0.wait_with_output()?.stdout)?;
         ensure!(
             printed.contains("200 received"),
@@ -96,7 +96,7 @@ async fn survives(
     let traffic = Traffic::start(world, &attached).await?;
     kill(world).await?;
     start(world).await?;
-    let traffic = tokio::task::spawn_blocking(|| traffic.is_complete());
+    let traffic = tokio::task::spawn_blocking(|| traffic.complete());
     traffic.await??;
     let mut last = None;
     let attached = wait_for(PATIENCE, "the wire is refreshed", async || {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires that come, stay and go.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;

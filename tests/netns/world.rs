@@ -297,7 +297,7 @@ impl Caller {
         let files = remote.peer().files.clone().context("no files can be passed")?;
         let inode = files.send(std::fs::File::open(netns)?.into())?;
         for mechanism in &mut request.mechanism_preferences {
-            mechanism.set_parameter("inodeURL", &inode.to_string());
+            mechanism.set_parameter("inodeURL", inode.to_string());
         }
         Ok((remote, request))
     }

@@ -66,7 +66,7 @@ async fn run(seed: u64) -> History {
 fn judge(seed: u64) -> Result<(), String> {
     let history = on_virtual_time(run(seed));
     history.verdict()?;
-    if seed % TWICE == 0 {
+    if seed.is_multiple_of(TWICE) {
         let again = on_virtual_time(run(seed));
         if again.hash() != history.hash() {
             let differs = history

@@ -10,8 +10,8 @@ use std::time::Duration;
 use nsm_sdk::core::{Clock, Component};
 use nsm_sdk::sandbox::{GRACE, Node, Program, Settings};
 use parking_lot::Mutex;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 

@@ -165,7 +165,14 @@ fn veth(programs: &Path, rounds: usize) -> Result<f64> {
     anyhow::ensure!(done.status.success(), "{} failed", file.display());
     let printed = String::from_utf8(done.stdout)?;
     let line = printed.lines().find(|line| line.starts_with("floor:"));
-    let micros = line.and_then(|line| line.split_once("p50")?.1.split_whitespace().next()?.parse::<f64>().ok());
+    let micros = line.and_then(|line| {
+        line.split_once("p50")?
+            .1
+            .split_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
     Ok(micros.with_context(|| format!("no floor in {printed}"))? / 1e3)
 }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, Chain, Component, Ctx, Element, Error, Event, Events, Found, Message, Next, Request, Result, Store,
+    Api, Chain, Component, Ctx, Element, Error, Events, Found, Message, Next, Request, Result, Store,
 };
 use crate::core::{NetworkService, Peer};
 
@@ -155,7 +155,8 @@ pub(crate) struct Connection {
     /// The connection's store.
     pub(crate) store: Store,
     events: Events,
-    queued: tokio::sync::Mutex<tokio::sync::mpsc::Receiver<super::events::Queued>>,
+    /// Where its events wait, for ever.
+    _queued: tokio::sync::mpsc::Receiver<super::events::Queued>,
     component: Component,
 }
 
@@ -172,7 +173,7 @@ impl Connection {
         Self {
             store,
             events,
-            queued: tokio::sync::Mutex::new(queued),
+            _queued: queued,
             component: component.clone(),
         }
     }
@@ -191,19 +192,6 @@ impl Connection {
     /// A later call of this connection.
     pub(crate) fn again(&self) -> Ctx {
         self.ctx_from(Peer::default(), true)
-    }
-
-    /// Waits for the next event that an element asks for, and answers it with `outcome`.
-    pub(crate) async fn event(&self, outcome: Result<()>) -> Event {
-        let queued = self
-            .queued
-            .lock()
-            .await
-            .recv()
-            .await
-            .expect("an element waits for its event");
-        let _element_may_be_gone = queued.outcome.send(outcome);
-        queued.event
     }
 }
 
