@@ -4,9 +4,9 @@
 use std::process::Command;
 
 use crate::lint;
+use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
-use crate::root;
-use crate::tools::{IP, PING, Tool, UNSHARE};
+use crate::tools::{IP, NSENTER, PING, SETPRIV, Tool, UNSHARE};
 
 /// A group of tests or checks that is run by its name.
 #[derive(Debug)]
@@ -15,12 +15,23 @@ pub(crate) struct Suite {
     pub(crate) name: &'static str,
     /// What it shows.
     pub(crate) about: &'static str,
-    /// Whether it takes too long for every change: it runs when it is named, or with `--all`.
-    pub(crate) long: bool,
+    /// When it runs without being named.
+    pub(crate) runs: Runs,
     /// The programs that it needs.
     pub(crate) tools: &'static [Tool],
     /// Runs it.
     pub(crate) run: fn(&mut Report),
+}
+
+/// When a suite runs without being named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// For every change.
+    Always,
+    /// With `--all`: it takes too long for every change.
+    WithAll,
+    /// Never: it is a part of another suite.
+    WithAnother,
 }
 
 /// Every suite, in the order in which they run.
@@ -28,47 +39,68 @@ pub(crate) const SUITES: &[Suite] = &[
     Suite {
         name: "lint",
         about: "format, clippy, dependencies",
-        long: false,
+        runs: Runs::Always,
         tools: &[],
         run: lint::checks,
     },
     Suite {
         name: "workspace",
         about: "the tests of every crate, on virtual time or the real kernel, and the documents' examples",
-        long: false,
-        tools: &[IP, PING, UNSHARE],
+        runs: Runs::Always,
+        tools: SYSTEM,
         run: workspace,
+    },
+    Suite {
+        name: "netns",
+        about: "of these, the real programs on the real kernel",
+        runs: Runs::WithAnother,
+        tools: SYSTEM,
+        run: netns,
     },
     Suite {
         name: "soak",
         about: "10,000 wires that come and go on the real kernel, with programs built for release",
-        long: true,
-        tools: &[IP, PING, UNSHARE],
+        runs: Runs::WithAll,
+        tools: SYSTEM,
         run: soak,
     },
 ];
 
-/// Builds everything with the features that tests need, so that system tests find the programs that they start and
-/// nothing is built twice; then runs the tests.
+/// What tests of real programs start and look with.
+const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
+
 fn workspace(report: &mut Report) {
-    report.check("build", || {
-        run(Command::new("cargo").args(["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
-    });
+    build(report);
     report.step("tests", || {
         run_tests(Command::new("cargo").args(["test", "--workspace", "--no-fail-fast"]))
     });
 }
 
+fn netns(report: &mut Report) {
+    build(report);
+    report.step("netns", || {
+        run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "netns"]))
+    });
+}
+
+/// Builds everything with the features that tests need, so that system tests find the programs that they start and
+/// nothing is built twice.
+fn build(report: &mut Report) {
+    report.check("build", || {
+        run(Command::new("cargo").args(["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
+    });
+}
+
 /// Counts everything before and after many wires of the programs as people run them.
 fn soak(report: &mut Report) {
-    report.check("build", || {
+    report.check("build for release", || {
         run(Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]))
     });
     report.step("soak", || {
         run_tests(
             Command::new("cargo")
                 .args(["test", "--package", "nsm-tests", "--test", "netns", "soak"])
-                .env("NSM_PROGRAMS", root().join("target/release"))
+                .env("NSM_PROGRAMS", profile_folder(true)?)
                 .env("NSM_LOG_LEVEL", "INFO")
                 .env("NSM_SOAK_CYCLES", "10000"),
         )
