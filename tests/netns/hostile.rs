@@ -64,7 +64,7 @@ async fn path_index(world: &mut World) -> Result<()> {
     refused(
         caller.request(&world.nsmgr(), request).await,
         "bad-path-index",
-        &["4294967295"],
+        &["4294967296"],
     )
 }
 
