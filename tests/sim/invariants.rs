@@ -9,6 +9,7 @@ use nsm_sdk::core::Request;
 use nsm_sdk::dataplane::model::{Kind, Object};
 use nsm_sdk::identity::jwt::Claims;
 
+use crate::wire::Wire;
 use crate::world::World;
 
 /// The hops of a connection on one node.
@@ -124,11 +125,12 @@ pub(crate) fn connected(world: &World) -> Result<(), String> {
 }
 
 /// I3: no two connections have the same address in one endpoint's network, or the same interface in one namespace.
-pub(crate) fn apart(world: &World) -> Result<(), String> {
+/// Those count that are `live`.
+pub(crate) fn apart(world: &World, live: impl Fn(&Wire) -> bool) -> Result<(), String> {
     let live: BTreeSet<_> = world
         .wires()
         .iter()
-        .filter(|wire| wire.answer().is_some())
+        .filter(|wire| live(wire))
         .map(|wire| &wire.id)
         .collect();
     let mut seen = BTreeMap::new();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs of many seeds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
@@ -97,30 +96,62 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Runs every seed from `first` to `end`, in steps of `step`; answers those that failed.
+fn run_all(first: u64, end: u64, step: usize) -> Vec<u64> {
+    let failed = (first..end).step_by(step).filter(|seed| {
+        judge(*seed)
+            .inspect_err(|broken| println!("SEED={seed}\n{broken}\nSEED={seed}"))
+            .is_err()
+    });
+    failed.collect()
+}
+
+/// Seeds are shared among processes, and not among threads: descriptors get their numbers one after the other, and
+/// URLs tell them.
+fn run_in_processes(seeds: u64) -> bool {
+    let count = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let this = std::env::current_exe().expect("this program");
+    let child = |number: usize| {
+        let mut child = std::process::Command::new(&this);
+        child.args([
+            "--exact",
+            "--nocapture",
+            "seeds::whatever_happens_nothing_is_left_and_everything_works",
+        ]);
+        child
+            .env("NSM_SIM_SHARE", format!("{number}/{count}"))
+            .env("NSM_SIM_SEEDS", seeds.to_string());
+        child.spawn().expect("a process")
+    };
+    let children: Vec<_> = (0..count).map(child).collect();
+    let ends = children
+        .into_iter()
+        .map(|mut child| child.wait().is_ok_and(|end| end.success()));
+    ends.collect::<Vec<_>>().iter().all(|good| *good)
+}
+
 #[test]
 fn whatever_happens_nothing_is_left_and_everything_works() {
     if std::env::var_os("RUST_LOG").is_some() {
         tracing_subscriber::fmt().without_time().init();
     }
-    let one = number("NSM_SIM_SEED");
-    let end = one.map_or_else(|| number("NSM_SIM_SEEDS").unwrap_or(SEEDS), |one| one + 1);
-    let next = AtomicU64::new(one.unwrap_or(0));
-    let failed = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        return;
-                    }
-                    if let Err(broken) = judge(seed) {
-                        println!("SEED={seed}\n{broken}\nSEED={seed}");
-                        failed.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
+    let seeds = number("NSM_SIM_SEEDS").unwrap_or(SEEDS);
+    let share = std::env::var("NSM_SIM_SHARE").ok();
+    let share = share.as_deref().and_then(|share| share.split_once('/'));
+    let failed = match (number("NSM_SIM_SEED"), share) {
+        (Some(one), _) => run_all(one, one + 1, 1),
+        (None, Some((first, step))) => run_all(
+            first.parse().expect("a number"),
+            seeds,
+            step.parse().expect("a number"),
+        ),
+        (None, None) => {
+            assert!(run_in_processes(seeds), "seeds failed, see above");
+            return;
         }
-    });
-    assert_eq!(failed.into_inner(), 0, "seeds failed");
+    };
+    assert!(
+        failed.is_empty(),
+        "these seeds failed: {failed:?}; run one with NSM_SIM_SEED="
+    );
 }

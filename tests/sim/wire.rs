@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::invariants;
 use crate::world::World;
 
-/// What a request or a close may overrun its deadline by, for undoing: the grace of `begin`.
-const GRACE: Duration = Duration::from_secs(2);
+/// What a request or a close may overrun its deadline by: until `begin` cuts it, and for undoing it then.
+const OVERRUN: Duration = Duration::from_secs(4);
 
 /// How soon nothing of a closed connection is left (I2).
 const GONE: Duration = Duration::from_secs(1);
@@ -86,6 +86,15 @@ impl Wire {
             .answer
             .as_ref()
             .map(|(answer, _)| answer.clone())
+    }
+
+    /// Whether the endpoint still knows what it has told the application.
+    pub(crate) fn is_known(&self, world: &World) -> bool {
+        let state = self.state.lock();
+        let known = state.answer.as_ref().map(|(answer, deaths)| {
+            world.last_death(&answer.connection.network_service_endpoint_name) <= *deaths
+        });
+        known == Some(true)
     }
 
     fn begin(&self) -> u64 {
@@ -176,7 +185,7 @@ impl Wire {
     /// I7: a call ends by its deadline.
     fn ended(&self, world: &World, what: &str, call: u64, began: Instant, within: Duration) {
         let took = began.elapsed();
-        if took > within + GRACE + Duration::from_millis(10) {
+        if took > within + OVERRUN + Duration::from_millis(10) {
             world.fail(format!(
                 "I7: {what} {call} of {} took {took:?} instead of {within:?}",
                 self.id

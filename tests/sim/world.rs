@@ -41,9 +41,17 @@ struct Inner {
     random: Mutex<StdRng>,
     size: Size,
     wires: Vec<Wire>,
-    /// How often a program died that stands between applications and endpoints.
-    deaths: Mutex<u64>,
+    deaths: Mutex<Deaths>,
     directory: TempDir,
+}
+
+/// Who has died.
+#[derive(Default)]
+struct Deaths {
+    /// How often somebody died who stands between applications and their addresses.
+    count: u64,
+    /// What the count was when this one died last.
+    last: BTreeMap<String, u64>,
 }
 
 /// How large a world is.
@@ -108,7 +116,12 @@ impl World {
     }
 
     pub(crate) fn deaths(&self) -> u64 {
-        *self.0.deaths.lock()
+        self.0.deaths.lock().count
+    }
+
+    /// What [`World::deaths`] was when this program died last.
+    pub(crate) fn last_death(&self, name: &str) -> u64 {
+        self.0.deaths.lock().last.get(name).copied().unwrap_or_default()
     }
 
     /// Draws from the world's randomness.
@@ -167,7 +180,10 @@ impl World {
         self.node().kill(program);
         self.0.history.died(&program.name());
         if program != Program::Registry {
-            *self.0.deaths.lock() += 1;
+            let mut deaths = self.0.deaths.lock();
+            deaths.count += 1;
+            let count = deaths.count;
+            deaths.last.insert(program.name(), count);
         }
         for wire in self
             .wires()
@@ -220,12 +236,12 @@ impl World {
         sleep(TOKEN_LIFETIME.max(GRACE) + RECOVERY).await;
         self.check(invariants::owned);
         self.check(invariants::connected);
-        self.check(invariants::apart);
+        self.check(|world| invariants::apart(world, |wire| wire.answer().is_some()));
     }
 
     /// Checks what must be true at any time.
     pub(crate) fn look(&self) {
-        self.check(invariants::apart);
+        self.check(|world| invariants::apart(world, |wire| wire.is_known(world)));
     }
 
     /// Closes every wire that is there; nothing is left then.

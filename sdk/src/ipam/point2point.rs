@@ -4,8 +4,8 @@
 //!
 //! **Guarantees**: the lower free address is the endpoint's, the next one the client's. No address belongs to two
 //! connections, and none that the client excludes is given. A pair that the client brings from an earlier life of
-//! the endpoint is kept when both are free; what another connection holds by then is taken from it. What the client
-//! has from other endpoints is left alone.
+//! the endpoint is kept when both are free; any other address of these prefixes is taken from it, since another
+//! connection has it or may get it. What the client has from other endpoints is left alone.
 //! **Placement**: in an endpoint, before whatever sets the wire up.
 //! **Reads / writes**: reads `excluded_prefixes`; adds to `src_ip_addrs`, `dst_ip_addrs`, `src_routes` and
 //! `dst_routes` what is absent.
@@ -46,27 +46,21 @@ impl Point2Point {
     fn assign(&self, ctx: &Ctx, context: &mut IpContext) -> Result<()> {
         let excluded = excluded(context);
         let held = self.pools.held(ctx.store());
-        for ip in self.of_others(context, held.as_deref().unwrap_or_default()) {
-            remove_address(&mut context.src_ip_addrs, ip);
-            remove_address(&mut context.dst_ip_addrs, ip);
-            remove_route(&mut context.src_routes, ip);
-            remove_route(&mut context.dst_routes, ip);
-        }
         let pair = match held {
             Some(pair) if !is_excluded(&pair, &excluded) => pair,
-            old => {
-                if let Some([dst, src]) = old.as_deref() {
-                    remove_address(&mut context.src_ip_addrs, *src);
-                    remove_address(&mut context.dst_ip_addrs, *dst);
-                    remove_route(&mut context.src_routes, *dst);
-                    remove_route(&mut context.dst_routes, *src);
-                }
+            _ => {
                 let allocate = |pools: &mut [Pool]| allocate(pools, context, &excluded);
                 self.pools
                     .lease(ctx.store(), allocate)
                     .ok_or_else(|| self.empty())?
             }
         };
+        for ip in self.not_held(context, &pair) {
+            remove_address(&mut context.src_ip_addrs, ip);
+            remove_address(&mut context.dst_ip_addrs, ip);
+            remove_route(&mut context.src_routes, ip);
+            remove_route(&mut context.dst_routes, ip);
+        }
         if let [dst, src] = pair[..] {
             add_address(&mut context.src_ip_addrs, src.into());
             add_address(&mut context.dst_ip_addrs, dst.into());
@@ -76,14 +70,13 @@ impl Point2Point {
         Ok(())
     }
 
-    /// The addresses that the client brings although another connection holds them.
-    fn of_others(&self, context: &IpContext, own: &[IpAddr]) -> Vec<IpAddr> {
-        let brought = context.src_ip_addrs.iter().chain(&context.dst_ip_addrs);
-        let brought = brought.filter_map(|address| ip_of(address));
-        let is_taken = |ip: &IpAddr, pool: &Pool| pool.prefix().contains(ip) && !pool.is_free(*ip);
+    /// The addresses of ours in the context that the connection does not hold.
+    fn not_held(&self, context: &IpContext, held: &[IpAddr]) -> Vec<IpAddr> {
+        let there = context.src_ip_addrs.iter().chain(&context.dst_ip_addrs);
+        let there = there.filter_map(|address| ip_of(address));
         self.pools.look(|pools| {
-            let taken = |ip: &IpAddr| !own.contains(ip) && pools.iter().any(|pool| is_taken(ip, pool));
-            brought.filter(taken).collect()
+            let is_ours = |ip: &IpAddr| pools.iter().any(|pool| pool.prefix().contains(ip));
+            there.filter(|ip| is_ours(ip) && !held.contains(ip)).collect()
         })
     }
 
