@@ -33,11 +33,6 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             no_file,
         ),
         bench.test("a_path_instead_of_a_file_is_refused", path_instead_of_file),
-        bench.test("d44_a_deadline_in_the_middle_leaves_nothing", deadlines),
-        bench.test(
-            "d44_a_caller_that_goes_in_the_middle_leaves_nothing",
-            callers_that_go,
-        ),
         bench.test(
             "a_namespace_that_dies_in_the_middle_leaves_nothing",
             dying_namespace,
@@ -46,7 +41,6 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 }
 
 /// How long a token lives of who may not hear an answer that was given: what nobody has heard of goes with it.
-const BRIEF: Duration = Duration::from_secs(5);
 
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
@@ -298,54 +292,6 @@ async fn path_instead_of_file(world: &mut World) -> Result<()> {
         "bad-netns",
         &["inode://one/two"],
     )
-}
-
-async fn deadlines(world: &mut World) -> Result<()> {
-    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
-    let mut failures = 0;
-    for number in 0..20_u64 {
-        let request = caller.ask(&format!("short-{number}"), URL)?;
-        let (remote, request) = caller
-            .with_netns(&world.nsmgr(), request, world.near.path())
-            .await?;
-        let ctx = Ctx::own(&caller.component, Duration::from_millis(number));
-        match remote.request(&ctx, request.clone()).await {
-            Ok(done) => remote.close(&Ctx::own(&caller.component, PATIENCE), done).await?,
-            Err(error) => {
-                ensure!(error.code() == Error::deadline("").code(), "{error}");
-                failures += 1;
-                remote
-                    .close(&Ctx::own(&caller.component, PATIENCE), request)
-                    .await?;
-            }
-        }
-        world
-            .clean_within(PATIENCE)
-            .await
-            .with_context(|| format!("after {number} ms"))?;
-    }
-    ensure!(failures > 0, "no deadline passed");
-    still_serves(world).await
-}
-
-async fn callers_that_go(world: &mut World) -> Result<()> {
-    let caller = Caller::new("nsc", world.identity("nsc").await?, BRIEF);
-    for number in 0..20_u64 {
-        let request = caller.ask(&format!("gone-{number}"), URL)?;
-        let (remote, request) = caller
-            .with_netns(&world.nsmgr(), request, world.near.path())
-            .await?;
-        let ctx = Ctx::own(&caller.component, PATIENCE);
-        let asking = remote.request(&ctx, request);
-        if let Ok(done) = tokio::time::timeout(Duration::from_millis(number), asking).await {
-            remote.close(&ctx, done?).await?;
-        }
-        world
-            .clean_within(PATIENCE)
-            .await
-            .with_context(|| format!("after {number} ms"))?;
-    }
-    still_serves(world).await
 }
 
 async fn dying_namespace(world: &mut World) -> Result<()> {

@@ -6,16 +6,12 @@
 //! **Placement**: [`Connect`] last, behind `dial` or whatever leaves a [`Way`]; [`ConnectServer`] where requests have
 //! been prepared for the next hop, elements that prepare the answer behind it.
 //! **Reads / writes**: the [`Way`] in [`Ctx::call`], else in [`Ctx::store`]; [`LocalOnly`] in [`Ctx::call`].
-//! **On failure**: of a first request whose answer did not arrive, the next hop is told to close it, since it may have
-//! succeeded there. Of the rest of a server chain, what the client chain established is closed, except on a refresh,
+//! **On failure**: of the rest of a server chain, what the client chain established is closed, except on a refresh,
 //! which leaves what was there.
 //! **On close**: without a way nothing is sent, for nothing was established.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use tonic::Code;
 use tracing::debug;
 
 use crate::core::{Api, Chain, Ctx, Element, Error, Found, Message, Next, Result, Way};
@@ -23,9 +19,6 @@ use crate::core::{Api, Chain, Ctx, Element, Error, Found, Message, Next, Result,
 /// In [`Ctx::call`] of a close: release what this component holds, and tell nobody.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalOnly;
-
-/// How long undoing a request may take whose answer did not arrive: a next hop that hangs costs no more.
-const TO_UNDO: Duration = Duration::from_secs(1);
 
 /// The end of a client chain: sends calls by the [`Way`]. See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,23 +34,6 @@ fn no_way(name: &str) -> Error {
     Error::internal("no-way", text)
 }
 
-/// Whether a call that failed so may have succeeded at the next hop, which could not tell us.
-fn is_unknown(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Code::DeadlineExceeded | Code::Cancelled | Code::Unavailable
-    )
-}
-
-/// Closes what the next hop may have established for a first request whose answer did not arrive.
-async fn undo<A: Api>(ctx: &Ctx, way: &Way<A>, message: &A::Message) {
-    let ctx = ctx.postponed().within(TO_UNDO);
-    let closed = ctx.bounded("undo it", way.0.close(&ctx, message.clone())).await;
-    if let Err(error) = closed {
-        debug!(id = message.id(), %error, "undoing what the next hop may have established");
-    }
-}
-
 #[async_trait]
 impl<A: Api> Element<A> for Connect {
     fn name(&self) -> &'static str {
@@ -67,15 +43,7 @@ impl<A: Api> Element<A> for Connect {
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         let way = way::<A>(ctx).ok_or_else(|| no_way(A::NAME))?;
         let answer = way.0.request(ctx, message.clone());
-        match ctx.bounded("get an answer of the next hop", answer).await {
-            Ok(answer) => *message = answer,
-            Err(error) => {
-                if !ctx.is_established() && is_unknown(&error) {
-                    undo(ctx, &way, message).await;
-                }
-                return Err(error);
-            }
-        }
+        *message = ctx.bounded("get an answer of the next hop", answer).await?;
         Ok(())
     }
 
