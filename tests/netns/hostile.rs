@@ -40,8 +40,6 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     ]
 }
 
-/// How long a token lives of who may not hear an answer that was given: what nobody has heard of goes with it.
-
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
 async fn path_index(world: &mut World) -> Result<()> {
