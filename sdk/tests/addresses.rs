@@ -31,6 +31,18 @@ const DIFFERENT: &[(usize, &str)] = &[
         31,
         "a client that brings one half of a free pair makes the reference lose that half",
     ),
+    (
+        22,
+        "the reference lets a client keep addresses of the pool that another may be given",
+    ),
+    (
+        39,
+        "the reference lets a client keep addresses of the pool that another may be given",
+    ),
+    (
+        45,
+        "the reference lets a client keep addresses of the pool that another may be given",
+    ),
 ];
 
 fn texts(value: &Value) -> Vec<String> {
