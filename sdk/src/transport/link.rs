@@ -70,6 +70,9 @@ impl Link {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEADERS)
+            // Who drops a stream races with what the server still sends on it. The library counts each such frame as an
+            // offence and ends the connection at the 1024th of its life, however long that is.
+            .max_local_error_reset_streams(None)
             .handshake::<_, Body>(TokioIo::new(io))
             .await
             .map_err(|error| failed(watch.failure().unwrap_or_else(|| chain(&error))))?;
