@@ -12,6 +12,10 @@ use crate::world::{PATIENCE, World, index, links, prints, refused, same, stops, 
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
+        bench.test(
+            "programs_that_go_in_the_middle_of_a_request_leave_nothing",
+            go_in_the_middle,
+        ),
         bench.test("without_a_forwarder_requests_say_so", no_forwarder),
         bench.test(
             "with_a_forwarder_that_was_killed_requests_name_it",
@@ -193,5 +197,40 @@ async fn few_descriptors(world: &mut World) -> Result<()> {
         client.close(attached.request).await?;
     }
     client.end().await;
+    Ok(())
+}
+
+async fn go_in_the_middle(world: &mut World) -> Result<()> {
+    for number in 0..6_u64 {
+        let client = world.client()?;
+        let id = format!("middle-{number}");
+        let victim = match number % 3 {
+            0 => running(&mut world.node.forwarder)?,
+            1 => running(&mut world.endpoint)?,
+            _ => running(&mut world.node.nsmgr)?,
+        };
+        let name = victim.name().to_string();
+        let killing = async {
+            tokio::time::sleep(Duration::from_millis(2 + 3 * number)).await;
+            victim.kill()
+        };
+        let (done, killed) = tokio::join!(client.attach(&id, URL), killing);
+        killed?;
+        match name.as_str() {
+            "forwarder" => drop(world.node.start_forwarder().await?),
+            "nse" => world.start_endpoint().await?,
+            _ => drop(world.node.start_nsmgr().await?),
+        }
+        let attached = match done {
+            Ok(attached) => attached,
+            Err(_) => attach_soon(&client, &id).await?,
+        };
+        client.close(attached.request).await?;
+        client.end().await;
+        world
+            .clean_within(PATIENCE)
+            .await
+            .with_context(|| format!("{name} was killed"))?;
+    }
     Ok(())
 }

@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use nsm::mesh::{Client, Pod, Program, Start};
 use nsm_api::connection::{Path, PathSegment};
 use nsm_sdk::core::{Clock, Ctx, Error, PeerIdentity, Request};
+use nsm_sdk::elements::updatepath::SegmentId;
 use nsm_sdk::identity::{Source, Tokens};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -33,6 +34,11 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             no_file,
         ),
         bench.test("a_path_instead_of_a_file_is_refused", path_instead_of_file),
+        bench.test("d44_a_deadline_in_the_middle_leaves_nothing", deadlines),
+        bench.test(
+            "d44_a_caller_that_goes_in_the_middle_leaves_nothing",
+            callers_that_go,
+        ),
         bench.test(
             "a_namespace_that_dies_in_the_middle_leaves_nothing",
             dying_namespace,
@@ -323,5 +329,59 @@ async fn dying_namespace(world: &mut World) -> Result<()> {
             .with_context(|| format!("after {number} ms"))?;
     }
     same("the interfaces of the endpoint", links(&world.far)?.len(), 0)?;
+    still_serves(world).await
+}
+
+/// The circumstances of a call whose answer may not be heard: the id at the next hop is suggested, as a client does.
+fn hearing_nothing(caller: &Caller, budget: Duration, request: &Request) -> Ctx {
+    let ctx = Ctx::own(&caller.component, budget);
+    ctx.call()
+        .insert(SegmentId(caller.component.next_id(&request.connection.id)));
+    ctx
+}
+
+async fn deadlines(world: &mut World) -> Result<()> {
+    let caller = world.caller("nsc").await?;
+    let mut failures = 0;
+    for number in 0..20_u64 {
+        let request = caller.ask(&format!("short-{number}"), URL)?;
+        let (remote, request) = caller
+            .with_netns(&world.nsmgr(), request, world.near.path())
+            .await?;
+        let ctx = hearing_nothing(&caller, Duration::from_millis(number), &request);
+        match remote.request(&ctx, request.clone()).await {
+            Ok(done) => remote.close(&Ctx::own(&caller.component, PATIENCE), done).await?,
+            Err(error) => {
+                ensure!(error.code() == Error::deadline("").code(), "{error}");
+                failures += 1;
+                let ctx = hearing_nothing(&caller, PATIENCE, &request);
+                remote.close(&ctx, request).await?;
+            }
+        }
+        world
+            .clean_within(PATIENCE)
+            .await
+            .with_context(|| format!("after {number} ms"))?;
+    }
+    ensure!(failures > 0, "no deadline passed");
+    still_serves(world).await
+}
+
+async fn callers_that_go(world: &mut World) -> Result<()> {
+    let caller = world.caller("nsc").await?;
+    for number in 0..20_u64 {
+        let request = caller.ask(&format!("gone-{number}"), URL)?;
+        let (remote, request) = caller
+            .with_netns(&world.nsmgr(), request, world.near.path())
+            .await?;
+        let ctx = hearing_nothing(&caller, PATIENCE, &request);
+        let asking = remote.request(&ctx, request.clone());
+        let heard = tokio::time::timeout(Duration::from_millis(number), asking).await;
+        remote.close(&ctx, heard.unwrap_or(Ok(request))?).await?;
+        world
+            .clean_within(PATIENCE)
+            .await
+            .with_context(|| format!("after {number} ms"))?;
+    }
     still_serves(world).await
 }

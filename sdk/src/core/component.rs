@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use uuid::Uuid;
 
 /// One running program: nsmgr, a forwarder, a registry, an endpoint or a client.
 ///
@@ -24,6 +25,7 @@ struct Inner {
     name: String,
     clock: Clock,
     random: Mutex<StdRng>,
+    secret: Uuid,
     stop: CancellationToken,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -72,11 +74,13 @@ impl Component {
     }
 
     /// A component whose time and randomness the caller decides.
-    pub fn with(name: impl Into<String>, clock: Clock, random: StdRng) -> Self {
+    pub fn with(name: impl Into<String>, clock: Clock, mut random: StdRng) -> Self {
+        let secret = uuid::Builder::from_random_bytes(random.random()).into_uuid();
         Self(Arc::new(Inner {
             name: name.into(),
             clock,
             random: Mutex::new(random),
+            secret,
             stop: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -108,6 +112,17 @@ impl Component {
         uuid::Builder::from_random_bytes(self.random(|random| random.random()))
             .into_uuid()
             .to_string()
+    }
+
+    /// The id that the connection `id` of this component has at the next hop, as text: always the same, so that a
+    /// request which is repeated finds what it has left there; for an id that is no UUID, the same until the component
+    /// ends, since others may have that id too.
+    pub fn next_id(&self, id: &str) -> String {
+        let next = match Uuid::try_parse(id) {
+            Ok(id) => Uuid::new_v5(&id, b"next"),
+            Err(_) => Uuid::new_v5(&self.0.secret, id.as_bytes()),
+        };
+        next.to_string()
     }
 
     /// Draws from the component's randomness.
@@ -195,6 +210,16 @@ mod tests {
         drop(task);
         component.end().await;
         assert_eq!(component.tasks(), 0);
+    }
+
+    #[test]
+    fn the_next_hops_id_is_known_from_ours_but_not_from_one_that_others_may_have() {
+        let (one, two) = (Component::new("nsmgr"), Component::new("nsmgr"));
+        let id = one.uuid();
+        assert_eq!(one.next_id(&id), two.next_id(&id));
+        assert_ne!(one.next_id(&id), one.next_id(&one.next_id(&id)));
+        assert_eq!(one.next_id("nsc-0"), one.next_id("nsc-0"));
+        assert_ne!(one.next_id("nsc-0"), two.next_id("nsc-0"));
     }
 
     #[test]

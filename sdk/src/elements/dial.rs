@@ -7,7 +7,10 @@
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
-//! **On failure**: a way that was new is forgotten, so that another candidate can be tried.
+//! **On failure**: a way that was new is forgotten, so that another candidate can be tried; when the answer was not
+//! heard, the next hop closes what it may have established, by the id that we have suggested to it ([`SegmentId`]). When
+//! not even that can be said to it, a request that is repeated suggests the same id, and finds it there.
+//! A call that was not sent, since its connection had just ended, is sent once more over a new one.
 //! **On close**: by the URL of the call, else by the one that was used last; then forgets the way.
 //! **Cost**: one look-up in the dialer's pool a call.
 
@@ -15,10 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tonic::Code;
 use tracing::debug;
 
 use super::clienturl::NextUrl;
 use super::connect::LocalOnly;
+use super::updatepath::SegmentId;
 use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Result, Way};
 
 /// See the [module](self).
@@ -26,6 +31,12 @@ pub struct Dial<A: Api> {
     dialer: Arc<dyn Dialer<A>>,
     timeout: Duration,
 }
+
+/// Why a call was not sent.
+const GONE: &str = "connection-gone";
+
+/// How long undoing a request may take whose answer was not heard: a next hop that hangs costs no more.
+const TO_UNDO: Duration = Duration::from_secs(1);
 
 /// The URL to which the way of this connection leads.
 #[derive(Clone)]
@@ -64,6 +75,19 @@ impl<A: Api> Dial<A> {
         Ok(way)
     }
 
+    /// Passes a request on, again when it could not even be sent.
+    async fn ask(&self, ctx: &Ctx, url: &str, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        let asked = message.clone();
+        match next.request(ctx, message).await {
+            Err(error) if error.reason() == GONE => {
+                ctx.store().insert(self.open(ctx, url).await?);
+                *message = asked;
+                next.request(ctx, message).await
+            }
+            done => done,
+        }
+    }
+
     /// Closes the connection at the URL that it leaves.
     async fn leave(&self, ctx: &Ctx, old: &str, message: &A::Message, next: Next<'_, A>) -> Result<()> {
         let ctx = ctx.postponed();
@@ -76,6 +100,19 @@ impl<A: Api> Dial<A> {
         new.map(|new| ctx.call().insert(new));
         forget::<A>(&ctx);
         Ok(())
+    }
+}
+
+/// Whether a call that failed so may have succeeded at the next hop, of which we did not hear.
+fn is_unheard(error: &Error) -> bool {
+    matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled) || error.reason() == "peer-unreachable"
+}
+
+/// Closes what the next hop may have established for a request whose answer was not heard.
+async fn undo<A: Api>(ctx: &Ctx, mut asked: A::Message, next: Next<'_, A>) {
+    let ctx = ctx.postponed().within(TO_UNDO);
+    if let Err(error) = next.close(&ctx, &mut asked).await {
+        debug!(id = asked.id(), %error, "undoing what the next hop may have established");
     }
 }
 
@@ -103,11 +140,21 @@ impl<A: Api> Element<A> for Dial<A> {
             self.leave(ctx, &old, message, next).await?;
         }
         ctx.store().insert(self.open(ctx, &url).await?);
-        ctx.store().insert(Dialed(url));
-        let done = next.request(ctx, message).await;
-        if done.is_err() && !stays {
+        ctx.store().insert(Dialed(url.clone()));
+        if stays {
+            return self.ask(ctx, &url, message, next).await;
+        }
+        let asked = message.clone();
+        ctx.call()
+            .insert(SegmentId(ctx.component().next_id(message.id())));
+        let done = self.ask(ctx, &url, message, next).await;
+        if let Err(error) = &done {
+            if !A::CLOSE_UNKNOWN && is_unheard(error) {
+                undo(ctx, asked, next).await;
+            }
             forget::<A>(ctx);
         }
+        ctx.call().take::<SegmentId>();
         done
     }
 
@@ -115,14 +162,21 @@ impl<A: Api> Element<A> for Dial<A> {
         let Some(Dialed(known)) = ctx.store().get() else {
             return next.close(ctx, message).await;
         };
+        let known = ctx.call().get().map_or(known, |NextUrl(url)| url);
         if !ctx.call().has::<LocalOnly>() {
-            let url = ctx.call().get().map_or(known, |NextUrl(url)| url);
-            match self.reopen(ctx, &url).await {
+            match self.reopen(ctx, &known).await {
                 Ok(way) => drop(ctx.store().insert(way)),
                 Err(error) => debug!(id = message.id(), %error, "closing by the way that was open"),
             }
         }
-        let done = next.close(ctx, message).await;
+        let mut done = next.close(ctx, message).await;
+        if let Err(error) = &done
+            && error.reason() == GONE
+            && let Ok(way) = self.reopen(ctx, &known).await
+        {
+            ctx.store().insert(way);
+            done = next.close(ctx, message).await;
+        }
         if done.is_ok() || !ctx.is_established() {
             forget::<A>(ctx);
         }
@@ -248,6 +302,43 @@ mod tests {
         client.ask(B, false).await.expect("sent");
         assert_eq!(client.wire.dialed(), [A, B]);
         assert!(client.a.closes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_no_answer_was_heard_of_is_closed_unless_it_was_there_before() {
+        let client = client();
+        for (error, closes) in [
+            (Error::deadline("told to be late"), 1),
+            (Error::unavailable("peer-unreachable", "told to be gone"), 2),
+            (Error::unavailable("told-so", "told to refuse"), 2),
+        ] {
+            client.a.answer(move |_| Err(error.clone()));
+            client.ask(A, false).await.expect_err("told to fail");
+            assert_eq!(client.a.closes().len(), closes);
+        }
+        client.a.answer(|_| Ok(()));
+        client.ask(A, false).await.expect("sent");
+        client.a.answer(|_| Err(Error::deadline("told to be late")));
+        client.ask(A, true).await.expect_err("told to fail");
+        assert_eq!(client.a.closes().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_not_sent_is_sent_over_a_new_connection() {
+        let client = client();
+        let fails_once = |probe: &Arc<Probe<NetworkService>>| {
+            let failed = std::sync::atomic::AtomicBool::new(false);
+            probe.answer(move |_| match failed.swap(true, Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(Error::new(Code::Aborted, GONE, "the connection has ended")),
+            });
+        };
+        fails_once(&client.a);
+        client.ask(A, false).await.expect("sent the second time");
+        fails_once(&client.a);
+        client.ask(A, true).await.expect("sent the second time");
+        assert_eq!((client.a.requests().len(), client.a.closes().len()), (4, 0));
+        assert_eq!(client.wire.dialed(), [A, A, A, A]);
     }
 
     #[tokio::test]

@@ -2,10 +2,11 @@
 //! Gives the connection the id and the index of this hop on its way in, and those of the caller on its way back.
 //!
 //! **Guarantees**: elements behind see a path that is well formed and bounded, whose segment `index` is ours and has
-//! the connection's id; the caller gets its own id and index back. A repeated request keeps our id.
+//! the connection's id; the caller gets its own id and index back. A repeated request keeps our id. A new one is the
+//! id that the caller suggests, if it does ([`SegmentId`]), so that it can close what it heard no answer of.
 //! **Placement**: first in a server chain and in a client chain. Where both are in one program the client's half
 //! recognises the segment of the server's half by its name, so both use the name of the [`Component`].
-//! **Reads / writes**: `id`, `path.index`, and our own segment of the path (name, id).
+//! **Reads / writes**: `id`, `path.index`, and our own segment of the path (name, id); takes the [`SegmentId`].
 //! **On failure**: an answer whose path has lost or renamed the caller's segment is an error, and what it
 //! established is closed.
 //! **Cost**: one UUID a new connection.
@@ -25,6 +26,12 @@ pub const MAX_TOKEN: usize = 16 * 1024;
 /// How many metrics a segment may carry.
 pub const MAX_METRICS: usize = 64;
 
+/// In [`Ctx::call`]: the UUID that a caller suggests as the id of the segment behind its own, when that is new.
+///
+/// On the wire: `nsm-segment-id` beside a request or a close. The reference ignores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentId(pub String);
+
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UpdatePath;
@@ -42,22 +49,24 @@ impl Element<NetworkService> for UpdatePath {
     }
 
     async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let caller = enter(&mut message.connection, ctx.component())?;
+        let caller = enter(&mut message.connection, ctx)?;
         let id = message.connection.id.clone();
         next.request(ctx, message).await?;
         leave(&mut message.connection, caller).inspect_err(|_| message.connection.id = id)
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        enter(&mut message.connection, ctx.component())?;
+        enter(&mut message.connection, ctx)?;
         next.close(ctx, message).await
     }
 }
 
 /// Moves the connection from the caller's segment to ours.
-fn enter(connection: &mut Connection, component: &Component) -> Result<Caller> {
+fn enter(connection: &mut Connection, ctx: &Ctx) -> Result<Caller> {
     check(connection)?;
+    let component = ctx.component();
     let name = component.name();
+    let suggested = ctx.call().take().map(|SegmentId(id)| id);
     let segment = |id: &str| PathSegment {
         name: name.to_string(),
         id: id.to_string(),
@@ -99,15 +108,22 @@ fn enter(connection: &mut Connection, component: &Component) -> Result<Caller> {
         Some(ours) if ours.name == name => {}
         Some(other) => {
             other.name = name.to_string();
-            other.id = component.uuid();
+            other.id = new_id(suggested, component);
         }
         None if count == MAX_SEGMENTS => return Err(wrong(&PathError::Long(count + 1))),
-        None => path.path_segments.push(segment(&component.uuid())),
+        None => path.path_segments.push(segment(&new_id(suggested, component))),
     }
     path.index += 1;
     let ours = path.current().map(|segment| segment.id.clone());
     connection.id = ours.unwrap_or_default();
     Ok(caller)
+}
+
+/// The id that is suggested, if it cannot be another's by accident.
+fn new_id(suggested: Option<String>, component: &Component) -> String {
+    suggested
+        .filter(|id| uuid::Uuid::try_parse(id).is_ok())
+        .unwrap_or_else(|| component.uuid())
 }
 
 /// Moves an answer back to the caller's segment.

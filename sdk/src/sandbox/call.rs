@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::link::{LinkEnd, pair};
 use super::network::{Call, Host, Kind, Network, Served, Step, Way};
 use crate::core::{Chain, Component, Ctx, Error, Found, Message, Peer, PeerIdentity, Remote, Result};
+use crate::elements::updatepath::SegmentId;
 use crate::identity::{Credentials, Tokens};
 
 /// A connection of one component with another.
@@ -105,7 +106,11 @@ impl Connected {
             local: Some(Arc::clone(&self.them.svid)),
             files: Some(Arc::clone(&self.far) as _),
         };
-        Ok(Ctx::new(&self.ends.there.component, peer, Some(ctx.deadline())))
+        let there = Ctx::new(&self.ends.there.component, peer, Some(ctx.deadline()));
+        if let Some(id) = ctx.call().get::<SegmentId>() {
+            there.call().insert(id);
+        }
+        Ok(there)
     }
 
     /// Begins a call; the dead call nobody.

@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use crate::core::{CallToken, Error, Result};
+use crate::elements::updatepath::SegmentId;
 
 const TOKEN: &str = "nsm-client-token";
 const EXPIRES: &str = "nsm-client-token-expires";
+const SEGMENT_ID: &str = "nsm-segment-id";
 const TIMEOUT: &str = "grpc-timeout";
 
 /// More than any call takes; a longer timeout is cut to it.
@@ -32,6 +34,18 @@ pub(crate) fn set_token(metadata: &mut MetadataMap, token: &CallToken) -> Result
     metadata.insert(TOKEN, token.token.parse().map_err(unfit)?);
     metadata.insert(EXPIRES, expires.parse().map_err(unfit)?);
     Ok(())
+}
+
+/// What the caller suggests as the id of our segment of the path.
+pub(crate) fn segment_id(metadata: &MetadataMap) -> Option<SegmentId> {
+    only(metadata, SEGMENT_ID).map(|id| SegmentId(id.to_string()))
+}
+
+/// Adds the id that we suggest, if it can be sent.
+pub(crate) fn set_segment_id(metadata: &mut MetadataMap, SegmentId(id): &SegmentId) {
+    if let Ok(id) = id.parse() {
+        metadata.insert(SEGMENT_ID, id);
+    }
 }
 
 /// Until when the caller waits (gRPC over HTTP/2, "Timeout"); nothing when it did not say, or cannot be understood.

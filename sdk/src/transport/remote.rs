@@ -84,6 +84,15 @@ impl Caller {
         Ok(request)
     }
 
+    /// A call of a connection, with the id that we suggest to the next hop.
+    fn connection<T>(&self, ctx: &Ctx, message: T) -> Result<tonic::Request<T>> {
+        let mut request = self.unary(ctx, message)?;
+        if let Some(id) = ctx.call().get() {
+            metadata::set_segment_id(request.metadata_mut(), &id);
+        }
+        Ok(request)
+    }
+
     fn registration<T>(&self, ctx: &Ctx, registration: Registration<T>) -> Result<tonic::Request<T>> {
         let mut request = self.unary(ctx, registration.entry)?;
         grpcmetadata::write(request.metadata_mut(), &registration.path)?;
@@ -137,7 +146,7 @@ impl Remote<NetworkService> for Caller {
         };
         let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
         let answer = self
-            .answer(ctx, Box::pin(client.request(self.unary(ctx, message)?)))
+            .answer(ctx, Box::pin(client.request(self.connection(ctx, message)?)))
             .await?;
         Ok(Request {
             connection: answer.into_inner(),
@@ -147,8 +156,11 @@ impl Remote<NetworkService> for Caller {
 
     async fn close(&self, ctx: &Ctx, message: Request) -> Result<()> {
         let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
-        self.answer(ctx, Box::pin(client.close(self.unary(ctx, message.connection)?)))
-            .await?;
+        self.answer(
+            ctx,
+            Box::pin(client.close(self.connection(ctx, message.connection)?)),
+        )
+        .await?;
         Ok(())
     }
 

@@ -117,13 +117,21 @@ impl<A: Api> Served<A> {
     }
 }
 
+/// Keeps the id that the caller suggests for the elements to find.
+fn suggested(ctx: &Ctx, metadata: &MetadataMap) {
+    if let Some(id) = metadata::segment_id(metadata) {
+        ctx.call().insert(id);
+    }
+}
+
 #[async_trait]
 impl NetworkServiceApi for Served<NetworkService> {
     async fn request(
         &self,
         call: tonic::Request<NetworkServiceRequest>,
     ) -> Result<Response<Connection>, Status> {
-        let (ctx, _, message) = self.arrive(call);
+        let (ctx, metadata, message) = self.arrive(call);
+        suggested(&ctx, &metadata);
         let mut message = Request {
             connection: message.connection.unwrap_or_default(),
             mechanism_preferences: message.mechanism_preferences,
@@ -133,7 +141,8 @@ impl NetworkServiceApi for Served<NetworkService> {
     }
 
     async fn close(&self, call: tonic::Request<Connection>) -> Result<Response<()>, Status> {
-        let (ctx, _, connection) = self.arrive(call);
+        let (ctx, metadata, connection) = self.arrive(call);
+        suggested(&ctx, &metadata);
         let mut message = Request {
             connection,
             mechanism_preferences: Vec::new(),

@@ -60,6 +60,26 @@ async fn c02_a_repeated_request_keeps_the_id() {
 }
 
 #[tokio::test]
+async fn a_new_segment_has_the_id_that_the_caller_suggests_if_it_is_a_uuid() {
+    let (tested, probe) = (hop("nsmgr"), Probe::new());
+    let suggested = "3f0f1f6e-6c5b-4a8e-9a53-6f0a0b6e4f11";
+    for (suggestion, is_taken) in [(suggested, true), ("1", false), ("", false)] {
+        let ctx = tested.first();
+        ctx.call().insert(SegmentId(suggestion.into()));
+        let mut message = request();
+        let chain = before(UpdatePath, &probe);
+        chain.request(&ctx, &mut message).await.expect("passes");
+        let inside = probe.requests().pop().expect("passed");
+        assert_eq!(inside.connection.id == suggestion, is_taken, "{suggestion:?}");
+        assert!(!ctx.call().has::<SegmentId>(), "it is of this hop alone");
+        ctx.call().insert(SegmentId(suggestion.into()));
+        chain.request(&ctx, &mut message).await.expect("passes again");
+        let again = probe.requests().pop().expect("passed");
+        assert_eq!(again.connection.id, inside.connection.id);
+    }
+}
+
+#[tokio::test]
 async fn c03_a_segment_of_another_hop_is_taken_over_with_a_new_id() {
     let (tested, probe) = (hop("nsmgr"), Probe::new());
     let mut message = request();
