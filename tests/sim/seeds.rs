@@ -11,7 +11,7 @@ use crate::history::History;
 use crate::world::{Size, World};
 
 /// How many seeds are run unless told otherwise.
-const SEEDS: u64 = 25;
+const SEEDS: u64 = 200;
 
 /// One of so many seeds is run twice.
 const TWICE: u64 = 10;

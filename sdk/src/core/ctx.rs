@@ -12,8 +12,8 @@ use super::{Component, Error, Events, Later, Peer, Result, Store};
 /// How long a call may take whose caller set no deadline, or which we make for ourselves.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(15);
 
-/// The least time that undoing a failed call gets.
-const LEAST_UNDO_BUDGET: Duration = Duration::from_secs(1);
+/// The least time that a call gets which we make for ourselves, to undo or to repeat what a hasty caller has asked.
+const LEAST_BUDGET: Duration = Duration::from_secs(1);
 
 /// The circumstances of one call: whose it is, until when it may take, and what its elements share.
 ///
@@ -140,7 +140,7 @@ impl Ctx {
     /// The same circumstances for undoing what this call did: neither its end nor its caller's stops them.
     #[must_use]
     pub fn postponed(&self) -> Self {
-        let budget = self.budget.clamp(LEAST_UNDO_BUDGET, DEFAULT_BUDGET);
+        let budget = self.budget.clamp(LEAST_BUDGET, DEFAULT_BUDGET);
         Self {
             deadline: Instant::now() + budget,
             cancel: CancellationToken::new(),
@@ -166,9 +166,14 @@ impl Ctx {
         }
     }
 
-    /// A later call of the same connection that it makes for itself, with the time that its first request had.
+    /// A later call of the same connection that it makes for itself, with the time that its first request had, but at
+    /// least [`LEAST_BUDGET`].
     pub(crate) fn event(&self, budget: Duration) -> Self {
-        let time = if budget.is_zero() { DEFAULT_BUDGET } else { budget };
+        let time = if budget.is_zero() {
+            DEFAULT_BUDGET
+        } else {
+            budget.max(LEAST_BUDGET)
+        };
         let cancel = CancellationToken::new();
         Self {
             deadline: Instant::now() + time,
