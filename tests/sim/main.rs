@@ -10,5 +10,6 @@ mod history;
 mod invariants;
 mod probe;
 mod seeds;
+mod steps;
 mod wire;
 mod world;

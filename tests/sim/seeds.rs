@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::runtime::Builder;
 use tokio::time::sleep;
 
 use crate::actions::Action;
@@ -18,10 +19,18 @@ const TWICE: u64 = 10;
 
 /// Runs `story` in a world of its own time.
 pub(crate) fn on_virtual_time<T>(story: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
+    on_scheduler(Builder::new_current_thread(), story)
+}
+
+/// As [`on_virtual_time`], and `story` itself has a turn after each turn of anybody else.
+pub(crate) fn turn_by_turn<T>(story: impl Future<Output = T>) -> T {
+    let mut builder = Builder::new_current_thread();
+    builder.event_interval(1);
+    on_scheduler(builder, story)
+}
+
+fn on_scheduler<T>(mut builder: Builder, story: impl Future<Output = T>) -> T {
+    let runtime = builder.enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(story)
 }
 
@@ -49,15 +58,7 @@ async fn run(seed: u64) -> History {
     world.calm(|wire| wire.id.ends_with('0')).await;
     world.expire().await;
     world.close_all().await;
-    let left = world.idle_tasks().await;
-    if left != idle {
-        world.fail(format!("I10: there were {idle:?} tasks, and there are {left:?}"));
-    }
-    world.end().await;
-    let open = world.open_files();
-    if open > 0 {
-        world.fail(format!("I10: {open} files are still open"));
-    }
+    world.ends_as_it_began(&idle).await;
     world.history().clone()
 }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::history::History;
@@ -42,7 +43,16 @@ struct Inner {
     size: Size,
     wires: Vec<Wire>,
     deaths: Mutex<Deaths>,
+    /// What happens at a step that has not come yet.
+    trap: Mutex<Option<Trap>>,
     directory: TempDir,
+}
+
+/// After how many steps of calls what happens.
+struct Trap {
+    steps: usize,
+    act: Box<dyn FnOnce(&World) + Send>,
+    sprung: oneshot::Sender<()>,
 }
 
 /// Who has died.
@@ -75,8 +85,6 @@ impl World {
             probe: Probe::chain(&history),
         });
         let node = node.expect("a node");
-        let tap = history.clone();
-        node.network().set_tap(move |call, step| tap.call(call, step));
         let mut random = StdRng::seed_from_u64(!seed);
         let fate = Component::with("fate", Clock::System, StdRng::from_rng(&mut random));
         let wires =
@@ -89,8 +97,16 @@ impl World {
             size,
             wires: wires.collect(),
             deaths: Mutex::default(),
+            trap: Mutex::default(),
             directory,
         }));
+        let watched = Arc::downgrade(&world.0);
+        world.node().network().set_tap(move |call, step| {
+            if let Some(world) = watched.upgrade().map(World) {
+                world.0.history.call(call, step);
+                world.step();
+            }
+        });
         world
             .programs()
             .into_iter()
@@ -194,6 +210,37 @@ impl World {
         }
     }
 
+    /// Lets something happen right before the step of a call that is so many steps away; ends then.
+    pub(crate) fn trap<F>(&self, steps: usize, act: F) -> impl Future<Output = ()> + use<F>
+    where
+        F: FnOnce(&World) + Send + 'static,
+    {
+        let (sprung, wait) = oneshot::channel();
+        let act = Box::new(act);
+        *self.0.trap.lock() = Some(Trap { steps, act, sprung });
+        async move {
+            if wait.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Lets nothing more happen.
+    pub(crate) fn disarm(&self) {
+        self.0.trap.lock().take();
+    }
+
+    fn step(&self) {
+        let due = self.0.trap.lock().take_if(|trap| {
+            trap.steps -= 1;
+            trap.steps == 0
+        });
+        if let Some(trap) = due {
+            (trap.act)(self);
+            let _nobody_may_wait = trap.sprung.send(());
+        }
+    }
+
     /// Lets something happen beside everything else.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.0.fate.spawn_detached("fate", future);
@@ -263,8 +310,21 @@ impl World {
         self.node().tasks()
     }
 
-    /// I10: ends everything, and looks whether anything is left of it.
-    pub(crate) async fn end(&self) {
+    /// I10: nothing is left that was not there when nobody had asked for anything yet, and nothing at all once
+    /// everything has ended.
+    pub(crate) async fn ends_as_it_began(&self, idle: &BTreeMap<Program, usize>) {
+        let left = self.idle_tasks().await;
+        if left != *idle {
+            self.fail(format!("I10: there were {idle:?} tasks, and there are {left:?}"));
+        }
+        self.end().await;
+        let open = self.open_files();
+        if open > 0 {
+            self.fail(format!("I10: {open} files are still open"));
+        }
+    }
+
+    async fn end(&self) {
         self.0.fate.end().await;
         let began = Instant::now();
         self.node().end().await;
@@ -274,7 +334,7 @@ impl World {
     }
 
     /// I10: how many descriptors of files of this world are open.
-    pub(crate) fn open_files(&self) -> usize {
+    fn open_files(&self) -> usize {
         let here = self.0.directory.path();
         let files = std::fs::read_dir("/proc/self/fd").expect("the open files of this process");
         let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
