@@ -66,7 +66,8 @@ struct Call<A: Api> {
 }
 
 enum Reply<A: Api> {
-    Done(Result<A::Message>),
+    /// The outcome, and where the caller says that it has it.
+    Done(Result<A::Message>, oneshot::Sender<()>),
     /// The connection ended before the call's turn came: start over.
     Again(A::Message),
 }
@@ -123,7 +124,10 @@ impl<A: Api> Begin<A> {
                 }
             };
             message = match patiently(ctx, &begun, answered).await? {
-                Ok(Reply::Done(done)) => break done,
+                Ok(Reply::Done(done, heard)) => {
+                    let _only_a_first_request_waits_for_it = heard.send(());
+                    break done;
+                }
                 Ok(Reply::Again(message)) => message,
                 Err(_) => break Err(self.gone()),
             };

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, Place, Reply};
@@ -56,6 +56,14 @@ enum Life {
     Lost,
     /// Closed without success by somebody who closes it again later, with everything it kept.
     Closing,
+}
+
+/// Whether the caller has its answer. One who neither takes nor drops it for long is taken to have it.
+async fn is_heard(hears: Option<oneshot::Receiver<()>>) -> bool {
+    match hears {
+        None => false,
+        Some(hears) => timeout(GRACE, hears).await.map_or(true, |heard| heard.is_ok()),
+    }
 }
 
 impl<A: Api> Actor<A> {
@@ -134,20 +142,25 @@ impl<A: Api> Actor<A> {
         }
         let first = !self.is(Life::Up) || message.wants_reselect();
         let done = self.request(ctx, message).await;
-        let is_heard = self.answer(reply, done).await;
-        if first && !is_heard && self.is(Life::Up) {
+        let hears = self.answer(reply, done).await;
+        if first && self.is(Life::Up) && !is_heard(hears).await {
             info!("nobody waited for the connection; closing it");
             self.close_stored().await;
         }
     }
 
-    /// Answers a call; false when nobody hears it. When the connection has ended, its place is free before the
-    /// caller knows.
-    async fn answer(&mut self, reply: oneshot::Sender<Reply<A>>, done: Result<A::Message>) -> bool {
+    /// Answers a call; what is returned tells whether somebody hears it. When the connection has ended, its place is
+    /// free before the caller knows.
+    async fn answer(
+        &mut self,
+        reply: oneshot::Sender<Reply<A>>,
+        done: Result<A::Message>,
+    ) -> Option<oneshot::Receiver<()>> {
         if self.committed.is_none() {
             self.leave().await;
         }
-        reply.send(Reply::Done(done)).is_ok()
+        let (heard, hears) = oneshot::channel();
+        reply.send(Reply::Done(done, heard)).is_ok().then_some(hears)
     }
 
     /// Refuses a caller who may not act on what somebody else has requested.

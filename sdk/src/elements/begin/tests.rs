@@ -145,6 +145,22 @@ async fn a_first_request_whose_caller_left_is_closed_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_request_whose_caller_left_with_the_answer_unread_is_closed_again() {
+    let probe = Probe::new();
+    let (component, begin, chain) = setup(&probe);
+    {
+        let (ctx, mut message) = (ctx(&component), request());
+        let call = chain.request(&ctx, &mut message);
+        tokio::pin!(call);
+        assert!(futures::poll!(&mut call).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(begin.connections(), 0);
+    assert!(matches!(&probe.seen()[..], [Seen::Request(_), Seen::Close(_)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn reselection_closes_what_is_stored_first() {
     let probe = Probe::new();
     let (component, _, chain) = setup(&probe);
