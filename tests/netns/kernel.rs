@@ -543,7 +543,7 @@ async fn office(world: &mut World) -> Result<()> {
         "our addresses are {ours:?}"
     );
     has_route(&world.near, "nsm-1", "-4", "10.9.0.0/16")?;
-    let pings = ping(&world.near, "10.9.0.1".parse()?, 3)?;
+    let pings = ping(&world.near, "10.9.1.0".parse()?, 3)?;
     ensure!(pings.loss == 0.0, "{pings:?}");
     client.close(attached.request).await?;
     client.end().await;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nsm_api::registry::{NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels};
 use tracing::{info, warn};
 
-use super::{Duration, Failure, InfoSettings, Start, labels};
+use super::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, Settings, Start, labels};
 use crate::chains::endpoint::endpoint;
 use crate::chains::registry_client;
 use crate::core::{Api, Chain, Component, Ctx, NetworkService, Registration, Retry};
@@ -62,6 +62,28 @@ pub struct EndpointSettings {
     /// Where we run
     #[command(flatten)]
     pub info: InfoSettings,
+}
+
+/// The settings of a program that is an endpoint and has none of its own.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct EndpointProgram {
+    /// What can be set about every endpoint.
+    #[command(flatten)]
+    pub endpoint: EndpointSettings,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogSettings,
+}
+
+impl Settings for EndpointProgram {
+    fn name(&self) -> &str {
+        &self.endpoint.name
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
 }
 
 /// Runs an endpoint until it is told to end: identifies it, serves `additional` behind the elements that every

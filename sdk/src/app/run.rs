@@ -5,8 +5,9 @@ use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use super::Settings;
 use super::environment::{arguments, warn_about};
@@ -47,6 +48,19 @@ impl Failure {
     }
 }
 
+/// Lets the program open as many files as it is allowed to: the soft limit is for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => debug!(files = limit.maximum, "the limit of open files is raised"),
+        Err(error) => warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
 /// Runs a program: reads its settings, starts its log, and calls `run` with them and with the component that it is.
 ///
 /// `run` returns when its work is done or soon after [`Component::stop`] fires: on SIGTERM, SIGINT, SIGHUP or
@@ -71,6 +85,7 @@ pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failu
         "starting"
     );
     warn_about::<S>();
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
