@@ -2,6 +2,7 @@
 //! The seam between chains and the kernel: what a wire is to be, and who makes it so.
 
 pub mod model;
+pub mod underlay;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -30,7 +30,9 @@ pub mod sendfd;
 pub mod setextracontext;
 pub mod timeout;
 pub mod trimpath;
+mod tunnel;
 pub mod upstreamrefresh;
+pub mod vxlan;
 mod watched;
 pub mod xconnect;
 
