@@ -3,6 +3,7 @@
 
 pub mod model;
 pub mod underlay;
+pub mod wireguard;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

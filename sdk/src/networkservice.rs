@@ -34,6 +34,7 @@ mod tunnel;
 pub mod upstreamrefresh;
 pub mod vxlan;
 mod watched;
+pub mod wireguard;
 pub mod xconnect;
 
 pub use lookup::Registries;
