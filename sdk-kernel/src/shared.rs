@@ -94,6 +94,7 @@ impl Shared {
         let state = self.state();
         state.find(&wire.connection, client).is_some_and(|record| {
             !record.broken
+                && !record.settling
                 && self.monitor.is_some()
                 && record.is(wire, client, endpoint)
                 && record.asked.as_ref().is_some_and(|asked| is_same(asked, wire))
