@@ -37,6 +37,10 @@ impl Attempt<'_> {
         let wanted = self.wanted(spaces, &record, &now)?;
         self.begin(&record, &wanted);
         if let Err(error) = self.configure_both(spaces, &wanted, &now) {
+            if self.has_vanished(spaces, &record) {
+                self.shared.doom(record.serial);
+                return Ok(Outcome::Vanished(error));
+            }
             self.restore(spaces, &record, &wanted);
             return Err(error);
         }
@@ -134,7 +138,9 @@ impl Attempt<'_> {
             return Ok(None);
         };
         let tables = known.rules.iter().map(|rule| rule.table).collect();
-        let end = observe::end(&mut socket, &seen, Some(&tables)).map_err(broken)?;
+        let Some(end) = observe::end(&mut socket, &seen, Some(&tables)).map_err(broken)? else {
+            return Ok(None);
+        };
         let mut end = end.only(known);
         end.link.route_localnet = half.end.link.route_localnet;
         Ok(Some((seen, end)))

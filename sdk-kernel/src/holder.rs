@@ -62,7 +62,7 @@ impl Attempt<'_> {
             return Err(taken(netns, &seen, "was not made by this forwarder"));
         }
         let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
-        Ok(Some((seen, place)))
+        Ok(place.map(|place| (seen, place)))
     }
 
     /// Removes an interface of ours that another connection has, or had in an earlier life.
@@ -70,10 +70,19 @@ impl Attempt<'_> {
         let holder = self.shared.state().by_index(seen.index).cloned();
         match holder {
             // The one who comes back for its own wire does not get another's; the newcomer does.
-            Some(record) if record.settling || (self.is_refresh && !record.orphan) => {
+            Some(record) if self.is_refresh && !record.orphan => {
                 return Err(taken(netns, seen, "belongs to another connection"));
             }
-            Some(record) => self.shared.doom(record.serial),
+            Some(record) if record.connection == self.wire.connection => self.shared.doom(record.serial),
+            Some(record) => {
+                if !self.shared.doom_idle(record.serial, |_| true) {
+                    return Err(taken(
+                        netns,
+                        seen,
+                        "belongs to another connection that is in work",
+                    ));
+                }
+            }
             None => {
                 let remains = Remains {
                     place,

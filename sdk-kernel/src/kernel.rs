@@ -23,12 +23,13 @@ use crate::doomed;
 use crate::journal::Journal;
 use crate::make::Attempt;
 use crate::monitor::{self, Monitor};
-use crate::netns::{Netns, identify};
+use crate::netns::{Netns, glance, identify};
 use crate::observe::{self, Which};
 use crate::outcome::Outcome;
+use crate::recover::{self, Left};
 use crate::shared::{Claim, Shared};
 use crate::station::{Pool, Station, ended, thread};
-use crate::{leave, netlink, recover, veth};
+use crate::{leave, netlink, veth};
 
 /// How the mark on our interfaces reads by default: `NSM`.
 pub const GROUP: u32 = 0x004e_534d;
@@ -36,6 +37,9 @@ pub const GROUP: u32 = 0x004e_534d;
 /// How long what an earlier life made is kept for whoever asks for it again: the reference's longest token lifetime
 /// (`NSM_MAX_TOKEN_LIFETIME`, 10 min) and one minute more.
 pub const GRACE: Duration = Duration::from_secs(11 * 60);
+
+/// How long what looks half made is left to whoever may be at work on it.
+const HALF: Duration = Duration::from_secs(1);
 
 /// How often what is in the way of a wire is removed before we give up.
 const MAX_ATTEMPTS: usize = 5;
@@ -71,7 +75,7 @@ pub struct Kernel {
     pool: Pool,
     /// Ends when the last thread does.
     alive: mpsc::Receiver<()>,
-    _tasks: [Task; 2],
+    tasks: [Task; 3],
     _closing: Closing,
 }
 
@@ -102,12 +106,9 @@ impl Kernel {
         let pool = Pool::start(&home, &alive)?;
         let taken = ask(&pool, Instant::now() + PATIENCE * 6, "take over", {
             let shared = shared.clone();
-            move |station| {
-                recover::recover(station, &shared);
-                Ok(())
-            }
+            move |station| Ok(recover::recover(station, &shared))
         });
-        taken.await?;
+        let halves = taken.await?;
         let closing = Closing(shared.clone());
         doomed::start(&shared, &home, &alive)?;
         let end = component.shutdown();
@@ -115,13 +116,16 @@ impl Kernel {
         let listening = end.clone().run_until_cancelled_owned(listening);
         let waiting = expire(shared.clone(), config.grace);
         let waiting = end.clone().run_until_cancelled_owned(waiting);
+        let finishing = finish(pool.clone(), shared.clone(), halves);
+        let finishing = end.clone().run_until_cancelled_owned(finishing);
         let listening = component.spawn("kernel-monitor", listening.map(|_| ()));
         let waiting = component.spawn("kernel-grace", waiting.map(|_| ()));
+        let finishing = component.spawn("kernel-halves", finishing.map(|_| ()));
         Ok(Self {
             shared,
             pool,
             alive: ends,
-            _tasks: [listening, waiting],
+            tasks: [listening, waiting, finishing],
             _closing: closing,
         })
     }
@@ -141,10 +145,11 @@ impl Kernel {
         let Self {
             pool,
             mut alive,
+            tasks,
             _closing: closing,
             ..
         } = self;
-        drop((pool, closing));
+        drop((tasks, pool, closing));
         while alive.recv().await.is_some() {}
     }
 
@@ -174,6 +179,7 @@ impl Kernel {
 
     /// Makes the wire, after whatever is in its way.
     async fn make(&self, wire: &Wire, is_refresh: bool, deadline: Instant, claim: &Arc<Claim>) -> Result<()> {
+        let mut vanished = None;
         for _ in 0..MAX_ATTEMPTS {
             self.vacant(wire, deadline).await?;
             match self.attempt(wire, is_refresh, deadline, claim).await? {
@@ -188,6 +194,11 @@ impl Kernel {
                     return Err(error);
                 }
                 Outcome::Again => {}
+                Outcome::Vanished(error) if vanished.is_none() => vanished = Some(error),
+                Outcome::Vanished(error) => {
+                    let _ = self.vacant(wire, deadline).await;
+                    return Err(vanishing(wire, &error));
+                }
             }
         }
         let text = format!(
@@ -207,6 +218,21 @@ impl Kernel {
         let is_vacant = |state: &mut crate::state::State| !names.iter().any(|name| state.is_doomed(name));
         self.shared.until(&what, deadline, is_vacant).await
     }
+}
+
+/// An interface of `wire` was taken away from us twice.
+fn vanishing(wire: &Wire, error: &Error) -> Error {
+    let Wire { client, endpoint, .. } = wire;
+    let text = format!(
+        "{}: the interface {} in {} or {} in {} is removed by somebody else as soon as it is there; find out which \
+         program does that in the pod",
+        error.text(),
+        client.name,
+        client.netns.display(),
+        endpoint.name,
+        endpoint.netns.display()
+    );
+    Error::unavailable("interface-gone", text)
 }
 
 /// Tries what the threads will do, so that what is missing is said once and at the start.
@@ -239,31 +265,48 @@ async fn ask<T: Send + 'static>(
     }
 }
 
+/// Removes what an earlier life has half made.
+async fn finish(pool: Pool, shared: Arc<Shared>, halves: Vec<Left>) {
+    if halves.is_empty() {
+        return;
+    }
+    tokio::time::sleep(HALF).await;
+    let done = ask(&pool, Instant::now() + PATIENCE * 6, "finish", move |station| {
+        recover::finish(station, &shared, halves);
+        Ok(())
+    });
+    if let Err(error) = done.await {
+        tracing::warn!(%error, "what an earlier life has half made may stay behind");
+    }
+}
+
 /// Removes what an earlier life made and nobody has asked for within `grace`.
 async fn expire(shared: Arc<Shared>, grace: Duration) {
     tokio::time::sleep(grace).await;
-    let orphans = shared.orphans();
     let strays = shared.state().strays();
-    tracing::info!(
-        wires = orphans.len(),
-        ends = strays.len(),
-        "removing what an earlier life left and nobody wants"
-    );
-    orphans.into_iter().for_each(|serial| shared.doom(serial));
+    tracing::info!("removing what an earlier life left and nobody wants");
     strays
         .into_iter()
         .for_each(|stray| shared.doom_remains(vec![stray]));
+    shared.doom_orphans().await;
 }
 
 #[async_trait]
 impl DataPlane for Kernel {
     async fn connect(&self, wire: &Wire, before: Option<&Wire>, deadline: Instant) -> Result<()> {
         check(wire)?;
+        let glanced = (glance(&wire.client.netns), glance(&wire.endpoint.netns));
+        if let (Some(client), Some(endpoint)) = glanced
+            && self.shared.is_made(wire, client, endpoint)
+        {
+            return Ok(());
+        }
         let claim = self.shared.claim(&wire.connection, deadline).await?;
         let (client, endpoint) = (identify(&wire.client.netns)?, identify(&wire.endpoint.netns)?);
         if client == endpoint && wire.client.name == wire.endpoint.name {
             return Err(bad_name(&wire.client.name, "names both ends in one namespace"));
         }
+        // Whoever had the turn before may have made it.
         if self.shared.is_made(wire, client, endpoint) {
             return Ok(());
         }
@@ -274,7 +317,7 @@ impl DataPlane for Kernel {
     }
 
     async fn disconnect(&self, wire: &Wire) -> Result<()> {
-        let _claim = self
+        let claim = self
             .shared
             .claim(&wire.connection, Instant::now() + PATIENCE)
             .await?;
@@ -284,7 +327,11 @@ impl DataPlane for Kernel {
         }
         let (shared, wire) = (self.shared.clone(), wire.clone());
         let what = format!("look for the wire of connection {}", wire.connection);
-        let job = move |station: &mut Station| leave::unrecorded(station, &shared, &wire);
+        let job = move |station: &mut Station| {
+            // Nobody makes a wire of the connection while we look, whether or not our caller still waits.
+            let _claim = claim;
+            leave::unrecorded(station, &shared, &wire)
+        };
         ask(&self.pool, Instant::now() + PATIENCE, &what, job).await
     }
 

@@ -77,8 +77,11 @@ pub(crate) fn unrecorded(station: &mut Station, shared: &Shared, wire: &Wire) ->
                 && seen.alias == alias(side, &wire.connection)
                 && shared.state().by_index(seen.index).is_none()
         };
-        if let Some(seen) = seen.filter(is_ours) {
-            let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
+        let Some(seen) = seen.filter(is_ours) else {
+            continue;
+        };
+        // One that has gone meanwhile, since it was being removed already, needs no more.
+        if let Some(place) = observe::place(&mut socket, netns.id(), &seen).map_err(broken)? {
             ends.push(Remains {
                 place,
                 netns: Some(Arc::new(netns)),

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::end::{End, Frame};
 use crate::netns::Netns;
+use crate::observe::{self, Which};
 use crate::outcome::{Outcome, Undo};
 use crate::record::{Place, Record};
 use crate::shared::{Claim, Shared};
@@ -110,10 +111,23 @@ impl Attempt<'_> {
         let mut made = [bare(&record.client.end), bare(&record.endpoint.end)];
         made[0].link.up = true;
         let done = self.configure_both(spaces, &record, &made);
-        let done = done.map(|()| self.settle(record));
         Ok(match done {
-            Ok(()) => Outcome::Made(undo),
+            Ok(()) => {
+                self.settle(record);
+                Outcome::Made(undo)
+            }
+            Err(error) if self.has_vanished(spaces, &record) => Outcome::Vanished(error),
             Err(error) => Outcome::Undone(error),
+        })
+    }
+
+    /// Whether an end of `record`, on which something has failed, is not there any more: who lives in its namespace
+    /// can remove it at any moment, and what is done to it then fails in many ways.
+    pub(crate) fn has_vanished(&mut self, spaces: &Spaces, record: &Record) -> bool {
+        halves(spaces, record).into_iter().any(|half| {
+            let socket = self.station.socket(half.netns).ok();
+            let seen = socket.map(|mut socket| observe::link(&mut socket, &Which::Index(half.index)));
+            matches!(seen, Some(Ok(None)))
         })
     }
 

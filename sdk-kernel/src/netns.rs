@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat, readlinkat, stat};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,16 @@ impl AsFd for Netns {
 /// Errors: `netns-gone`, `not-a-netns`.
 pub(crate) fn identify(path: &Path) -> Result<NetnsId> {
     handle(path).map(|(_, id, _)| id)
+}
+
+/// The device and inode of the file behind `path`, whatever it is: a name to compare with those of namespaces that are
+/// known. No other file can have the name of one that is alive.
+pub(crate) fn glance(path: &Path) -> Option<NetnsId> {
+    let stat = stat(path).ok()?;
+    Some(NetnsId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    })
 }
 
 /// A name for the file behind `path` that cannot be read from, proven to be a namespace.
@@ -212,6 +222,7 @@ mod tests {
             Netns::open(Path::new(&through)).expect("reopened").id(),
             direct.id()
         );
+        assert_eq!(glance(Path::new(&through)), Some(direct.id()));
     }
 
     #[test]

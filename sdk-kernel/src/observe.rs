@@ -157,8 +157,21 @@ fn identity(seen: &Seen) -> Link {
 }
 
 /// Everything on the link `seen`, and all rules that lead to `tables`; where nobody knows which tables are ours, to
-/// those with a route through the link.
-pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: Option<&BTreeSet<u32>>) -> io::Result<End> {
+/// those with a route through the link. `None`: it has gone since it was seen.
+pub(crate) fn end(
+    netlink: &mut Netlink,
+    seen: &Seen,
+    tables: Option<&BTreeSet<u32>>,
+) -> io::Result<Option<End>> {
+    match still(netlink, seen, tables) {
+        // What the kernel says when it is asked for all that is on an index that it does not know.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The same, where it is still there.
+fn still(netlink: &mut Netlink, seen: &Seen, tables: Option<&BTreeSet<u32>>) -> io::Result<End> {
     let mut end = End {
         link: identity(seen),
         ..End::default()
@@ -179,14 +192,11 @@ pub(crate) fn end(netlink: &mut Netlink, seen: &Seen, tables: Option<&BTreeSet<u
     Ok(end)
 }
 
-/// The link `seen` with everything on it, where it is.
-pub(crate) fn place(netlink: &mut Netlink, netns: NetnsId, seen: &Seen) -> io::Result<Place> {
+/// The link `seen` with everything on it, where it is. `None`: it has gone since it was seen.
+pub(crate) fn place(netlink: &mut Netlink, netns: NetnsId, seen: &Seen) -> io::Result<Option<Place>> {
+    let index = seen.index;
     let end = end(netlink, seen, None)?;
-    Ok(Place {
-        netns,
-        index: seen.index,
-        end,
-    })
+    Ok(end.map(|end| Place { netns, index, end }))
 }
 
 /// The question which route packets to `ip` take.
@@ -211,6 +221,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_link_that_goes_while_it_is_looked_at_is_no_error() {
+        let mut netlink = Netlink::open().expect("opens");
+        let gone = Seen {
+            index: i32::MAX.unsigned_abs(),
+            name: "gone".into(),
+            ..Seen::default()
+        };
+        let by_index = link(&mut netlink, &Which::Index(gone.index)).expect("asked");
+        assert!(by_index.is_none());
+        assert_eq!(end(&mut netlink, &gone, None).expect("looked at"), None);
+        let lo = link(&mut netlink, &Which::Name("lo"))
+            .expect("asked")
+            .expect("there");
+        assert!(end(&mut netlink, &lo, None).expect("looked at").is_some());
+    }
 
     proptest! {
         #[test]

@@ -15,6 +15,8 @@ pub(crate) enum Outcome {
     Kept,
     /// Something had to be removed first: try again when it is gone.
     Again,
+    /// An interface was taken away while we were at work on it: try again when the rest of the wire is gone.
+    Vanished(Error),
     /// It did not work, and what there was of it is being removed.
     Undone(Error),
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Finds what an earlier life of this program left behind: by the journal, and by looking into every namespace.
 //!
-//! **Guarantees**: what was half made or half removed is removed at once. What was whole is kept, untouched, until
-//! its connection is asked for again or the time of grace is over: packets flow on while we are away.
+//! **Guarantees**: what was half made or half removed is removed at once, or, where only its looks say that it is half
+//! made, when it still looks so a second later: a program with the same mark may be at work on it. What was whole is
+//! kept, untouched, until its connection is asked for again or the time of grace is over: packets flow on while we are
+//! away.
 //! **Cost**: a few microseconds a process of the node, and one dump of links a namespace.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,7 +19,7 @@ use tonic::Code;
 use crate::doomed::Remains;
 use crate::journal::Entry;
 use crate::netns::{Netns, NetnsId, identify};
-use crate::observe::{self, Seen};
+use crate::observe::{self, Seen, Which};
 use crate::record::{Place, Record};
 use crate::shared::Shared;
 use crate::station::Station;
@@ -83,13 +85,18 @@ pub(crate) fn find(wanted: &BTreeSet<NetnsId>) -> HashMap<NetnsId, Arc<Netns>> {
 }
 
 /// What is left of an earlier life in one namespace.
-struct Left {
+pub(crate) struct Left {
     seen: Seen,
     place: Place,
     path: PathBuf,
 }
 
 impl Left {
+    /// Whether it is like an interface that has been made and not configured.
+    fn is_half(&self) -> bool {
+        self.seen.alias.is_empty()
+    }
+
     fn remains(self) -> Remains {
         Remains {
             place: self.place,
@@ -99,8 +106,8 @@ impl Left {
     }
 }
 
-/// Takes over what an earlier life has left.
-pub(crate) fn recover(station: &mut Station, shared: &Shared) {
+/// Takes over what an earlier life has left. Returns what looks half made.
+pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Left> {
     let mut left = look(station, shared);
     let mut known = HashSet::new();
     for (serial, entry) in shared.entries() {
@@ -111,14 +118,34 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) {
         remember(shared, serial, entry);
     }
     left.retain(|left| !known.contains(&(left.place.netns, left.place.index)));
-    // Half made, or half removed: there is no more to wait for.
-    let (rest, halves): (Vec<Left>, Vec<Left>) = left
+    let (removed, rest): (Vec<Left>, Vec<Left>) = left
         .into_iter()
-        .partition(|left| left.seen.group == shared.group() && !left.seen.alias.is_empty());
-    for left in halves {
+        .partition(|left| left.seen.group == shared.doomed_group());
+    for left in removed {
         shared.doom_remains(vec![left.remains()]);
     }
+    let (halves, rest) = rest.into_iter().partition(Left::is_half);
     pair(shared, rest);
+    halves
+}
+
+/// Removes those of `halves` that are still no more than that.
+pub(crate) fn finish(station: &mut Station, shared: &Shared, halves: Vec<Left>) {
+    for left in halves {
+        let mut look = || -> Result<bool> {
+            let id = left.place.netns;
+            let netns = Netns::open(&left.path)?;
+            let mut socket = station.socket(&netns)?;
+            let seen = observe::link(&mut socket, &Which::Index(left.seen.index))
+                .map_err(|error| veth::broken(&id, &error))?;
+            let is_half = |seen: Seen| seen.group == shared.group() && seen.alias.is_empty();
+            Ok(netns.id() == id && seen.is_some_and(is_half))
+        };
+        // Whoever asked for its name meanwhile has had it removed.
+        if look().unwrap_or(false) && shared.state().by_index(left.seen.index).is_none() {
+            shared.doom_remains(vec![left.remains()]);
+        }
+    }
 }
 
 /// Everything in any namespace that has our mark.
@@ -130,16 +157,15 @@ fn look(station: &mut Station, shared: &Shared) -> Vec<Left> {
             let mut socket = station.socket(&Netns::open(&path)?)?;
             let broken = |error| veth::broken(&id, &error);
             let links = observe::links(&mut socket).map_err(broken)?;
-            let ours = links.into_iter().filter(|seen| ours.contains(&seen.group));
-            ours.map(|seen| {
-                let place = observe::place(&mut socket, id, &seen).map_err(broken)?;
-                Ok(Left {
-                    seen,
-                    place,
-                    path: path.clone(),
-                })
-            })
-            .collect()
+            let mut left = Vec::new();
+            for seen in links.into_iter().filter(|seen| ours.contains(&seen.group)) {
+                // One that goes while we look is none.
+                if let Some(place) = observe::place(&mut socket, id, &seen).map_err(broken)? {
+                    let path = path.clone();
+                    left.push(Left { seen, place, path });
+                }
+            }
+            Ok(left)
         };
         match look(station) {
             Ok(links) => left.extend(links),

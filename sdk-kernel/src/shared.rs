@@ -94,6 +94,7 @@ impl Shared {
         let state = self.state();
         state.find(&wire.connection, client).is_some_and(|record| {
             !record.broken
+                && !record.settling
                 && self.monitor.is_some()
                 && record.is(wire, client, endpoint)
                 && record.asked.as_ref().is_some_and(|asked| is_same(asked, wire))
@@ -147,11 +148,23 @@ impl Shared {
         self.journal.as_ref().map(Journal::entries).unwrap_or_default()
     }
 
-    /// The numbers of the records that nobody has asked for since an earlier life made their wires.
-    pub(crate) fn orphans(&self) -> Vec<u64> {
-        let mut state = self.state();
-        let orphans = state.all().filter(|record| record.orphan);
-        orphans.map(|record| record.serial).collect()
+    /// Has the wires removed that nobody has asked for since an earlier life made them. Waits for those that somebody
+    /// is asking for right now.
+    pub(crate) async fn doom_orphans(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let orphans: Vec<u64> = {
+                let mut state = self.state();
+                let orphans = state.all().filter(|record| record.orphan);
+                orphans.map(|record| record.serial).collect()
+            };
+            let is_kept = |serial: &u64| !self.doom_idle(*serial, |record| record.orphan);
+            if orphans.iter().filter(|serial| is_kept(serial)).count() == 0
+                || changed.changed().await.is_err()
+            {
+                return;
+            }
+        }
     }
 
     /// Forgets a record of which nothing was made.
@@ -167,16 +180,31 @@ impl Shared {
         }
     }
 
-    /// Has the record's wire removed. Does nothing when it is being removed already.
+    /// Has the record's wire removed. Does nothing when it is being removed already. Only for who has claimed its
+    /// connection: whoever is at work on it would find his interface gone.
     pub(crate) fn doom(&self, serial: u64) {
+        let taken = self.state().condemn(serial);
+        self.bury(taken);
+    }
+
+    /// Has the record's wire removed if nobody is at work on its connection and it `is_meant`; false when not.
+    pub(crate) fn doom_idle(&self, serial: u64, is_meant: impl FnOnce(&Record) -> bool) -> bool {
         let mut state = self.state();
-        let Some(record) = state.take(serial) else { return };
-        for place in record.places() {
-            state.doom(place.key());
+        let is_idle = |record: &mut Record| (is_meant(record), record.connection.clone());
+        let (is_meant, connection) = state.get(serial).map(is_idle).unwrap_or_default();
+        if !is_meant || state.is_claimed(&connection) {
+            return false;
         }
+        let taken = state.condemn(serial);
         drop(state);
+        self.bury(taken);
+        true
+    }
+
+    fn bury(&self, taken: Option<Record>) {
+        let Some(record) = taken else { return };
         if let Some(journal) = &self.journal {
-            journal.doom(serial);
+            journal.doom(record.serial);
         }
         self.reaper.push(Doomed::of(&record));
     }
@@ -220,5 +248,61 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.shared.state().unclaim(&self.connection);
         self.shared.announce();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::Place;
+
+    fn place(index: u32) -> Place {
+        Place {
+            netns: NetnsId { device: 0, inode: 0 },
+            index,
+            end: crate::end::End::default(),
+        }
+    }
+
+    fn orphan(serial: u64, connection: &str) -> Record {
+        Record {
+            serial,
+            connection: connection.into(),
+            client: place(1),
+            endpoint: place(2),
+            asked: None,
+            settling: false,
+            broken: true,
+            orphan: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_removes_the_wire_of_a_connection_that_is_in_work() {
+        let shared = Arc::new(Shared::new(&Component::new("test"), 1, None, None));
+        shared.note(orphan(7, "c"));
+        let late = Instant::now() + Duration::from_secs(1);
+        let claim = shared.claim("c", late).await.expect("free");
+        assert!(!shared.doom_idle(7, |_| true));
+        let grace = shared.clone();
+        let grace = tokio::spawn(async move { grace.doom_orphans().await });
+        tokio::task::yield_now().await;
+        assert!(shared.state().get(7).is_some() && !grace.is_finished());
+        drop(claim);
+        grace.await.expect("waits for its turn");
+        assert!(shared.state().get(7).is_none());
+    }
+
+    #[test]
+    fn a_wire_that_somebody_asked_for_meanwhile_is_no_orphan() {
+        let shared = Shared::new(&Component::new("test"), 1, None, None);
+        shared.note(Record {
+            orphan: false,
+            ..orphan(7, "c")
+        });
+        assert!(!shared.doom_idle(7, |record| record.orphan));
+        assert!(shared.doom_idle(7, |_| true) && !shared.doom_idle(7, |_| true));
     }
 }

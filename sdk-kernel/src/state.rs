@@ -132,6 +132,20 @@ impl State {
         self.claims.remove(connection);
     }
 
+    /// Whether a call is working on `connection`.
+    pub(crate) fn is_claimed(&self, connection: &str) -> bool {
+        self.claims.contains(connection)
+    }
+
+    /// Takes a record whose wire is to be removed, and marks its names as being on their way out.
+    pub(crate) fn condemn(&mut self, serial: u64) -> Option<Record> {
+        let record = self.take(serial)?;
+        for place in record.places() {
+            self.doom(place.key());
+        }
+        Some(record)
+    }
+
     /// Marks a name as being on its way out, once more.
     pub(crate) fn doom(&mut self, name: (NetnsId, String)) {
         *self.doomed.entry(name).or_default() += 1;

@@ -120,7 +120,8 @@ pub trait DataPlane: Send + Sync + 'static {
     /// with nothing to change touches nothing. After an error what is new is undone and `before` is as it was, as
     /// far as the kernel allows.
     ///
-    /// Errors: `netns-gone`, `not-a-netns`, `interface-taken`, `bad-interface-name`, `deadline`, `kernel`.
+    /// Errors: `netns-gone`, `not-a-netns`, `interface-taken`, `interface-gone`, `bad-interface-name`, `deadline`,
+    /// `kernel`.
     async fn connect(&self, wire: &Wire, before: Option<&Wire>, deadline: Instant) -> Result<()>;
 
     /// Removes `wire`. Returns when it is certain to go: the kernel may take its time, and a later

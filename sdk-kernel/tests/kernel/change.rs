@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
-use nsm_sdk::dataplane::{Neighbour, Payload};
+use futures::FutureExt;
+use nsm_sdk::dataplane::{DataPlane, Neighbour, Payload};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -14,6 +15,7 @@ use crate::world::{PATIENCE, Pod, World, ip, net, route, via};
 
 tests![
     case_31_a_refresh_without_change_asks_the_kernel_nothing,
+    case_31_a_refresh_without_change_waits_for_nobody,
     case_32_a_replaced_address_leaves_the_rest,
     case_32_addresses_of_one_prefix_survive_each_other,
     case_33_a_route_that_is_wanted_no_more_goes,
@@ -112,6 +114,28 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn case_31_a_refresh_without_change_waits_for_nobody() {
+    let world = World::new();
+    let wire = world.dual("c31b", "nsm-1");
+    world.up(&wire);
+    let mut moved = wire.clone();
+    // Another path to the same namespace is no change.
+    moved.client.netns = format!(
+        "{}/../ns/net",
+        wire.client.netns.parent().expect("a folder").display()
+    )
+    .into();
+    let _entered = world.runtime.enter();
+    for wire in [&wire, &moved] {
+        let late = Instant::now() + PATIENCE;
+        let at_once = world
+            .kernel()
+            .connect(wire, Some(&wire.clone()), late)
+            .now_or_never();
+        at_once.expect("waits for nothing").expect("refreshes");
     }
 }
 

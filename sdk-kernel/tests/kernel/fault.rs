@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong, and what is left afterwards: cases 43 and 44 of the conformance list.
 
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use nsm_sdk::dataplane::{DataPlane, Policy};
@@ -21,6 +22,9 @@ tests![
     what_is_not_a_namespace_is_refused,
     a_pod_that_is_gone_is_said_to_be,
     calls_of_one_connection_take_turns,
+    removals_of_one_wire_at_once_all_succeed,
+    any_uses_of_one_connection_at_once_do_no_harm,
+    an_interface_that_the_pod_removes_meanwhile_is_made_again,
     an_end_waits_for_removals,
     what_is_asked_for_has_bounds,
     case_69_without_privilege_it_says_so_at_the_start,
@@ -210,6 +214,88 @@ fn calls_of_one_connection_take_turns() {
         down.expect("disconnects");
     });
     world.down(&wire);
+    world.wait_clean();
+}
+
+fn removals_of_one_wire_at_once_all_succeed() {
+    let world = World::new();
+    for step in 0..40 {
+        let wire = world.dual("removals", "nsm-1");
+        world.up(&wire);
+        world.runtime.block_on(async {
+            let removals = (0..1 + step % 8).map(|_| world.kernel().disconnect(&wire));
+            for done in futures::future::join_all(removals).await {
+                done.expect("disconnects");
+            }
+        });
+    }
+    world.wait_clean();
+}
+
+fn any_uses_of_one_connection_at_once_do_no_harm() {
+    let world = World::new();
+    let wire = world.dual("uses", "nsm-1");
+    let other = world.dual("uses", "nsm-2");
+    for step in 0..60_u64 {
+        let use_it = async |step: u64| {
+            let wire = if step % 7 == 3 { &other } else { &wire };
+            let soon = Instant::now() + Duration::from_micros(step * 97 % 3000);
+            let late = Instant::now() + PATIENCE;
+            match step % 4 {
+                0 => world.kernel().disconnect(wire).await,
+                1 => world.kernel().connect(wire, None, soon).await,
+                2 => world.kernel().connect(wire, Some(wire), late).await,
+                _ => {
+                    let call = world.kernel().connect(wire, None, late);
+                    let given_up = tokio::time::timeout_at(soon, call).await;
+                    given_up.unwrap_or(Ok(()))
+                }
+            }
+        };
+        world.runtime.block_on(async {
+            let uses = (0..6).map(|use_| use_it(step * 5 + use_ * 3));
+            for done in futures::future::join_all(uses).await {
+                if let Err(error) = done {
+                    assert_eq!(error.reason(), "deadline", "{error}");
+                }
+            }
+        });
+    }
+    world.up(&wire);
+    assert!(world.client.ping("172.16.1.100"));
+    world.down(&wire);
+    world.down(&other);
+    world.wait_clean();
+}
+
+fn an_interface_that_the_pod_removes_meanwhile_is_made_again() {
+    let world = World::new();
+    let mut vandal = world
+        .client
+        .command("sh")
+        .args(["-c", "yes link del nsm-1 | ip -force -batch - 2> /dev/null"])
+        .process_group(0)
+        .spawn()
+        .expect("starts");
+    let group = rustix::process::Pid::from_child(&vandal);
+    for step in 0..60 {
+        let wire = world.dual(&format!("vandal-{}", step % 3), "nsm-1");
+        if let Err(error) = world.connect(&wire, None) {
+            assert_eq!(error.reason(), "interface-gone", "{error}");
+            assert!(error.text().contains("nsm-1"), "{error}");
+        }
+        if step % 5 == 0 {
+            world.down(&wire);
+        }
+    }
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("ours");
+    vandal.wait().expect("it was started");
+    let wire = world.dual("vandal-0", "nsm-1");
+    world.up(&wire);
+    assert!(world.client.ping("172.16.1.100"));
+    for step in 0..3 {
+        world.down(&world.dual(&format!("vandal-{step}"), "nsm-1"));
+    }
     world.wait_clean();
 }
 

@@ -73,7 +73,13 @@ impl Pod {
 
     /// What `ip -j` says.
     pub(crate) fn ip(&self, line: &str) -> Value {
-        let text = self.run(&format!("ip -j {line}"));
+        // What changes while it is listed is listed again.
+        let text = loop {
+            let text = self.run(&format!("ip -j {line}"));
+            if !text.contains("Dump was interrupted") {
+                break text;
+            }
+        };
         if text.trim().is_empty() {
             return Value::Array(Vec::new());
         }

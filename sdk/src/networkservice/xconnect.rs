@@ -6,28 +6,33 @@
 //! **Placement**: in a forwarder, before the server half of `mechanisms` and everything that calls the endpoint, so
 //! that it acts when they have answered.
 //! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes the metrics of our path
-//! segment: the interface at each end, and what has gone through it, seen from the wire (`rx` came from the pod).
+//! segment: the interface at each end, and what has gone through it as far as was read last, seen from the wire (`rx`
+//! came from the pod). A refresh has the counters read anew for the next one, and does not wait for it.
 //! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
 //! to lead to another endpoint: then the wire is gone.
 //! **On close**: the wire is removed, then the rest is closed, also when the removal fails.
-//! **Cost**: one call of the data plane, a second one for the counters of an established connection.
+//! **Cost**: one call of the data plane; another in the background for each refresh, at most every 5 s.
 
+mod counts;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tracing::debug;
 
 use super::mechanismtranslation::Downstream;
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::dataplane::{Counters, DataPlane, Wire};
+use counts::Counts;
 
 pub use wire::wire;
 
 /// See the [module](self).
-pub struct XConnect(Arc<dyn DataPlane>);
+pub struct XConnect {
+    plane: Arc<dyn DataPlane>,
+    counts: Counts,
+}
 
 /// The wire of the connection.
 #[derive(Clone, Default)]
@@ -43,7 +48,8 @@ struct Made {
 impl XConnect {
     /// Lets `plane` make the wires.
     pub fn new(plane: Arc<dyn DataPlane>) -> Self {
-        Self(plane)
+        let counts = Counts::new();
+        Self { plane, counts }
     }
 
     async fn make(&self, ctx: &Ctx, request: &Request) -> Result<Arc<Wire>> {
@@ -56,7 +62,7 @@ impl XConnect {
             made.wanted = Some(Arc::clone(&wire));
             made.wire.clone()
         });
-        let done = self.0.connect(&wire, before.as_deref(), ctx.deadline()).await;
+        let done = self.plane.connect(&wire, before.as_deref(), ctx.deadline()).await;
         ctx.store().update(|made: &mut Made| {
             made.wanted = None;
             if done.is_ok() {
@@ -73,14 +79,16 @@ impl XConnect {
     async fn leave(&self, ctx: &Ctx, endpoint: &str) -> Result<()> {
         let made = ctx.store().get::<Made>().unwrap_or_default();
         if let Some(wire) = made.wire.filter(|_| made.endpoint != endpoint) {
-            ctx.bounded("remove the wire", self.0.disconnect(&wire)).await?;
+            ctx.bounded("remove the wire", self.plane.disconnect(&wire))
+                .await?;
             ctx.store().take::<Made>();
+            self.counts.forget(ctx);
         }
         Ok(())
     }
 
     /// Tells in our segment of the path which interfaces there are and what went through them.
-    async fn tell(&self, ctx: &Ctx, request: &mut Request, wire: &Wire) {
+    fn tell(&self, ctx: &Ctx, request: &mut Request, wire: &Arc<Wire>) {
         let path = request.path_mut();
         let at = usize::try_from(path.index).unwrap_or(usize::MAX);
         let Some(segment) = path.path_segments.get_mut(at) else {
@@ -93,16 +101,11 @@ impl XConnect {
         segment
             .metrics
             .insert("client_interface".into(), interface(&wire.endpoint.name));
-        let counters = match ctx.is_established() {
-            true => ctx.bounded("read the counters", self.0.counters(wire)).await,
-            false => Ok(Default::default()),
-        };
-        match counters {
-            Ok((client, endpoint)) => {
-                count(&mut segment.metrics, "server", &client);
-                count(&mut segment.metrics, "client", &endpoint);
-            }
-            Err(error) => debug!(%error, "no counters"),
+        let (client, endpoint) = self.counts.last(ctx);
+        count(&mut segment.metrics, "server", &client);
+        count(&mut segment.metrics, "client", &endpoint);
+        if ctx.is_established() {
+            self.counts.renew(ctx, &self.plane, wire);
         }
     }
 }
@@ -131,7 +134,7 @@ impl Element<NetworkService> for XConnect {
             .await?;
         next.request(ctx, request).await?;
         let wire = self.make(ctx, request).await?;
-        self.tell(ctx, request, &wire).await;
+        self.tell(ctx, request, &wire);
         Ok(())
     }
 
@@ -140,9 +143,12 @@ impl Element<NetworkService> for XConnect {
         let mut removed = Ok(());
         for wire in [made.wanted, made.wire].into_iter().flatten() {
             let share = ctx.within(ctx.remaining() / 2);
-            let done = share.bounded("remove the wire", self.0.disconnect(&wire)).await;
+            let done = share
+                .bounded("remove the wire", self.plane.disconnect(&wire))
+                .await;
             removed = removed.and(done);
         }
+        self.counts.forget(ctx);
         if removed.is_ok() {
             ctx.store().take::<Made>();
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nsm_api::mechanism::Kernel as View;
@@ -70,6 +71,20 @@ impl Node {
             .await
             .expect("the wire is made");
         request
+    }
+
+    async fn refresh(&self, request: &mut Request) {
+        self.chain
+            .request(&self.connection.again(), request)
+            .await
+            .expect("refreshes");
+    }
+
+    /// Until nothing runs in the background.
+    async fn idle(&self) {
+        while self.connection.again().component().tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn reaches(&self) -> bool {
@@ -291,10 +306,10 @@ async fn the_path_tells_interfaces_and_counters_from_the_wires_side() {
     );
     assert_eq!(first["server_rx_bytes"], "0");
     assert!(node.reaches());
-    node.chain
-        .request(&node.connection.again(), &mut request)
-        .await
-        .unwrap();
+    node.refresh(&mut request).await;
+    assert_eq!(told(&request)["server_rx_bytes"], "0", "nothing was read yet");
+    node.idle().await;
+    node.refresh(&mut request).await;
     let second = told(&request);
     for (key, value) in [
         ("server_rx_packets", "1"),
@@ -303,4 +318,50 @@ async fn the_path_tells_interfaces_and_counters_from_the_wires_side() {
     ] {
         assert_eq!(second[key], value, "{key}");
     }
+}
+
+/// Never says what went through a wire, but counts who asks.
+struct Mute(Model, Arc<AtomicUsize>);
+
+#[async_trait]
+impl DataPlane for Mute {
+    async fn connect(
+        &self,
+        wire: &Wire,
+        before: Option<&Wire>,
+        deadline: tokio::time::Instant,
+    ) -> Result<()> {
+        self.0.connect(wire, before, deadline).await
+    }
+
+    async fn disconnect(&self, wire: &Wire) -> Result<()> {
+        self.0.disconnect(wire).await
+    }
+
+    async fn counters(&self, _: &Wire) -> Result<(Counters, Counters)> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn no_request_waits_for_counters_and_a_connection_reads_them_once_at_a_time() {
+    let (mut node, asked) = (Node::new(), Arc::default());
+    let plane = Mute(node.model.clone(), Arc::clone(&asked));
+    node.chain = crate::chain![
+        XConnect::new(Arc::new(plane)),
+        MechanismTranslation,
+        Arc::clone(&node.probe)
+    ];
+    let mut request = node.connect().await;
+    for _ in 0..3 {
+        node.refresh(&mut request).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    node.chain
+        .close(&node.connection.again(), &mut request)
+        .await
+        .unwrap();
+    node.idle().await;
 }
