@@ -135,6 +135,11 @@ impl Kernel {
         self.shared.lost.subscribe()
     }
 
+    /// The threads that talk to the kernel.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// How many requests this process has sent to the kernel.
     pub fn requests(&self) -> u64 {
         netlink::sent()
@@ -244,7 +249,7 @@ async fn check_privilege(home: &Arc<Netns>) -> Result<()> {
 }
 
 /// Has `job` done on a thread of ours, by `deadline`.
-async fn ask<T: Send + 'static>(
+pub(crate) async fn ask<T: Send + 'static>(
     pool: &Pool,
     deadline: Instant,
     what: &str,

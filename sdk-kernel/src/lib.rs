@@ -47,6 +47,7 @@ mod state;
 mod station;
 mod sysctl;
 mod tables;
+mod underlay;
 mod veth;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};

@@ -12,6 +12,7 @@ mod local;
 mod policy;
 mod recovery;
 mod role;
+mod underlay;
 mod world;
 
 use std::os::unix::process::CommandExt;
@@ -44,12 +45,13 @@ fn main() -> ExitCode {
         return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
-    let files: [(&str, Tests); 5] = [
+    let files: [(&str, Tests); 6] = [
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
         ("policy", policy::TESTS),
         ("recovery", recovery::TESTS),
+        ("underlay", underlay::TESTS),
     ];
     let trials = files.into_iter().flat_map(|(file, tests)| {
         tests.iter().map(move |(name, test)| {
