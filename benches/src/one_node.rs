@@ -73,6 +73,7 @@ impl Bench {
             folder: folder.to_path_buf(),
             log_level: "WARN".to_string(),
             identities: vec!["nse".to_string()],
+            host: None,
         };
         let (pod, far) = (Pod::new("client")?, Pod::new("endpoint")?);
         let node = Node::start(settings, |_, _| ()).await?;

@@ -8,6 +8,7 @@ mod ping;
 mod pod;
 mod program;
 mod sandbox;
+mod underlay;
 
 pub use client::{Attached, Client};
 pub use leftovers::Snapshot;
@@ -16,3 +17,4 @@ pub use ping::{Pinger, Pings, ping};
 pub use pod::Pod;
 pub use program::{Memory, Program, Programs, Start};
 pub use sandbox::enter;
+pub use underlay::{Host, Underlay};

@@ -53,6 +53,7 @@ impl World {
             identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2"]
                 .map(String::from)
                 .to_vec(),
+            host: None,
         };
         let node = Node::start(settings, |_, _| ()).await?;
         let mut world = Self {
@@ -153,7 +154,7 @@ impl World {
     /// Whether every program runs and the kernel is as it was.
     pub(crate) async fn is_whole(&mut self) -> Result<()> {
         let running = [
-            Some(&mut self.node.issuer),
+            self.node.issuer.as_mut(),
             self.node.registry.as_mut(),
             self.node.nsmgr.as_mut(),
             self.node.forwarder.as_mut(),

@@ -82,6 +82,7 @@ impl Demo {
             folder: folder.to_path_buf(),
             log_level: self.log_level.clone(),
             identities: vec![CLIENT.to_string(), ENDPOINT.to_string()],
+            host: None,
         };
         let pods = [Pod::new(CLIENT)?, Pod::new(ENDPOINT)?];
         let [near, far] = &pods;

@@ -53,7 +53,7 @@ impl Attached {
 impl Client {
     /// A client called `name` of the manager of `node`, whose wires end in `netns`.
     pub fn new(node: &Node, name: &str, netns: &Path) -> Result<Self> {
-        Self::at(&node.url("nsm"), name, node.identity().clone(), netns)
+        Self::at(&node.manager_url(), name, node.identity().clone(), netns)
     }
 
     /// A client called `name` of whoever listens on `url`, whose wires end in `netns`.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node: issuer, registry, manager and forwarder, and the endpoints and clients that use them.
+//! A node: manager and forwarder, and the endpoints and clients that use them. The first one has issuer and registry too.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,13 +12,21 @@ use nsm_sdk::identity::{Identity, Source};
 use nsm_sdk::transport::health;
 use tokio::time::Instant;
 
-use super::{Pod, Program, Programs, Start};
+use super::{Host, Pod, Program, Programs, Start};
 
 /// How long a program may take until it is ready.
 const TO_START: Duration = Duration::from_secs(20);
 
 /// The trust domain of the mesh.
 const TRUST_DOMAIN: &str = "demo.nsm";
+
+/// Where managers and registries listen for other nodes.
+const MANAGER_PORT: u16 = 5001;
+const REGISTRY_PORT: u16 = 5002;
+
+fn tcp(ip: &IpAddr, port: u16) -> String {
+    format!("tcp://{}", SocketAddr::new(*ip, port))
+}
 
 /// What a [`Node`] is made of.
 #[derive(Clone, Debug)]
@@ -27,18 +37,23 @@ pub struct Settings {
     pub folder: PathBuf,
     /// The level at which the programs log.
     pub log_level: String,
-    /// Who gets an identity besides the node's own programs: the endpoints and clients by name.
+    /// Who gets an identity besides the first node's own programs: endpoints and clients by name, and the programs of
+    /// further nodes ([`Node::join`]).
     pub identities: Vec<String>,
+    /// Where the node's programs run; without one in our own namespace, and nobody else can reach them.
+    pub host: Option<Arc<Host>>,
 }
 
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
     settings: Settings,
+    number: u8,
+    registry_url: String,
     component: Component,
     identity: Identity,
-    /// The development issuer.
-    pub issuer: Program,
+    /// The development issuer, of the first node.
+    pub issuer: Option<Program>,
     /// The registry, while it runs.
     pub registry: Option<Program>,
     /// The manager, while it runs.
@@ -65,10 +80,12 @@ impl Node {
             .await?;
         progress("issuer", began.elapsed());
         let mut node = Self {
+            registry_url: settings.url("registry"),
             settings,
+            number: 1,
             component,
             identity,
-            issuer,
+            issuer: Some(issuer),
             registry: None,
             nsmgr: None,
             forwarder: None,
@@ -79,12 +96,60 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts the manager and the forwarder of node `number` on `host`, which uses issuer and registry of this one. Its
+    /// programs are `nsmgr-<number>` and `forwarder-<number>`, and need identities under these names.
+    pub async fn join(
+        &self,
+        number: u8,
+        host: Arc<Host>,
+        mut progress: impl FnMut(&str, Duration),
+    ) -> Result<Self> {
+        let registry_url = match &self.settings.host {
+            Some(host) => tcp(&host.ip(), REGISTRY_PORT),
+            None => self.settings.url("registry"),
+        };
+        let mut node = Self {
+            settings: Settings {
+                host: Some(host),
+                ..self.settings.clone()
+            },
+            number,
+            registry_url,
+            component: self.component.clone(),
+            identity: self.identity.clone(),
+            issuer: None,
+            registry: None,
+            nsmgr: None,
+            forwarder: None,
+        };
+        progress(&node.own("nsmgr"), node.start_nsmgr().await?);
+        progress(&node.own("forwarder"), node.start_forwarder().await?);
+        Ok(node)
+    }
+
+    /// The name of a program of this node.
+    fn own(&self, program: &str) -> String {
+        match self.number {
+            1 => program.to_string(),
+            number => format!("{program}-{number}"),
+        }
+    }
+
+    /// A socket on this machine, and one that other nodes can reach if there are any.
+    fn listen_on(&self, name: &str, port: u16) -> String {
+        let unix = self.settings.url(name);
+        match &self.settings.host {
+            Some(host) => format!("{unix},{}", tcp(&host.ip(), port)),
+            None => unix,
+        }
+    }
+
     /// Starts the registry and waits until it is ready; answers how long that took.
     pub async fn start_registry(&mut self) -> Result<Duration> {
-        let listen_on = self.url("registry");
-        let variables = [("NSM_LISTEN_ON", listen_on.clone())];
+        let variables = [("NSM_LISTEN_ON", self.listen_on("registry", REGISTRY_PORT))];
+        let url = self.settings.url("registry");
         let (program, took) = self
-            .ready("registry", "registry-memory", &variables, &listen_on)
+            .ready("registry", "registry-memory", &variables, &url)
             .await?;
         self.registry = Some(program);
         Ok(took)
@@ -92,29 +157,30 @@ impl Node {
 
     /// Starts the manager and waits until it is ready; answers how long that took.
     pub async fn start_nsmgr(&mut self) -> Result<Duration> {
-        let listen_on = self.url("nsm");
         let variables = [
-            ("NSM_LISTEN_ON", listen_on.clone()),
-            ("NSM_REGISTRY_URL", self.url("registry")),
-            ("NODE_NAME", "node-1".to_string()),
+            ("NSM_LISTEN_ON", self.listen_on(&self.own("nsm"), MANAGER_PORT)),
+            ("NSM_REGISTRY_URL", self.registry_url.clone()),
+            ("NODE_NAME", format!("node-{}", self.number)),
         ];
-        let (program, took) = self.ready("nsmgr", "nsmgr", &variables, &listen_on).await?;
+        let (name, url) = (self.own("nsmgr"), self.manager_url());
+        let (program, took) = self.ready(&name, "nsmgr", &variables, &url).await?;
         self.nsmgr = Some(program);
         Ok(took)
     }
 
     /// Starts the forwarder and waits until it is ready; answers how long that took.
     pub async fn start_forwarder(&mut self) -> Result<Duration> {
-        let listen_on = self.url("forwarder");
-        let state = self.settings.folder.join("forwarder");
-        let variables = [
+        let name = self.own("forwarder");
+        let (listen_on, state) = (self.url(&name), self.settings.folder.join(&name));
+        let mut variables = vec![
             ("NSM_LISTEN_ON", listen_on.clone()),
-            ("NSM_CONNECT_TO", self.url("nsm")),
+            ("NSM_CONNECT_TO", self.manager_url()),
             ("NSM_STATE_DIR", state.display().to_string()),
         ];
-        let (program, took) = self
-            .ready("forwarder", "forwarder", &variables, &listen_on)
-            .await?;
+        if let Some(host) = &self.settings.host {
+            variables.push(("NSM_TUNNEL_IP", host.ip().to_string()));
+        }
+        let (program, took) = self.ready(&name, "forwarder", &variables, &listen_on).await?;
         self.forwarder = Some(program);
         Ok(took)
     }
@@ -130,7 +196,7 @@ impl Node {
         let listen_on = self.url(name);
         let mut all = vec![
             ("NSM_LISTEN_ON", listen_on.clone()),
-            ("NSM_CONNECT_TO", self.url("nsm")),
+            ("NSM_CONNECT_TO", self.manager_url()),
         ];
         all.extend_from_slice(variables);
         let began = Instant::now();
@@ -142,7 +208,7 @@ impl Node {
     /// Starts the client program in `pod` under the name and identity `name`.
     pub fn start_client(&self, name: &str, pod: &Pod, network_services: &str) -> Result<Program> {
         let variables = [
-            ("NSM_CONNECT_TO", self.url("nsm")),
+            ("NSM_CONNECT_TO", self.manager_url()),
             ("NSM_NETWORK_SERVICES", network_services.to_string()),
             ("NSM_LOG_FORMAT", "json".to_string()),
         ];
@@ -151,19 +217,23 @@ impl Node {
 
     /// The programs that run, and their names.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        std::iter::once(&self.issuer)
+        self.issuer
+            .iter()
             .chain(&self.registry)
             .chain(&self.nsmgr)
             .chain(&self.forwarder)
     }
 
-    /// Ends everything, in the order in which a node drains: forwarder, manager, registry, issuer.
+    /// Ends everything, in the order in which a node drains: forwarder, manager, registry, issuer. Nodes that have
+    /// joined are ended before the first one.
     pub async fn end(self) -> Result<()> {
         for program in [self.forwarder, self.nsmgr, self.registry].into_iter().flatten() {
             program.stop().await?;
         }
-        self.component.end().await;
-        self.issuer.stop().await?;
+        if let Some(issuer) = self.issuer {
+            self.component.end().await;
+            issuer.stop().await?;
+        }
         Ok(())
     }
 
@@ -177,9 +247,19 @@ impl Node {
         &self.identity
     }
 
-    /// Where the program `name` listens; `nsm` is the manager.
+    /// Where the program `name` listens on this machine; `nsm` is the manager of the first node.
     pub fn url(&self, name: &str) -> String {
-        format!("unix://{}/{name}.sock", self.settings.folder.display())
+        self.settings.url(name)
+    }
+
+    /// Where the manager of this node listens on this machine.
+    pub fn manager_url(&self) -> String {
+        self.url(&self.own("nsm"))
+    }
+
+    /// Where this node's programs run, if not in our own namespace.
+    pub fn host(&self) -> Option<&Host> {
+        self.settings.host.as_deref()
     }
 
     /// The folder with the program files.
@@ -238,7 +318,7 @@ impl Node {
         let what = Start {
             name,
             file: &self.settings.programs.file(program)?,
-            pod,
+            pod: pod.or(self.host().map(Host::pod)),
             folder: &self.settings.folder,
         };
         Program::start(what, &[], &all)
@@ -246,6 +326,11 @@ impl Node {
 }
 
 impl Settings {
+    /// The socket of the program `name`.
+    fn url(&self, name: &str) -> String {
+        format!("unix://{}/{name}.sock", self.folder.display())
+    }
+
     /// The Workload API socket of `name`.
     fn socket(&self, name: &str) -> PathBuf {
         self.folder.join("identity").join(format!("{name}.sock"))
