@@ -7,6 +7,7 @@ use nsm_api::registry::{NetworkServiceEndpoint, NetworkServiceLabels};
 use nsm_sdk::app::{self, Failure, Start, labels};
 use nsm_sdk::chains::{forwarder, registry_client};
 use nsm_sdk::core::Component;
+use nsm_sdk::networkservice::xconnect::Planes;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
 use nsm_sdk_kernel::Kernel;
@@ -34,8 +35,10 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     let chain = forwarder::Settings {
         gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
         mechanism_priority: settings.mechanism_priority,
+        planes: Planes::new(kernel.clone()),
+        tunnels: None,
     };
-    let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone(), kernel.clone());
+    let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
     let urls = Server::new(&component, identity)
         .network_service(chain)
         .listen(&[settings.listen_on])

@@ -2,6 +2,7 @@
 //! The seam between chains and the kernel: what a wire is to be, and who makes it so.
 
 pub mod model;
+pub mod tunnel;
 pub mod underlay;
 pub mod wireguard;
 

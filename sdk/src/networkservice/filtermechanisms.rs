@@ -16,7 +16,7 @@ use crate::elements::clienturl::NextUrl;
 pub struct FilterMechanisms;
 
 /// Whether the call stays on this node, if it is known.
-fn is_local(ctx: &Ctx) -> Option<bool> {
+pub(super) fn is_local(ctx: &Ctx) -> Option<bool> {
     if let Some(NextUrl(url)) = ctx.call().get() {
         return Some(url.starts_with("unix:") || url.starts_with("inode:"));
     }

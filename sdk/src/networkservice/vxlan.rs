@@ -24,6 +24,7 @@ use nsm_api::mechanism::{REMOTE, VXLAN, Vxlan as View, key};
 use nsm_api::payload;
 use rand::Rng;
 
+use super::filtermechanisms::is_local;
 use super::tunnel::{lowest, port, remote};
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
@@ -215,7 +216,9 @@ impl Element<NetworkService> for Vxlan {
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         match self.is_client {
             false => self.answer(ctx, request, next).await,
-            true if request.connection.payload == payload::ETHERNET => self.offer(ctx, request, next).await,
+            true if request.connection.payload == payload::ETHERNET && is_local(ctx) != Some(true) => {
+                self.offer(ctx, request, next).await
+            }
             true => next.request(ctx, request).await,
         }
     }

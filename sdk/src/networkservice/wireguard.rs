@@ -22,6 +22,7 @@ use nsm_api::connection::Mechanism;
 use nsm_api::mechanism::{REMOTE, WIREGUARD, Wireguard as View, key};
 use nsm_api::payload;
 
+use super::filtermechanisms::is_local;
 use super::tunnel::{lowest, port, remote};
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
@@ -187,7 +188,7 @@ impl Element<NetworkService> for Wireguard {
                 self.complete(ctx, request).await?;
                 next.request(ctx, request).await
             }
-            Towards::Endpoint if request.connection.payload == payload::IP => {
+            Towards::Endpoint if request.connection.payload == payload::IP && is_local(ctx) != Some(true) => {
                 self.offer(ctx, request, next).await
             }
             Towards::Endpoint => next.request(ctx, request).await,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Makes the wire between a client and an endpoint on this node, once both have said where and how.
+//! Makes the wire between a client and an endpoint, or what of it is on this node, once both have said where and how.
 //!
 //! **Guarantees**: when a request succeeds, the wire is as the answered connection says. A refresh in which nothing
-//! has changed is left to the [`DataPlane`], which touches nothing then.
+//! has changed is left to the data plane, which touches nothing then.
 //! **Placement**: in a forwarder, before the server half of `mechanisms` and everything that calls the endpoint, so
 //! that it acts when they have answered.
 //! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes the metrics of our path
@@ -14,6 +14,7 @@
 //! **Cost**: one call of the data plane; another in the background for each refresh, at most every 5 s.
 
 mod counts;
+mod plane;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -23,14 +24,15 @@ use async_trait::async_trait;
 
 use super::mechanismtranslation::Downstream;
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
-use crate::dataplane::{Counters, DataPlane, Wire};
+use crate::dataplane::Counters;
 use counts::Counts;
 
-pub use wire::wire;
+pub use plane::{Part, Planes};
+pub use wire::part;
 
 /// See the [module](self).
 pub struct XConnect {
-    plane: Arc<dyn DataPlane>,
+    planes: Planes,
     counts: Counts,
 }
 
@@ -40,29 +42,34 @@ struct Made {
     /// The endpoint that it leads to.
     endpoint: String,
     /// As the last successful request made it.
-    wire: Option<Arc<Wire>>,
+    wire: Option<Arc<Part>>,
     /// As a request that has not ended wants it.
-    wanted: Option<Arc<Wire>>,
+    wanted: Option<Arc<Part>>,
 }
 
 impl XConnect {
-    /// Lets `plane` make the wires.
-    pub fn new(plane: Arc<dyn DataPlane>) -> Self {
-        let counts = Counts::new();
-        Self { plane, counts }
+    /// Lets `planes` make the wires.
+    pub fn new(planes: &Planes) -> Self {
+        Self {
+            planes: planes.clone(),
+            counts: Counts::new(),
+        }
     }
 
-    async fn make(&self, ctx: &Ctx, request: &Request) -> Result<Arc<Wire>> {
+    async fn make(&self, ctx: &Ctx, request: &Request) -> Result<Arc<Part>> {
         let Some(Downstream(downstream)) = ctx.store().get() else {
             let text = "the endpoint has answered without a mechanism, so that no wire can be made to it";
             return Err(Error::invalid("unsupported-mechanism", text));
         };
-        let wire = Arc::new(wire(&request.connection, &downstream)?);
+        let wire = Arc::new(part(&request.connection, &downstream)?);
         let before = ctx.store().update(|made: &mut Made| {
             made.wanted = Some(Arc::clone(&wire));
             made.wire.clone()
         });
-        let done = self.plane.connect(&wire, before.as_deref(), ctx.deadline()).await;
+        let done = self
+            .planes
+            .connect(&wire, before.as_deref(), ctx.deadline())
+            .await;
         ctx.store().update(|made: &mut Made| {
             made.wanted = None;
             if done.is_ok() {
@@ -79,7 +86,7 @@ impl XConnect {
     async fn leave(&self, ctx: &Ctx, endpoint: &str) -> Result<()> {
         let made = ctx.store().get::<Made>().unwrap_or_default();
         if let Some(wire) = made.wire.filter(|_| made.endpoint != endpoint) {
-            ctx.bounded("remove the wire", self.plane.disconnect(&wire))
+            ctx.bounded("remove the wire", self.planes.disconnect(&wire))
                 .await?;
             ctx.store().take::<Made>();
             self.counts.forget(ctx);
@@ -88,24 +95,20 @@ impl XConnect {
     }
 
     /// Tells in our segment of the path which interfaces there are and what went through them.
-    fn tell(&self, ctx: &Ctx, request: &mut Request, wire: &Arc<Wire>) {
+    fn tell(&self, ctx: &Ctx, request: &mut Request, wire: &Arc<Part>) {
         let path = request.path_mut();
         let at = usize::try_from(path.index).unwrap_or(usize::MAX);
         let Some(segment) = path.path_segments.get_mut(at) else {
             return;
         };
-        let interface = |name: &str| format!("KERNEL/{name}");
-        segment
-            .metrics
-            .insert("server_interface".into(), interface(&wire.client.name));
-        segment
-            .metrics
-            .insert("client_interface".into(), interface(&wire.endpoint.name));
+        let [client, endpoint] = wire.names();
+        segment.metrics.insert("server_interface".into(), client);
+        segment.metrics.insert("client_interface".into(), endpoint);
         let (client, endpoint) = self.counts.last(ctx);
         count(&mut segment.metrics, "server", &client);
         count(&mut segment.metrics, "client", &endpoint);
         if ctx.is_established() {
-            self.counts.renew(ctx, &self.plane, wire);
+            self.counts.renew(ctx, &self.planes, wire);
         }
     }
 }
@@ -144,7 +147,7 @@ impl Element<NetworkService> for XConnect {
         for wire in [made.wanted, made.wire].into_iter().flatten() {
             let share = ctx.within(ctx.remaining() / 2);
             let done = share
-                .bounded("remove the wire", self.plane.disconnect(&wire))
+                .bounded("remove the wire", self.planes.disconnect(&wire))
                 .await;
             removed = removed.and(done);
         }

@@ -28,6 +28,7 @@ use crate::networkservice::excludedprefixes::AwarenessGroups;
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::mechanisms::Mechanisms;
 use crate::networkservice::sendfd::SendFd;
+use crate::networkservice::xconnect::Planes;
 use crate::policy::{self, Policies};
 
 /// The service that every endpoint offers.
@@ -105,12 +106,14 @@ fn manager(node: &Node, birth: &Birth) -> Result<Running> {
 fn forward(node: &Node, birth: &Birth) -> Result<Running> {
     let registry = registry_settings(node)?;
     let registries = registry_client::lookup(&registry, &birth.way);
+    let plane = Plane::start(&birth.component, node.kernel(), &birth.power);
     let settings = forwarder::Settings {
         gate: birth.gate(policy::SERVER)?,
         mechanism_priority: Vec::new(),
+        planes: Planes::new(plane),
+        tunnels: None,
     };
-    let plane = Plane::start(&birth.component, node.kernel(), &birth.power);
-    let chain = forwarder::forwarder(&birth.component, &settings, &registries, birth.way.clone(), plane);
+    let chain = forwarder::forwarder(&birth.component, &settings, &registries, birth.way.clone());
     let labels = [("p2p".to_string(), "true".to_string())].into();
     let entry = entry(Program::Forwarder, FORWARDER_SERVICE, labels);
     offer(node, birth, chain, entry, None)

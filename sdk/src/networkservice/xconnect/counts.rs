@@ -13,8 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::plane::{Part, Planes};
 use crate::core::{Ctx, Task};
-use crate::dataplane::{Counters, DataPlane, Wire};
+use crate::dataplane::Counters;
 
 /// How old what was read is before it is read again.
 const AGE: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ impl Counts {
     }
 
     /// Has the counters of the connection's `wire` read soon, for whom is told next.
-    pub(super) fn renew(&self, ctx: &Ctx, plane: &Arc<dyn DataPlane>, wire: &Arc<Wire>) {
+    pub(super) fn renew(&self, ctx: &Ctx, planes: &Planes, wire: &Arc<Part>) {
         ctx.store().update(|known: &mut Known| {
             let mut last = known.last.lock();
             if last.is_reading || last.read.is_some_and(|read| read.elapsed() < AGE) {
@@ -62,16 +63,16 @@ impl Counts {
             last.is_reading = true;
             drop(last);
             let (last, turns) = (Arc::clone(&known.last), Arc::clone(&self.0));
-            let (plane, wire) = (Arc::clone(plane), Arc::clone(wire));
+            let (planes, wire) = (planes.clone(), Arc::clone(wire));
             let read = async move {
                 let turn = turns.acquire_owned().await;
-                let counted = plane.counters(&wire).await;
+                let counted = planes.counters(&wire).await;
                 drop(turn);
                 let mut last = last.lock();
                 (last.is_reading, last.read) = (false, Some(Instant::now()));
                 match counted {
                     Ok(counted) => last.counted = counted,
-                    Err(error) => debug!(%error, wire.connection, "no counters"),
+                    Err(error) => debug!(%error, "no counters"),
                 }
             };
             known.reading = Some(ctx.component().spawn("xconnect-counters", read));

@@ -10,6 +10,7 @@ use super::*;
 use crate::core::testing::{Connection, Probe, request, standard_cases};
 use crate::core::{Chain, Message};
 use crate::dataplane::model::Model;
+use crate::dataplane::{DataPlane, Wire};
 use crate::networkservice::mechanismtranslation::MechanismTranslation;
 
 /// A node with a client and an endpoint, and a forwarder's chain between them.
@@ -44,7 +45,7 @@ impl Node {
             Ok(())
         });
         let chain = crate::chain![
-            XConnect::new(Arc::new(model.clone())),
+            XConnect::new(&Planes::new(Arc::new(model.clone()))),
             MechanismTranslation,
             Arc::clone(&probe)
         ];
@@ -119,7 +120,7 @@ async fn passes_the_standard_cases() {
     let whole = || {
         let plane = Arc::new(Model::new());
         Whole(crate::chain![
-            XConnect::new(plane),
+            XConnect::new(&Planes::new(plane)),
             MechanismTranslation,
             SetDownstream(kernel(&node.endpoint, "nse-1"))
         ])
@@ -275,7 +276,7 @@ async fn a_close_reaches_the_endpoint_also_when_the_wire_cannot_be_removed() {
             hangs,
         };
         let chain = crate::chain![
-            XConnect::new(Arc::new(plane)),
+            XConnect::new(&Planes::new(Arc::new(plane))),
             MechanismTranslation,
             Arc::clone(&node.probe)
         ];
@@ -349,7 +350,7 @@ async fn no_request_waits_for_counters_and_a_connection_reads_them_once_at_a_tim
     let (mut node, asked) = (Node::new(), Arc::default());
     let plane = Mute(node.model.clone(), Arc::clone(&asked));
     node.chain = crate::chain![
-        XConnect::new(Arc::new(plane)),
+        XConnect::new(&Planes::new(Arc::new(plane))),
         MechanismTranslation,
         Arc::clone(&node.probe)
     ];

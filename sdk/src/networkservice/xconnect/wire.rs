@@ -13,62 +13,104 @@ use nsm_api::{interface_name, payload};
 
 use super::super::files;
 use super::super::mtu::LOCAL_MTU;
+use super::plane::Part;
 use crate::core::{Error, Result};
+use crate::dataplane::tunnel::RemoteWire;
+use crate::dataplane::wireguard::{Towards, TunnelId};
 use crate::dataplane::{Interface, Neighbour, Payload, Policy, Route, Wire};
+
+mod tunnel;
 
 /// How many addresses, routes, neighbours or policies one end may have.
 const MAX_ENTRIES: usize = 1024;
 
+/// The smallest MTU of a link with IPv6 (RFC 8200 section 5), bytes.
+const IPV6_MTU: u32 = 1280;
+
 /// The smallest MTU that carries IPv4 (RFC 791), and the largest of a veth, bytes.
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
 
-/// The wire that a connection, whose mechanism is the one towards the client, asks for.
+/// What of the wire is on this node that a connection, whose mechanism is the one towards the client, asks for.
 ///
 /// Addresses that cannot be read are skipped, as by every implementation of this protocol. Host routes to peers that
 /// no own prefix covers come first, then the routes of the context; of two routes with the same prefix the later one
 /// counts, as with the kernel, which replaces the first.
 ///
 /// Errors: `unsupported-mechanism`, `bad-netns`, `bad-interface-name`, `bad-payload`, `bad-mtu`, `bad-mac`, `bad-route`,
-/// `bad-neighbour`, `bad-policy`, `too-many-entries`, `no-path`.
-pub fn wire(connection: &Connection, downstream: &Mechanism) -> Result<Wire> {
-    let upstream = connection.mechanism.as_ref().and_then(Kernel::of);
-    let (Some(upstream), Some(downstream)) = (upstream, Kernel::of(downstream)) else {
-        let types =
-            [connection.mechanism.as_ref(), Some(downstream)].map(|side| side.map_or("none", |m| &m.r#type));
-        let text = format!(
-            "unsupported mechanism: a wire from {} to {} cannot be made here",
-            types[0], types[1]
-        );
-        return Err(Error::invalid("unsupported-mechanism", text));
+/// `bad-neighbour`, `bad-policy`, `too-many-entries`, `no-path`, and those of a tunnel's parameters.
+pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
+    let upstream = connection.mechanism.as_ref();
+    let (here, there) = (upstream.and_then(Kernel::of), Kernel::of(downstream));
+    let payload = payload(&connection.payload)?;
+    let half = |towards, interface, mechanism: &Mechanism| {
+        let id = TunnelId {
+            connection: first_id(connection)?,
+            towards,
+        };
+        Ok(Part::Half(RemoteWire {
+            id,
+            payload,
+            mtu: mtu(connection, Some(mechanism), [&interface])?,
+            interface,
+            tunnel: tunnel::of(mechanism, towards)?,
+        }))
     };
+    match (here, there, upstream) {
+        (Some(here), Some(there), _) => {
+            let (client, endpoint) = (client(connection, &here)?, endpoint(connection, &there)?);
+            Ok(Part::Whole(Wire {
+                connection: first_id(connection)?,
+                payload,
+                mtu: mtu(connection, None, [&client, &endpoint])?,
+                client,
+                endpoint,
+            }))
+        }
+        (Some(here), None, _) if tunnel::is(downstream) => {
+            half(Towards::Endpoint, client(connection, &here)?, downstream)
+        }
+        (None, Some(there), Some(upstream)) if tunnel::is(upstream) => {
+            half(Towards::Client, endpoint(connection, &there)?, upstream)
+        }
+        _ => {
+            let types = [upstream, Some(downstream)].map(|side| side.map_or("none", |m| &m.r#type));
+            let text = format!(
+                "unsupported mechanism: a wire from {} to {} cannot be made here",
+                types[0], types[1]
+            );
+            Err(Error::invalid("unsupported-mechanism", text))
+        }
+    }
+}
+
+/// The end in the client's namespace.
+fn client(connection: &Connection, kernel: &Kernel<&Mechanism>) -> Result<Interface> {
     let (no_ip, no_ethernet) = (IpContext::default(), EthernetContext::default());
-    let context = connection.context.as_ref();
     let ip = connection.ip_context().unwrap_or(&no_ip);
-    let ethernet = context
-        .and_then(|context| context.ethernet_context.as_ref())
-        .unwrap_or(&no_ethernet);
-    let neighbours = neighbours(ip)?;
-    let client = Interface {
-        mac: mac(&ethernet.src_mac)?,
+    Ok(Interface {
+        mac: mac(&ethernet(connection).unwrap_or(&no_ethernet).src_mac)?,
         routes: routes(&ip.dst_ip_routes(), &ip.src_routes_with_explicit_next_hop())?,
         policies: policies(&ip.policies)?,
-        neighbours: neighbours.clone(),
-        ..interface(&upstream, &ip.src_nets(), &ip.dst_nets())?
-    };
-    let endpoint = Interface {
-        mac: mac(&ethernet.dst_mac)?,
-        routes: routes(&ip.src_ip_routes(), &ip.dst_routes_with_explicit_next_hop())?,
-        neighbours,
-        route_localnet: downstream.route_local_net(),
-        ..interface(&downstream, &ip.dst_nets(), &ip.src_nets())?
-    };
-    Ok(Wire {
-        connection: first_id(connection)?,
-        payload: payload(&connection.payload)?,
-        mtu: mtu(context.map_or(0, |context| context.mtu))?,
-        client,
-        endpoint,
+        neighbours: neighbours(ip)?,
+        ..interface(kernel, &ip.src_nets(), &ip.dst_nets())?
     })
+}
+
+/// The end in the endpoint's namespace.
+fn endpoint(connection: &Connection, kernel: &Kernel<&Mechanism>) -> Result<Interface> {
+    let (no_ip, no_ethernet) = (IpContext::default(), EthernetContext::default());
+    let ip = connection.ip_context().unwrap_or(&no_ip);
+    Ok(Interface {
+        mac: mac(&ethernet(connection).unwrap_or(&no_ethernet).dst_mac)?,
+        routes: routes(&ip.src_ip_routes(), &ip.dst_routes_with_explicit_next_hop())?,
+        neighbours: neighbours(ip)?,
+        route_localnet: kernel.route_local_net(),
+        ..interface(kernel, &ip.dst_nets(), &ip.src_nets())?
+    })
+}
+
+fn ethernet(connection: &Connection) -> Option<&EthernetContext> {
+    connection.context.as_ref()?.ethernet_context.as_ref()
 }
 
 /// The id of the connection at its client.
@@ -100,12 +142,33 @@ fn payload(name: &str) -> Result<Payload> {
     }
 }
 
-fn mtu(asked: u32) -> Result<u32> {
-    let mtu = if asked == 0 { LOCAL_MTU } else { asked };
-    if !MTUS.contains(&mtu) {
+/// The MTU of the context, lowered to what fits into the tunnel, and enough for the addresses.
+fn mtu<const N: usize>(
+    connection: &Connection,
+    tunnel: Option<&Mechanism>,
+    ends: [&Interface; N],
+) -> Result<u32> {
+    let asked = connection.context.as_ref().map_or(0, |context| context.mtu);
+    let fits = tunnel.map_or(0, tunnel::mtu);
+    let mtu = match (asked, fits) {
+        (0, 0) => LOCAL_MTU,
+        (0, fits) => fits,
+        (asked, 0) => asked,
+        (asked, fits) => asked.min(fits),
+    };
+    let has_ipv6 = ends
+        .iter()
+        .any(|end| end.addresses.iter().any(|address| address.addr().is_ipv6()));
+    let least = if has_ipv6 { IPV6_MTU } else { *MTUS.start() };
+    if !(least..=*MTUS.end()).contains(&mtu) {
+        let why = if has_ipv6 {
+            ", as its IPv6 addresses need"
+        } else {
+            ""
+        };
         let text = format!(
-            "the MTU {mtu} of the connection is not between {} and {}",
-            MTUS.start(),
+            "the MTU {mtu} of the connection is not between {least} and {}{why}; the request asks for {asked} (0: \
+             anything), and the way to the other node leaves {fits} (0: there is none)",
             MTUS.end()
         );
         return Err(Error::invalid("bad-mtu", text));

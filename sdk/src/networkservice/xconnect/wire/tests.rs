@@ -6,6 +6,14 @@ use nsm_api::mechanism::{KERNEL, LOCAL};
 
 use super::*;
 
+/// The wire between two interfaces of this node.
+fn wire(connection: &Connection, downstream: &Mechanism) -> Result<Wire> {
+    match part(connection, downstream)? {
+        Part::Whole(wire) => Ok(wire),
+        Part::Half(half) => panic!("half a wire: {half:?}"),
+    }
+}
+
 pub(in super::super) fn kernel(netns: &str, name: &str) -> Mechanism {
     let mut mechanism = Kernel::at(&format!("file://{netns}"));
     mechanism.set_parameter("name", name);
@@ -305,8 +313,8 @@ fn policies_are_the_clients_only_with_selectors_and_routes_as_given() {
 }
 
 #[test]
-fn anything_but_two_kernel_interfaces_is_an_unsupported_mechanism() {
-    let other = Mechanism::new("REMOTE", "VXLAN");
+fn what_cannot_be_joined_is_an_unsupported_mechanism() {
+    let other = Mechanism::new("REMOTE", "MEMIF");
     let mut trunk = kernel("/ns/endpoint", "nse-2");
     trunk.set_parameter("vlan", "7");
     let refused = [
@@ -349,5 +357,104 @@ fn what_a_peer_sends_is_bounded_and_checked() {
             .unwrap()
             .payload,
         Payload::Ip
+    );
+}
+
+/// A tunnel between 10.77.0.1, where the client is, and 10.77.0.2.
+fn tunnel(r#type: &str, more: &[(&str, &str)]) -> Mechanism {
+    let mut mechanism = Mechanism::new("REMOTE", r#type);
+    let ends = [("src_ip", "10.77.0.1"), ("dst_ip", "10.77.0.2"), ("MTU", "1400")];
+    for (key, value) in ends.iter().chain(more) {
+        mechanism.set_parameter(key, *value);
+    }
+    mechanism
+}
+
+fn half(connection: &Connection, downstream: &Mechanism) -> Result<RemoteWire> {
+    match part(connection, downstream)? {
+        Part::Half(half) => Ok(half),
+        Part::Whole(wire) => panic!("a whole wire: {wire:?}"),
+    }
+}
+
+#[test]
+fn a_tunnel_downstream_is_the_interface_of_the_client() {
+    let vxlan = tunnel("VXLAN", &[("dst_port", "4790"), ("vni", "77")]);
+    let wire = half(&connection(), &vxlan).expect("half a wire");
+    assert_eq!((wire.id.towards, wire.mtu), (Towards::Endpoint, 1400));
+    assert_eq!(wire.interface.name, "nsm-1");
+    let expected = crate::dataplane::tunnel::Vxlan {
+        local: "10.77.0.1".parse().expect("an address"),
+        remote: "10.77.0.2".parse().expect("an address"),
+        port: 4790,
+        vni: 77,
+    };
+    assert_eq!(wire.tunnel, crate::dataplane::tunnel::Tunnel::Vxlan(expected));
+}
+
+#[test]
+fn a_tunnel_upstream_is_the_interface_of_the_endpoint() {
+    let (ours, theirs) = (
+        "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    );
+    let keys = [
+        ("src_port", "51821"),
+        ("src_public_key", theirs),
+        ("dst_port", "51840"),
+        ("dst_public_key", ours),
+    ];
+    let mut connection = connection();
+    connection.mechanism = Some(tunnel("WIREGUARD", &keys));
+    let wire = half(&connection, &kernel("/ns/endpoint", "nse-2")).expect("half a wire");
+    assert_eq!(
+        (wire.id.towards, wire.interface.name.as_str()),
+        (Towards::Client, "nse-2")
+    );
+    let expected = crate::dataplane::tunnel::WireGuard {
+        remote: "10.77.0.1:51821".parse().expect("an address"),
+        public_key: [1; 32],
+    };
+    assert_eq!(wire.tunnel, crate::dataplane::tunnel::Tunnel::WireGuard(expected));
+}
+
+#[test]
+fn two_tunnels_and_garbage_make_no_wire() {
+    let vxlan = tunnel("VXLAN", &[("dst_port", "4789"), ("vni", "77")]);
+    let mut transit = connection();
+    transit.mechanism = Some(vxlan.clone());
+    assert_eq!(
+        part(&transit, &vxlan).unwrap_err().reason(),
+        "unsupported-mechanism"
+    );
+    for (key, value, reason) in [
+        ("vni", "16777216", "bad-vni"),
+        ("dst_port", "70000", "bad-port"),
+        ("dst_ip", "2001:db8::1", "bad-tunnel-ip"),
+        ("src_ip", "", "bad-tunnel-ip"),
+    ] {
+        let mut garbage = vxlan.clone();
+        garbage.set_parameter(key, value);
+        assert_eq!(
+            part(&connection(), &garbage).unwrap_err().reason(),
+            reason,
+            "{key}={value}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_too_narrow_for_ipv6_is_refused() {
+    let narrow = tunnel("VXLAN", &[("dst_port", "4789"), ("vni", "77"), ("MTU", "1279")]);
+    assert_eq!(
+        half(&connection(), &narrow).expect("wide enough for IPv4").mtu,
+        1279
+    );
+    let mut dual = connection();
+    dual.ip_context_mut().src_ip_addrs.push("2001:db8::1/128".into());
+    let error = part(&dual, &narrow).unwrap_err();
+    assert!(
+        error.reason() == "bad-mtu" && error.text().contains("1280"),
+        "{error}"
     );
 }

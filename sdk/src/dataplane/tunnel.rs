@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Wires that go on to another node.
+
+use std::net::{IpAddr, SocketAddr};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::wireguard::{PublicKey, TunnelId};
+use super::{Counters, Interface, Payload};
+use crate::core::Result;
+
+/// What this node has of a wire that goes on to another node: an interface in a pod, which is a tunnel's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteWire {
+    /// The connection, and on which side of us the other node is. The id is that of the first path segment.
+    pub id: TunnelId,
+    /// What the wire carries.
+    pub payload: Payload,
+    /// The MTU of the interface, bytes; what is around it in the tunnel comes on top.
+    pub mtu: u32,
+    /// The end in the pod.
+    pub interface: Interface,
+    /// The way to the other node.
+    pub tunnel: Tunnel,
+}
+
+/// The way to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// Ethernet frames in UDP, unencrypted.
+    Vxlan(Vxlan),
+    /// IP packets, encrypted.
+    WireGuard(WireGuard),
+}
+
+/// A VXLAN tunnel (RFC 7348). Its socket is in the node's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Our address.
+    pub local: IpAddr,
+    /// The other node's.
+    pub remote: IpAddr,
+    /// The UDP port at both ends.
+    pub port: u16,
+    /// The network identifier, 1 to 2^24-1.
+    pub vni: u32,
+}
+
+/// A WireGuard tunnel. Our key and port are those of [`super::wireguard::Ends::end`] for the wire's id; the socket is in
+/// the node's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireGuard {
+    /// Where the peer hears us.
+    pub remote: SocketAddr,
+    /// The peer's key.
+    pub public_key: PublicKey,
+}
+
+/// Makes this node's ends of wires to other nodes.
+#[async_trait]
+pub trait Tunnels: Send + Sync + 'static {
+    /// Makes `wire` be, whatever is there, as [`DataPlane::connect`](super::DataPlane::connect) does for a wire on one
+    /// node, and under its rules: a call with nothing to change touches nothing, and nothing of a call that failed
+    /// stays. It waits until an interface of the same name that is being removed is gone.
+    ///
+    /// Errors: those of a wire on one node; `vni-taken` when another device of this node has the identifier;
+    /// `port-taken` when another program has the port, or its devices use it in another way; `no-wireguard`;
+    /// `unsupported-mechanism`.
+    async fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>, deadline: Instant) -> Result<()>;
+
+    /// Removes `wire`, as [`DataPlane::disconnect`](super::DataPlane::disconnect) does.
+    async fn disconnect(&self, wire: &RemoteWire) -> Result<()>;
+
+    /// The counters of the pod's end.
+    async fn counters(&self, wire: &RemoteWire) -> Result<Counters>;
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What of a wire is on this node, and who makes it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::counts::Counted;
+use crate::core::{Error, Result};
+use crate::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels};
+use crate::dataplane::wireguard::Towards;
+use crate::dataplane::{Counters, DataPlane, Wire};
+
+/// A wire as far as it is on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Client and endpoint are both here.
+    Whole(Wire),
+    /// One of them is here, and a tunnel leads to the other.
+    Half(RemoteWire),
+}
+
+impl Part {
+    /// The interfaces of the part, as paths tell them: towards the client and towards the endpoint.
+    pub(super) fn names(&self) -> [String; 2] {
+        let kernel = |name: &str| format!("KERNEL/{name}");
+        match self {
+            Self::Whole(wire) => [kernel(&wire.client.name), kernel(&wire.endpoint.name)],
+            Self::Half(wire) => {
+                let pod = kernel(&wire.interface.name);
+                let tunnel = match &wire.tunnel {
+                    Tunnel::Vxlan(vxlan) => format!("VXLAN/{}", vxlan.vni),
+                    Tunnel::WireGuard(wireguard) => format!("WIREGUARD/{}", wireguard.remote),
+                };
+                match wire.id.towards {
+                    Towards::Client => [tunnel, pod],
+                    Towards::Endpoint => [pod, tunnel],
+                }
+            }
+        }
+    }
+}
+
+/// Who makes the parts. Clones are the same.
+#[derive(Clone)]
+pub struct Planes {
+    whole: Arc<dyn DataPlane>,
+    half: Option<Arc<dyn Tunnels>>,
+}
+
+impl Planes {
+    /// Makes wires on this node only.
+    pub fn new(whole: Arc<dyn DataPlane>) -> Self {
+        Self { whole, half: None }
+    }
+
+    /// Makes tunnels to other nodes as well.
+    #[must_use]
+    pub fn with_tunnels(self, half: Arc<dyn Tunnels>) -> Self {
+        Self {
+            half: Some(half),
+            ..self
+        }
+    }
+
+    fn tunnels(&self) -> Result<&Arc<dyn Tunnels>> {
+        self.half.as_ref().ok_or_else(|| {
+            let text =
+                "unsupported mechanism: this forwarder makes no tunnels to other nodes; set NSM_TUNNEL_IP";
+            Error::invalid("unsupported-mechanism", text)
+        })
+    }
+
+    /// Makes `part` in place of `before`.
+    pub(super) async fn connect(&self, part: &Part, before: Option<&Part>, deadline: Instant) -> Result<()> {
+        match (part, before) {
+            (Part::Whole(wire), Some(Part::Whole(before))) => {
+                self.whole.connect(wire, Some(before), deadline).await
+            }
+            (Part::Half(wire), Some(Part::Half(before))) if wire.id == before.id => {
+                self.tunnels()?.connect(wire, Some(before), deadline).await
+            }
+            (_, Some(before)) => {
+                self.disconnect(before).await?;
+                Box::pin(self.connect(part, None, deadline)).await
+            }
+            (Part::Whole(wire), None) => self.whole.connect(wire, None, deadline).await,
+            (Part::Half(wire), None) => self.tunnels()?.connect(wire, None, deadline).await,
+        }
+    }
+
+    pub(super) async fn disconnect(&self, part: &Part) -> Result<()> {
+        match part {
+            Part::Whole(wire) => self.whole.disconnect(wire).await,
+            Part::Half(wire) => self.tunnels()?.disconnect(wire).await,
+        }
+    }
+
+    /// What the ends towards the client and towards the endpoint have counted. What one end has sent the other has
+    /// received, as far as this node can know.
+    pub(super) async fn counters(&self, part: &Part) -> Result<Counted> {
+        match part {
+            Part::Whole(wire) => self.whole.counters(wire).await,
+            Part::Half(wire) => {
+                let here = self.tunnels()?.counters(wire).await?;
+                let there = Counters {
+                    rx_bytes: here.tx_bytes,
+                    tx_bytes: here.rx_bytes,
+                    rx_packets: here.tx_packets,
+                    tx_packets: here.rx_packets,
+                    drops: here.drops,
+                };
+                Ok(match wire.id.towards {
+                    Towards::Client => (there, here),
+                    Towards::Endpoint => (here, there),
+                })
+            }
+        }
+    }
+}
