@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.enable_type_names();
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::codec::Codec")
         .compile_fds_with_config(descriptors.clone(), config)?;
 
     // What programs carry to describe the API needs no comments and positions.

@@ -48,6 +48,7 @@ mod generated {
     }
 }
 
+pub mod codec;
 pub mod context;
 pub mod interdomain;
 pub mod interface_name;

@@ -126,10 +126,22 @@ impl<A: Api> Copy for Next<'_, A> {}
 impl<'a, A: Api> Next<'a, A> {
     /// Passes the call on. At the end of the chain the message is the answer.
     pub async fn request(&self, ctx: &Ctx, message: &mut A::Message) -> Result<()> {
-        match (self.here.split_first(), self.then) {
-            (Some((element, rest)), _) => self.run(element.as_ref(), rest, ctx, message).await?,
-            (None, Some(then)) => Box::pin(then.request(ctx, message)).await?,
-            (None, None) => {}
+        let reached = AtomicBool::new(false);
+        let done = match (self.here, self.then) {
+            ([element, rest @ ..], then) => {
+                let next = Next {
+                    here: rest,
+                    then,
+                    reached: Some(&reached),
+                };
+                element.request(ctx, message, next).await
+            }
+            ([], Some(then)) => Box::pin(then.request(ctx, message)).await,
+            ([], None) => Ok(()),
+        };
+        if let Err(error) = done {
+            // Boxed, so that the future of a call that succeeds is small.
+            return Err(Box::pin(self.undo(ctx, message, error, reached.into_inner())).await);
         }
         if let Some(reached) = self.reached {
             reached.store(true, Ordering::Relaxed);
@@ -137,35 +149,24 @@ impl<'a, A: Api> Next<'a, A> {
         Ok(())
     }
 
-    async fn run(
-        &self,
-        element: &dyn Element<A>,
-        rest: &[Arc<dyn Element<A>>],
-        ctx: &Ctx,
-        message: &mut A::Message,
-    ) -> Result<()> {
-        let reached = AtomicBool::new(false);
-        let next = Next {
-            here: rest,
-            then: self.then,
-            reached: Some(&reached),
-        };
-        let Err(error) = element.request(ctx, message, next).await else {
-            return Ok(());
+    /// Closes what is behind the first element, which has failed by `error`, if that was reached. Returns the error.
+    async fn undo(&self, ctx: &Ctx, message: &mut A::Message, error: Error, reached: bool) -> Error {
+        let [element, rest @ ..] = self.here else {
+            return error;
         };
         let error = error.at(element.name());
         debug!(element = element.name(), id = super::Message::id(message), %error, "request failed");
-        if reached.into_inner() && !ctx.is_established() {
+        if reached && !ctx.is_established() {
             let next = Next {
                 here: rest,
                 then: self.then,
                 reached: None,
             };
             if let Err(undo) = next.close(&ctx.postponed(), message).await {
-                return Err(error.also(&undo));
+                return error.also(&undo);
             }
         }
-        Err(error)
+        error
     }
 
     /// Passes the close on. What an element closes by itself after a request, the runner does not close again.

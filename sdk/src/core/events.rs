@@ -40,12 +40,12 @@ impl Queued {
 /// calls of its users.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Box<Queued>>,
     withdrawn: CancellationToken,
 }
 
 impl Events {
-    pub(crate) fn new(queue: mpsc::Sender<Queued>) -> Self {
+    pub(crate) fn new(queue: mpsc::Sender<Box<Queued>>) -> Self {
         Self {
             queue,
             withdrawn: CancellationToken::new(),
@@ -59,11 +59,11 @@ impl Events {
     pub async fn run(&self, event: Event) -> Result<()> {
         let closed = || Error::not_found("closed", "the connection was closed before its event could run");
         let (outcome, wait) = oneshot::channel();
-        let queued = Queued {
+        let queued = Box::new(Queued {
             event,
             outcome,
             withdrawn: self.withdrawn.clone(),
-        };
+        });
         self.queue.send(queued).await.map_err(|_| closed())?;
         wait.await.map_err(|_| closed())?
     }

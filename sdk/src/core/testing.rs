@@ -156,7 +156,7 @@ pub(crate) struct Connection {
     pub(crate) store: Store,
     events: Events,
     /// Where its events wait, for ever.
-    _queued: tokio::sync::mpsc::Receiver<super::events::Queued>,
+    _queued: tokio::sync::mpsc::Receiver<Box<super::events::Queued>>,
     component: Component,
 }
 

@@ -73,20 +73,18 @@ impl Monitor {
         }
     }
 
-    fn relay(&self, ctx: &Ctx, epoch: u64, connection: &Connection) {
+    fn relay(&self, ctx: &Ctx, epoch: u64, connection: Arc<Connection>) {
         let Some(way) = ctx.store().get::<Way<NetworkService>>() else {
             return;
         };
         let (hub, component) = (Arc::clone(&self.hub), ctx.component().clone());
-        let connection = connection.clone();
         let task = ctx.component().spawn("monitor", async move {
-            let id = connection.id.clone();
             let Some(mut down) = relay(&hub, epoch, &component, &way, connection).await else {
                 return;
             };
-            info!(id, "the hop behind cannot be heard any more");
-            down.set_state(State::Down);
-            hub.relay(epoch, down);
+            info!(id = down.id, "the hop behind cannot be heard any more");
+            Arc::make_mut(&mut down).set_state(State::Down);
+            hub.relay(epoch, &down);
         });
         ctx.store().insert(Relay { _task: task });
     }
@@ -98,9 +96,9 @@ async fn relay(
     epoch: u64,
     component: &Component,
     way: &Way<NetworkService>,
-    mut connection: Connection,
-) -> Option<Connection> {
-    let mut watch = match Watch::persist(component, way, &connection).await {
+    mut connection: Arc<Connection>,
+) -> Option<Arc<Connection>> {
+    let mut watch = match Box::pin(Watch::persist(component, way, &connection)).await {
         Ok(watch) => watch,
         Err(error) if is_refusal(&error) => return None,
         Err(_) => return Some(connection),
@@ -110,7 +108,7 @@ async fn relay(
             Some(Ok(change)) => {
                 connection = change.connection;
                 if change.kind != Kind::InitialStateTransfer || connection.state() != change.was {
-                    hub.relay(epoch, connection.clone());
+                    hub.relay(epoch, &connection);
                 }
             }
             Some(Err(error)) if is_refusal(&error) => return None,
@@ -133,18 +131,19 @@ impl Element<NetworkService> for Monitor {
         if let Err(error) = next.request(ctx, message).await {
             if let Some(mut down) = asked {
                 down.set_state(State::Down);
-                self.hub.update(down);
+                self.hub.update(Arc::new(down));
             }
             return Err(error);
         }
         let mut connection = message.connection.clone();
         connection.set_state(State::Up);
-        let epoch = self.hub.update(connection.clone());
+        let connection = Arc::new(connection);
+        let epoch = self.hub.update(Arc::clone(&connection));
         if !ctx.store().has::<Listing>() {
             let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
             ctx.store().insert(Listing { hub, id });
         }
-        self.relay(ctx, epoch, &connection);
+        self.relay(ctx, epoch, connection);
         Ok(())
     }
 

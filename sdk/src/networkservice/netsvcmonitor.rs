@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use nsm_api::connection::Connection;
 use nsm_api::registry::NetworkService as Service;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -27,7 +26,7 @@ use crate::core::{
     Chain, Component, Ctx, Element, Event, Events, Later, NetworkService, Next, NsRegistry, NseRegistry,
     Request, Result, Task,
 };
-use registry::Registry;
+use registry::{Chosen, Registry};
 
 /// See the [module](self).
 pub struct NetSvcMonitor {
@@ -83,7 +82,7 @@ impl NetSvcMonitor {
 async fn look(
     registry: &Registry,
     mut service: watch::Receiver<Option<Arc<Service>>>,
-    connection: Connection,
+    connection: Chosen,
     events: Events,
 ) {
     while service.changed().await.is_ok() {
@@ -92,7 +91,7 @@ async fn look(
         };
         let is_lost = tokio::select! {
             biased;
-            is_lost = registry.is_lost(&now, &connection) => is_lost,
+            is_lost = Box::pin(registry.is_lost(&now, &connection)) => is_lost,
             changed = service.changed() => {
                 if changed.is_err() {
                     return;
@@ -102,7 +101,7 @@ async fn look(
             }
         };
         if is_lost {
-            let (id, endpoint) = (&connection.id, &connection.network_service_endpoint_name);
+            let (id, endpoint) = (&connection.id, &connection.endpoint);
             info!(
                 id,
                 endpoint,
@@ -133,7 +132,7 @@ impl Element<NetworkService> for NetSvcMonitor {
         });
         next.request(ctx, message).await?;
         drop(ctx.store().take::<Looking>());
-        let connection = message.connection.clone();
+        let connection = &message.connection;
         let (watched, service) = before
             .filter(|_| connection.network_service == asked)
             .unwrap_or_else(|| {
@@ -145,9 +144,14 @@ impl Element<NetworkService> for NetSvcMonitor {
         let until = path
             .and_then(expiry::earliest)
             .map(|expires| ctx.component().until(expires));
+        let chosen = Chosen {
+            id: connection.id.clone(),
+            labels: connection.labels.clone(),
+            endpoint: connection.network_service_endpoint_name.clone(),
+        };
         let registry = Arc::clone(&self.registry);
         let task = ctx.later("netsvcmonitor", |events| async move {
-            let look = look(&registry, service, connection, events);
+            let look = look(&registry, service, chosen, events);
             match until {
                 None => look.await,
                 Some(until) => drop(tokio::time::timeout(until, look).await),

@@ -39,7 +39,7 @@ struct Listening {
 struct Listener {
     component: Component,
     way: Way<NetworkService>,
-    connection: Connection,
+    connection: Arc<Connection>,
     /// The other connections of this program: how often one of them was asked to refresh.
     local: Option<(Arc<Sender<u64>>, Receiver<u64>)>,
 }
@@ -75,7 +75,7 @@ impl Element<NetworkService> for UpstreamRefresh {
             let listener = Listener {
                 component: ctx.component().clone(),
                 way,
-                connection: message.connection.clone(),
+                connection: Arc::new(message.connection.clone()),
                 local,
             };
             let task = ctx.later("upstreamrefresh", |events| listener.run(events))?;
@@ -114,7 +114,7 @@ impl Listener {
 
     /// Waits until the next hop asks; for ever, once it cannot be heard.
     async fn asked(&self) {
-        if let Ok(mut watch) = Watch::persist(&self.component, &self.way, &self.connection).await {
+        if let Ok(mut watch) = Box::pin(Watch::persist(&self.component, &self.way, &self.connection)).await {
             while let Some(Ok(change)) = watch.next().await {
                 if change.kind != Kind::Delete && change.connection.state() == State::RefreshRequested {
                     return;

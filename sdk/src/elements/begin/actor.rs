@@ -29,7 +29,7 @@ pub(super) struct Actor<A: Api> {
     rest: Chain<A>,
     calls: mpsc::Receiver<Box<Call<A>>>,
     events: Events,
-    queued: mpsc::Receiver<Queued>,
+    queued: mpsc::Receiver<Box<Queued>>,
     store: Store,
     committed: Option<Box<Committed<A>>>,
 }
@@ -96,8 +96,9 @@ impl<A: Api> Actor<A> {
                 tokio::select! {
                     biased;
                     () = component.shutdown().cancelled() => break,
-                    Some(queued) = self.queued.recv() => self.event(queued).await,
-                    Some(call) = self.calls.recv() => self.call(*call).await,
+                    // What runs has its memory only while it runs: most connections are idle most of the time.
+                    Some(queued) = self.queued.recv() => Box::pin(self.event(*queued)).await,
+                    Some(call) = self.calls.recv() => Box::pin(self.call(*call)).await,
                 }
                 if self.committed.is_none() {
                     break;

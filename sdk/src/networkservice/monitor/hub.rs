@@ -49,10 +49,10 @@ impl Hub {
     }
 
     /// Lists the connection as its own hop says it is, and begins an epoch, which is returned.
-    pub(super) fn update(&self, connection: Connection) -> u64 {
+    pub(super) fn update(&self, connection: Arc<Connection>) -> u64 {
         let mut table = self.table.lock();
         table.last += 1;
-        let (epoch, connection) = (table.last, Arc::new(connection));
+        let epoch = table.last;
         table.publish(Kind::Update, &connection);
         let id = connection.id.clone();
         table.connections.insert(id, Listed { connection, epoch });
@@ -60,15 +60,14 @@ impl Hub {
     }
 
     /// Lists the connection as another hop says it is, if it is listed and its epoch is still that one.
-    pub(super) fn relay(&self, epoch: u64, connection: Connection) {
+    pub(super) fn relay(&self, epoch: u64, connection: &Arc<Connection>) {
         let mut table = self.table.lock();
         let current = table.connections.get_mut(&connection.id);
         let Some(listed) = current.filter(|listed| listed.epoch == epoch) else {
             return;
         };
-        listed.connection = Arc::new(connection);
-        let connection = Arc::clone(&listed.connection);
-        table.publish(Kind::Update, &connection);
+        listed.connection = Arc::clone(connection);
+        table.publish(Kind::Update, connection);
     }
 
     /// Changes a listed connection; false when it is not listed.

@@ -482,16 +482,16 @@ async fn an_announcement_is_told_as_long_as_the_connection_is_there() {
 async fn what_a_relay_tells_too_late_is_not_told() {
     let component = Component::new("nsmgr");
     let hub = Hub::new(&component);
-    let connection = request().connection;
-    let mut down = connection.clone();
-    down.set_state(State::Down);
-    let old = hub.update(connection.clone());
-    let new = hub.update(connection.clone());
-    hub.relay(old, down.clone());
+    let connection = Arc::new(request().connection);
+    let mut down = Arc::clone(&connection);
+    Arc::make_mut(&mut down).set_state(State::Down);
+    let old = hub.update(Arc::clone(&connection));
+    let new = hub.update(connection);
+    hub.relay(old, &down);
     let mut events = Events(hub.subscribe(MonitorScopeSelector::default()).expect("a stream"));
     assert_eq!(events.next().await.1, [("nsc-0".into(), 0, State::Up)]);
     hub.delete("nsc-0");
-    hub.relay(new, down);
+    hub.relay(new, &down);
     assert_eq!(events.next().await.0, Kind::Delete);
     assert!(events.is_silent().await);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the hop behind says about a connection, as this hop sees it: for `monitor`, `upstreamrefresh` and `heal`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -22,7 +23,7 @@ const OPEN_TRIES: u32 = 4;
 
 /// The changes of one connection that the next hop tells.
 pub(crate) struct Watch {
-    known: Connection,
+    known: Arc<Connection>,
     events: Found<NetworkService>,
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct Change {
     /// How it was told.
     pub(crate) kind: Kind,
     /// The connection with our id and our index. A deleted one is down.
-    pub(crate) connection: Connection,
+    pub(crate) connection: Arc<Connection>,
     /// Its state before.
     pub(crate) was: State,
 }
@@ -42,7 +43,7 @@ impl Watch {
     pub(crate) async fn open(
         component: &Component,
         way: &Way<NetworkService>,
-        connection: Connection,
+        connection: Arc<Connection>,
     ) -> Result<Self> {
         let ctx = Ctx::own(component, OPEN);
         let opened = way.0.find(&ctx, selector(&connection));
@@ -57,12 +58,12 @@ impl Watch {
     pub(crate) async fn persist(
         component: &Component,
         way: &Way<NetworkService>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
     ) -> Result<Self> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         let mut tries = 1;
         loop {
-            match Self::open(component, way, connection.clone()).await {
+            match Self::open(component, way, Arc::clone(connection)).await {
                 Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
                     debug!(id = connection.id, %error, "opening a monitor of the next hop");
                     tries += 1;
@@ -93,15 +94,15 @@ impl Watch {
         let mut is_changed = false;
         for told in event.connections.into_values() {
             if let Some(seen) = seen(&self.known, kind, told)
-                && seen != self.known
+                && seen != *self.known
             {
-                self.known = seen;
+                self.known = Arc::new(seen);
                 is_changed = true;
             }
         }
         is_changed.then(|| Change {
             kind,
-            connection: self.known.clone(),
+            connection: Arc::clone(&self.known),
             was,
         })
     }
@@ -186,7 +187,9 @@ mod tests {
         let probe = Probe::<NetworkService>::new();
         probe.as_ref().find(events);
         let (component, way) = (Component::new("hop-1"), end(crate::chain![probe]));
-        let mut watch = Watch::open(&component, &way, connection(1)).await.expect("opens");
+        let mut watch = Watch::open(&component, &way, connection(1).into())
+            .await
+            .expect("opens");
         let mut changes = Vec::new();
         while let Some(change) = watch.next().await {
             changes.push(change.expect("no errors"));
@@ -211,7 +214,7 @@ mod tests {
         .await;
         let change = |kind, now, was| Change {
             kind,
-            connection: state(connection(1), now),
+            connection: state(connection(1), now).into(),
             was,
         };
         assert_eq!(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `netsvcmonitor` asks the registry.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use nsm_api::connection::Connection;
 use nsm_api::matching;
 use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceQuery,
@@ -21,6 +21,13 @@ const REOPEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// How many endpoints are looked up at once.
 const LOOKUPS: usize = 16;
+
+/// What is looked at of a connection.
+pub(super) struct Chosen {
+    pub(super) id: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) endpoint: String,
+}
 
 /// Where services and endpoints are found.
 pub(super) struct Registry {
@@ -105,10 +112,10 @@ impl Registry {
 
     /// Whether `service` does not choose the endpoint of the connection any more. An endpoint that is not
     /// registered says nothing: it may be on its way back.
-    pub(super) async fn is_lost(&self, service: &Service, connection: &Connection) -> bool {
+    pub(super) async fn is_lost(&self, service: &Service, connection: &Chosen) -> bool {
         let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
         loop {
-            match self.endpoint(&connection.network_service_endpoint_name).await {
+            match self.endpoint(&connection.endpoint).await {
                 Ok(None) => return false,
                 Ok(Some(endpoint)) => {
                     return matching::endpoints(&connection.labels, service, &[endpoint]).is_empty();
