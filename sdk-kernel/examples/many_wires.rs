@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the thousandth wire between two pods comes as fast as the first, and what goes on in the kernel meanwhile.
+//! Whether the thousandth wire between two pods comes as fast as the first.
 //!
-//! Wires stay until the end. Each has addresses of its own, and lies between the same two pods. Needs root; makes its
-//! own namespaces.
+//! Wires stay until the end. Each has addresses of its own, and lies between the same two pods. Where IPv6 is on in
+//! the pods, each link has a link-local address, and the kernel walks through all IPv6 routes of the namespace for
+//! each link that comes up or changes: that is what grows. Needs root; makes its own namespaces.
 //!
 //! ```text
 //! cargo run --release -p nsm-sdk-kernel --example many_wires [WIRES [WINDOW]]
@@ -31,12 +32,13 @@ fn main() -> Done {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    for (what, v6, policies) in [
-        ("IPv4", false, false),
-        ("IPv4 and IPv6", true, false),
-        ("IPv4 with a policy", false, true),
+    for (what, v6, policies, off) in [
+        ("IPv4, IPv6 off", false, false, true),
+        ("IPv4", false, false, false),
+        ("IPv4 and IPv6", true, false, false),
+        ("IPv4 with a policy", false, true, false),
     ] {
-        let pods = [Pod::new()?, Pod::new()?];
+        let pods = [Pod::new(off)?, Pod::new(off)?];
         let make = |number| wire(&pods, number, v6, policies);
         let [connect, refresh, disconnect] = runtime.block_on(measure(wires, make))?;
         for (step, times) in [
@@ -63,9 +65,11 @@ fn median(times: &[Duration]) -> Duration {
 struct Pod(Child);
 
 impl Pod {
-    fn new() -> Done<Self> {
+    fn new(without_v6: bool) -> Done<Self> {
         let mut command = Command::new("unshare");
-        command.args(["-n", "sh", "-c", "echo ready; exec cat"]);
+        let off = u32::from(without_v6);
+        let line = format!("echo {off} > /proc/sys/net/ipv6/conf/default/disable_ipv6; echo ready; exec cat");
+        command.args(["-n", "sh", "-c", &line]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("no output")?;
         BufReader::new(output).read_line(&mut String::new())?;
