@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::Parseable;
+use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -26,17 +26,55 @@ use rustix::io::Errno;
 use crate::end::{Entry, Rule};
 use crate::netlink::Netlink;
 
-/// Every routing table of the socket's namespace that a route or a rule mentions.
-pub(crate) fn tables(netlink: &mut Netlink) -> io::Result<BTreeSet<u32>> {
-    let mut tables: BTreeSet<u32> = rules(netlink)?.into_iter().map(|rule| rule.table).collect();
+/// Where a message about a rule says which table it leads to, if the number fits there, and the attribute that says
+/// it in any case.
+const RULE_HEADER: usize = 12;
+const RULE_TABLE: usize = 4;
+const FRA_TABLE: u16 = 15;
+
+/// Every routing table of the socket's namespace that a rule leads to.
+pub(crate) fn ruled(netlink: &mut Netlink) -> io::Result<BTreeSet<u32>> {
+    let mut tables = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        // There may be thousands: only what is asked for is read.
+        dump(netlink, &RouteNetlinkMessage::GetRule(message), |body| {
+            let attributes = NlasIterator::new(body.get(RULE_HEADER..).unwrap_or_default());
+            let mut attributes = attributes.flatten();
+            let number = attributes.find(|attribute| attribute.kind() == FRA_TABLE);
+            let number = number.and_then(|number| number.value().try_into().ok().map(u32::from_ne_bytes));
+            tables.extend(number.or_else(|| body.get(RULE_TABLE).map(|number| (*number).into())));
+        })?;
+    }
+    Ok(tables)
+}
+
+/// Whether routing table `number` of the socket's namespace has any route.
+pub(crate) fn is_used(netlink: &mut Netlink, number: u32) -> io::Result<bool> {
+    Ok(in_tables(netlink, Some(number))?.contains(&number))
+}
+
+/// Every routing table of the socket's namespace that has a route.
+pub(crate) fn routed(netlink: &mut Netlink) -> io::Result<BTreeSet<u32>> {
+    in_tables(netlink, None)
+}
+
+/// The tables that have routes, among them table `number` if it has.
+fn in_tables(netlink: &mut Netlink, number: Option<u32>) -> io::Result<BTreeSet<u32>> {
+    let mut tables = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        dump(netlink, &RouteNetlinkMessage::GetRoute(message), |body| {
-            if let Ok(route) = RouteMessage::parse(body) {
-                tables.insert(table(&route));
-            }
-        })?;
+        message.attributes.extend(number.map(RouteAttribute::Table));
+        let done = dump(netlink, &RouteNetlinkMessage::GetRoute(message), |body| {
+            tables.extend(RouteMessage::parse(body).map(|route| table(&route)));
+        });
+        match done {
+            // There never was such a table.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+            done => done?,
+        }
     }
     Ok(tables)
 }

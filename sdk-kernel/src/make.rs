@@ -108,8 +108,7 @@ impl Attempt<'_> {
             }
         }
         let undo = Undo::new(self.shared, self.claim, record.serial);
-        let mut made = [bare(&record.client.end), bare(&record.endpoint.end)];
-        made[0].link.up = true;
+        let made = [bare(&record.client.end), bare(&record.endpoint.end)];
         let done = self.configure_both(spaces, &record, &made);
         Ok(match done {
             Ok(()) => {

@@ -29,8 +29,9 @@ impl Change {
         use RouteNetlinkMessage as Message;
         match self {
             Self::Link { mtu, mac, alias } => {
-                Request::plain(Message::SetLink(link(index, *mtu, *mac, alias)))
+                Request::plain(Message::SetLink(link(index, *mtu, *mac, alias.as_deref())))
             }
+            Self::Raise => Request::plain(Message::SetLink(raised(index))),
             Self::AddAddress(net) => Request::replace(Message::NewAddress(address(index, net))),
             Self::RemoveAddress(net) => Request::plain(Message::DelAddress(address(index, net))),
             Self::SetRoute(table, wanted) => {
@@ -66,10 +67,11 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link { mtu, mac, .. } => {
-                f.write_str("raise the link")?;
+                f.write_str("prepare the link")?;
                 mtu.map_or(Ok(()), |mtu| write!(f, ", set MTU {mtu}"))?;
                 mac.map_or(Ok(()), |mac| write!(f, ", set MAC address {}", Mac(mac)))
             }
+            Self::Raise => f.write_str("raise the link"),
             Self::AddAddress(net) => write!(f, "add address {net}"),
             Self::RemoveAddress(net) => write!(f, "remove address {net}"),
             Self::SetRoute(table, route) => write!(f, "set route {} in table {table}", Way(route)),
@@ -111,16 +113,23 @@ fn family(ip: IpAddr) -> AddressFamily {
     }
 }
 
-fn link(index: u32, mtu: Option<u32>, mac: Option<[u8; 6]>, alias: &str) -> LinkMessage {
+fn raised(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+fn link(index: u32, mtu: Option<u32>, mac: Option<[u8; 6]>, alias: Option<&str>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     message
         .attributes
         .extend(mac.map(|mac| LinkAttribute::Address(mac.into())));
-    message.attributes.push(LinkAttribute::IfAlias(alias.into()));
+    let alias = alias.map(|alias| LinkAttribute::IfAlias(alias.into()));
+    message.attributes.extend(alias);
     message
 }
 

@@ -17,12 +17,13 @@ use crate::end::{End, Entry, Rule};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     RemoveRule(Rule),
-    /// What differs of MTU and MAC address; raises the link and sets its alias besides.
+    /// What differs of MTU, MAC address and alias.
     Link {
         mtu: Option<u32>,
         mac: Option<[u8; 6]>,
-        alias: String,
+        alias: Option<String>,
     },
+    Raise,
     AddAddress(IpNet),
     RemoveAddress(IpNet),
     RemoveRoute(u32, Route),
@@ -39,12 +40,18 @@ pub(crate) fn plan(now: &End, wanted: &End) -> Vec<Change> {
     changes.extend(gone.cloned().map(Change::RemoveRule));
     let is_new_mac = now.link.mac != wanted.link.mac;
     let is_new_mtu = now.link.mtu != wanted.link.mtu;
-    if is_new_mac || is_new_mtu || !now.link.up || now.link.alias != wanted.link.alias {
+    let is_new_alias = now.link.alias != wanted.link.alias;
+    if is_new_mac || is_new_mtu || is_new_alias {
         changes.push(Change::Link {
             mtu: is_new_mtu.then_some(wanted.link.mtu),
             mac: is_new_mac.then_some(wanted.link.mac),
-            alias: wanted.link.alias.clone(),
+            alias: is_new_alias.then(|| wanted.link.alias.clone()),
         });
+    }
+    // In a message of its own, after the rest: what changes on a link that is up the kernel tells IPv6, which then
+    // looks through every route of the namespace.
+    if !now.link.up {
+        changes.push(Change::Raise);
     }
     addresses(now, wanted, &mut changes);
     routes(now, wanted, &mut changes);

@@ -169,9 +169,22 @@ impl State {
     /// Takes the `count` smallest numbers of routing tables in `netns` that are neither `taken` nor ours already.
     pub(crate) fn allocate(&mut self, netns: NetnsId, count: usize, taken: &BTreeSet<u32>) -> Vec<u32> {
         let ours = self.tables.entry(netns).or_default();
-        let is_free =
-            |table: &u32| !RESERVED.contains(table) && !taken.contains(table) && !ours.contains(table);
-        let free: Vec<u32> = (1..u32::MAX).filter(is_free).take(count).collect();
+        let is_free = |table: &u32| !RESERVED.contains(table) && !taken.contains(table);
+        // Both in order: walking along is cheaper than looking each number up.
+        let mut known = ours.iter().copied().peekable();
+        let mut is_ours = |table: &u32| {
+            while known.next_if(|other| other < table).is_some() {}
+            known.peek() == Some(table)
+        };
+        let mut free: Vec<u32> = Vec::with_capacity(count);
+        for table in 1..u32::MAX {
+            if free.len() == count {
+                break;
+            }
+            if !is_ours(&table) && is_free(&table) {
+                free.push(table);
+            }
+        }
         ours.extend(&free);
         free
     }

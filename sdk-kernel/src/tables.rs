@@ -3,15 +3,17 @@
 //!
 //! **Guarantees**: a policy keeps its table as long as its selectors stay; a table that anybody else uses is never
 //! taken, nor is one of the kernel's own; two wires that are made at once have different ones.
-//! **Cost**: nothing without new policies, else four dumps of the namespace.
+//! **Cost**: nothing without new policies, else a list of the namespace's rules, and a look at each new table.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use nsm_sdk::core::Result;
 use nsm_sdk::dataplane::Interface;
 
 use crate::end::{End, families};
 use crate::make::{Attempt, Spaces};
+use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::{dumps, veth};
 
@@ -49,16 +51,37 @@ impl Attempt<'_> {
         if missing == 0 {
             return Ok(known.into_iter().flatten().collect());
         }
-        let mut socket = self.station.socket(netns)?;
-        let taken = dumps::tables(&mut socket).map_err(|error| veth::broken(&netns.id(), &error))?;
-        let mut new = self
-            .shared
-            .state()
-            .allocate(netns.id(), missing, &taken)
-            .into_iter();
+        let mut new = self.free(netns, missing)?.into_iter();
         Ok(known
             .into_iter()
             .filter_map(|table| table.or_else(|| new.next()))
             .collect())
     }
+
+    /// Takes `count` tables that nobody uses.
+    fn free(&mut self, netns: &Netns, count: usize) -> Result<Vec<u32>> {
+        let broken = |error| veth::broken(&netns.id(), &error);
+        let mut socket = self.station.socket(netns)?;
+        let mut taken = dumps::ruled(&mut socket).map_err(broken)?;
+        let free = self.shared.state().allocate(netns.id(), count, &taken);
+        let used = used(&mut socket, &free);
+        if matches!(used, Ok(false)) {
+            return Ok(free);
+        }
+        self.shared.state().release(netns.id(), free);
+        used.map_err(broken)?;
+        // Somebody has tables without rules: there may be many, so we look at all of them at once.
+        taken.extend(dumps::routed(&mut socket).map_err(broken)?);
+        Ok(self.shared.state().allocate(netns.id(), count, &taken))
+    }
+}
+
+/// Whether any of `tables` has routes.
+fn used(netlink: &mut Netlink, tables: &[u32]) -> io::Result<bool> {
+    for table in tables {
+        if dumps::is_used(netlink, *table)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

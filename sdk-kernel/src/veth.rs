@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nsm_sdk::core::{Error, Result};
 use rustix::io::Errno;
 use tokio::time::Instant;
@@ -58,12 +56,9 @@ impl Half<'_> {
     }
 }
 
-/// The request for a pair whose first end comes up at once. The second must be raised later: the kernel refuses to
-/// raise it before it is tied to the first (`ENOTCONN`).
+/// The request for a pair. Both ends are down: what is set before they are raised costs less.
 pub(crate) fn pair(first: &Half<'_>, second: &Half<'_>, group: u32) -> Request {
     let mut message = first.message(group);
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
     let peer = InfoVeth::Peer(second.message(group));
     let info = vec![
         LinkInfo::Kind(InfoKind::Veth),
@@ -150,7 +145,7 @@ pub(crate) fn configure(
         Ok(())
     })?;
     apply(&mut socket, half, &changes)?;
-    let is_raised = changes.iter().any(|change| matches!(change, Change::Link { .. }));
+    let is_raised = changes.iter().any(|change| *change == Change::Raise);
     let new = changes.iter().filter_map(|change| match change {
         Change::AddAddress(IpNet::V6(net)) => Some(net.addr()),
         _ => None,

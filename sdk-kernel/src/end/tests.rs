@@ -137,10 +137,10 @@ fn new_addresses_come_before_old_ones_go() {
 fn apply(mut end: End, changes: &[Change]) -> End {
     for change in changes {
         match change {
+            Change::Raise => end.link.up = true,
             Change::Link { mtu, mac, alias } => {
-                end.link.up = true;
                 end.link.mtu = mtu.unwrap_or(end.link.mtu);
-                end.link.alias.clone_from(alias);
+                end.link.alias = alias.clone().unwrap_or(end.link.alias);
                 if let Some(mac) = mac {
                     end.link.mac = *mac;
                     end.neighbours.clear();
