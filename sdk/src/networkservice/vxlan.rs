@@ -170,7 +170,9 @@ impl Vxlan {
             self.complete(ctx, &mut attempt).await?;
             match next.request(ctx, &mut attempt).await {
                 Err(error) if error.reason() == "vni-taken" => {
-                    self.held(ctx, Option::take).map(Lease::give_up);
+                    if let Some(lease) = self.held(ctx, Option::take) {
+                        lease.give_up();
+                    }
                 }
                 done => {
                     *request = attempt;
