@@ -40,6 +40,12 @@ pub(crate) struct Settings {
     /// Mechanisms to offer first, best first
     #[arg(long, env = "NSM_MECHANISM_PRIORITY", value_delimiter = ',')]
     pub(crate) mechanism_priority: Vec<String>,
+    /// Our address for tunnels to other nodes; without one wires stay on this node
+    #[arg(long, env = "NSM_TUNNEL_IP")]
+    pub(crate) tunnel_ip: Option<std::net::IpAddr>,
+    /// The UDP port of VXLAN tunnels that we offer; 0 is that of RFC 7348, 4789
+    #[arg(long, env = "NSM_VXLAN_PORT", default_value = "0")]
+    pub(crate) vxlan_port: u16,
     /// Where we write down which wires we made, to find them again after a crash
     #[arg(
         long,
@@ -58,8 +64,6 @@ impl nsm_sdk::app::Settings for Settings {
         "NSM_VPP_INIT",
         "NSM_VPP_INIT_PARAMS",
         "NSM_VPP_MIN_OPERATION_TIMEOUT",
-        "NSM_TUNNEL_IP",
-        "NSM_VXLAN_PORT",
         "NSM_RESOURCE_POLL_TIMEOUT",
         "NSM_DEVICE_PLUGIN_PATH",
         "NSM_POD_RESOURCES_PATH",

@@ -17,6 +17,7 @@ mod hostile;
 mod input;
 mod kernel;
 mod life;
+mod remote;
 mod soak;
 mod wires;
 mod world;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         hostile::tests,
         faults::tests,
         life::tests,
+        remote::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

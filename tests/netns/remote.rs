@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Wires between two nodes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use nsm::mesh::{Attached, Client, Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay, ping};
+use nsm_api::mechanism;
+use tempfile::TempDir;
+
+use crate::Bench;
+use crate::world::{PATIENCE, links, same, says, wait_for};
+
+/// What the link between the nodes carries in one packet.
+const UNDERLAY_MTU: u32 = 1500;
+
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
+    vec![
+        bench.apart("d49_ethernet_to_another_node_goes_by_vxlan", ethernet),
+        bench.apart("d50_packets_of_exactly_the_mtu_pass", exactly_the_mtu),
+        bench.apart("d41_closing_leaves_nothing_on_either_node", closing),
+        bench.apart("remote_wires_by_hundreds_leave_nothing", many),
+        bench.apart("a_node_that_cannot_be_reached_is_named", cut_off),
+    ]
+}
+
+/// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
+pub(crate) struct Apart {
+    near: Pod,
+    far: Pod,
+    first: Node,
+    second: Node,
+    endpoint: Program,
+    underlay: Underlay,
+    /// The kernel as it was before anything was asked for.
+    before: Snapshot,
+    folder: TempDir,
+}
+
+impl Apart {
+    pub(crate) async fn new(payload: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let underlay = Underlay::new(UNDERLAY_MTU)?;
+        let hosts: [Arc<Host>; 2] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
+        let (near, far) = (Pod::new("near")?, Pod::new("far")?);
+        let before = Snapshot::take(None)?;
+        let settings = Settings {
+            programs: Programs::beside_us()?,
+            folder: folder.path().to_path_buf(),
+            log_level: "DEBUG".to_string(),
+            identities: ["nsmgr-2", "forwarder-2", "nse", "nsc"]
+                .map(String::from)
+                .to_vec(),
+            host: Some(Arc::clone(&hosts[0])),
+        };
+        let first = Node::start(settings, |_, _| ()).await?;
+        let second = first.join(2, Arc::clone(&hosts[1]), |_, _| ()).await?;
+        let variables = [("NSM_PAYLOAD", payload.to_string())];
+        let (mut endpoint, _) = second.start_endpoint("nse", &far, &variables).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        Ok(Self {
+            near,
+            far,
+            first,
+            second,
+            endpoint,
+            underlay,
+            before,
+            folder,
+        })
+    }
+
+    fn client(&self) -> Result<Client> {
+        Client::new(&self.first, "nsc", self.near.path())?.pinging()
+    }
+
+    /// Waits until the kernel is as it was.
+    async fn clean(&self) -> Result<()> {
+        let mut left = Vec::new();
+        let clean = wait_for(PATIENCE, "the kernel is as before", async || {
+            left = tokio::task::spawn_blocking(|| Snapshot::take(None))
+                .await??
+                .since(&self.before);
+            Ok(left.is_empty().then_some(()))
+        });
+        clean.await.with_context(|| format!("left behind: {left:?}"))
+    }
+
+    /// Keeps the logs, and tells where.
+    fn keep(&mut self) -> String {
+        self.folder.disable_cleanup(true);
+        format!("the logs are in {}", self.folder.path().display())
+    }
+
+    pub(crate) async fn end(self) -> Result<()> {
+        self.endpoint.stop().await?;
+        self.second.end().await?;
+        self.first.end().await
+    }
+}
+
+/// The ends of a wire: the client's address and the endpoint's.
+fn ends(attached: &Attached) -> Result<(IpAddr, IpAddr)> {
+    let ip = attached.request.connection.ip_context().context("no addresses")?;
+    let first = |nets: Vec<ipnet::IpNet>| nets.first().map(ipnet::IpNet::addr);
+    first(ip.src_nets())
+        .zip(first(ip.dst_nets()))
+        .context("no addresses")
+}
+
+async fn ethernet(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("remote-0", "kernel://icmp-responder/nsm-1").await?;
+    let path = attached.request.connection.path.as_ref().context("no path")?;
+    let hops: Vec<_> = path
+        .path_segments
+        .iter()
+        .map(|segment| segment.name.as_str())
+        .collect();
+    same(
+        "the path",
+        hops,
+        vec!["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"],
+    )?;
+    let (source, destination) = ends(&attached)?;
+    for (pod, to) in [(&apart.near, destination), (&apart.far, source)] {
+        let pings = ping(pod, to, 5)?;
+        ensure!(pings.loss == 0.0, "to {to}: {pings:?}");
+    }
+    let link = &apart.near.ip(&["-details", "link", "show", "dev", "nsm-1"])?[0];
+    same("the kind", link["linkinfo"]["info_kind"].as_str(), Some("vxlan"))?;
+    same("the MTU", link["mtu"].as_u64(), Some(1446))?;
+    let data = &link["linkinfo"]["info_data"];
+    same("our address", data["local"].as_str(), Some("10.77.0.1"))?;
+    same("the other node's", data["remote"].as_str(), Some("10.77.0.2"))?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn exactly_the_mtu(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("mtu-0", "kernel://icmp-responder/nsm-1").await?;
+    let (_, destination) = ends(&attached)?;
+    let mtu = attached
+        .request
+        .connection
+        .context
+        .as_ref()
+        .context("no context")?
+        .mtu;
+    for (size, passes) in [(mtu - 28, true), (mtu - 27, false)] {
+        let line = [
+            "-n",
+            "-q",
+            "-c",
+            "1",
+            "-W",
+            "2",
+            "-M",
+            "do",
+            "-s",
+            &size.to_string(),
+            &destination.to_string(),
+        ];
+        let done = apart.near.command("ping").args(line).output()?;
+        same(&format!("{size} bytes pass"), done.status.success(), passes)?;
+    }
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn closing(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    for number in 0..3 {
+        let attached = client
+            .attach(&format!("close-{number}"), "kernel://icmp-responder/nsm-1")
+            .await?;
+        client.close(attached.request).await?;
+        same("interfaces of the client", links(&apart.near)?.len(), 0)?;
+    }
+    client.end().await;
+    Ok(())
+}
+
+async fn many(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    for round in 0..5 {
+        let attaching = (0..20).map(|number| {
+            let client = &client;
+            async move {
+                let (id, url) = (
+                    format!("many-{number}"),
+                    format!("kernel://icmp-responder/many-{number}"),
+                );
+                client.attach(&id, &url).await
+            }
+        });
+        let attached = futures::future::try_join_all(attaching)
+            .await
+            .with_context(|| format!("in round {round}"))?;
+        let closing = attached
+            .into_iter()
+            .map(|attached| client.close(attached.request));
+        futures::future::try_join_all(closing).await?;
+    }
+    client.end().await;
+    Ok(())
+}
+
+async fn cut_off(apart: &mut Apart) -> Result<()> {
+    apart.underlay.plug(2, false)?;
+    let client = apart.client()?;
+    let error = client.attach("cut-0", "kernel://icmp-responder/nsm-1").await;
+    let error = format!("{:#}", error.err().context("a wire through a cable that is out")?);
+    ensure!(error.contains("10.77.0.2"), "{error}");
+    same("interfaces of the client", links(&apart.near)?.len(), 0)?;
+    apart.underlay.plug(2, true)?;
+    let attached = wait_for(PATIENCE, "the wire is made", async || {
+        Ok(client.attach("cut-0", "kernel://icmp-responder/nsm-1").await.ok())
+    });
+    client.close(attached.await?.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+impl Bench {
+    /// A test on two nodes of its own, which has left nothing when it has passed.
+    fn apart<F>(&self, name: &'static str, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
+    {
+        self.trial(name, async move |shared| {
+            if let Some(world) = shared.take() {
+                world.end().await.context("the node before could not be ended")?;
+            }
+            let mut apart = Apart::new("ETHERNET").await.context("cannot start two nodes")?;
+            let done = run(&mut apart).await;
+            match done {
+                Ok(()) => apart.clean().await,
+                Err(error) => Err(error),
+            }
+            .map_err(|error| error.context(apart.keep()))?;
+            apart.end().await
+        })
+    }
+}
