@@ -145,7 +145,7 @@ pub(crate) fn configure(
         Ok(())
     })?;
     apply(&mut socket, half, &changes)?;
-    let is_raised = changes.iter().any(|change| *change == Change::Raise);
+    let is_raised = changes.contains(&Change::Raise);
     let new = changes.iter().filter_map(|change| match change {
         Change::AddAddress(IpNet::V6(net)) => Some(net.addr()),
         _ => None,
