@@ -134,7 +134,10 @@ impl Driver for Kernel {
         let index = device.made.index;
         let look = self.visit(tunnel, device, move |tunnel| {
             let found = Netlink::open()?.find(&tunnel.name);
-            Ok(found.ok().flatten().is_some_and(|link| link.index == index && link.is_wireguard))
+            Ok(found
+                .ok()
+                .flatten()
+                .is_some_and(|link| link.index == index && link.is_wireguard))
         });
         look.await.unwrap_or(false)
     }
@@ -189,7 +192,9 @@ impl Driver for Kernel {
             let netns = Netns::open(&path)?;
             home.visit(&netns, || {
                 let aim = format!("look for the interface {name}");
-                let found = Netlink::open()?.find(&name).map_err(|errno| refused(&aim, errno))?;
+                let found = Netlink::open()?
+                    .find(&name)
+                    .map_err(|errno| refused(&aim, errno))?;
                 let Some(link) = found.filter(|link| link.is_wireguard && link.group == group) else {
                     return Ok(None);
                 };
@@ -237,7 +242,9 @@ impl Build {
 
     fn link(&self, netlink: &mut Netlink) -> Result<Link> {
         let aim = aim(&self.tunnel);
-        let found = netlink.find(&self.tunnel.name).map_err(|errno| refused(&aim, errno))?;
+        let found = netlink
+            .find(&self.tunnel.name)
+            .map_err(|errno| refused(&aim, errno))?;
         found.ok_or_else(|| refused(&aim, Errno::NODEV))
     }
 
@@ -298,7 +305,10 @@ impl Build {
 
 fn aim(tunnel: &Tunnel) -> String {
     let (name, netns) = (&tunnel.name, tunnel.netns.display());
-    format!("make the WireGuard device {name} in {netns} with port {}", tunnel.listen_port)
+    format!(
+        "make the WireGuard device {name} in {netns} with port {}",
+        tunnel.listen_port
+    )
 }
 
 fn named(name: &str) -> Result<InterfaceName> {
@@ -391,7 +401,11 @@ fn as_tunnel(seen: &Seen, link: &Link, netns: &Path, name: &str) -> Tunnel {
         mtu: link.mtu,
         private_key: PrivateKey::from_bytes(&key),
         listen_port: seen.listen_port.unwrap_or_default(),
-        peers: seen.peers.iter().filter_map(|peer| as_peer(&peer.config)).collect(),
+        peers: seen
+            .peers
+            .iter()
+            .filter_map(|peer| as_peer(&peer.config))
+            .collect(),
     }
 }
 

@@ -31,7 +31,10 @@ impl PrivateKey {
     pub fn random() -> Result<Self> {
         let mut secret = Zeroizing::new([0; LENGTH]);
         OsRng.try_fill_bytes(&mut *secret).map_err(|error| {
-            Error::internal("no-randomness", format!("the system gives no randomness for a key: {error}"))
+            Error::internal(
+                "no-randomness",
+                format!("the system gives no randomness for a key: {error}"),
+            )
         })?;
         Ok(Self::from_bytes(&secret))
     }
@@ -98,7 +101,10 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
             // What is not a public key may be a private one: the text is not repeated.
-            Error::invalid("bad-key", format!("a public key {why}; it is base64 of 32 bytes, 44 characters"))
+            Error::invalid(
+                "bad-key",
+                format!("a public key {why}; it is base64 of 32 bytes, 44 characters"),
+            )
         };
         if text.len() != 44 {
             return Err(bad(&format!("of {} characters", text.len())));
@@ -135,7 +141,10 @@ mod tests {
         let key = PrivateKey::random().expect("randomness");
         let shown = format!("{key:?} {key:#?}");
         let secret = STANDARD.encode(key.bytes());
-        assert!(!shown.contains(&secret) && !shown.contains(&secret[..8]), "{shown}");
+        assert!(
+            !shown.contains(&secret) && !shown.contains(&secret[..8]),
+            "{shown}"
+        );
         assert!(!shown.contains(&format!("{:?}", key.bytes())));
     }
 
@@ -160,9 +169,14 @@ mod tests {
     /// A pair that `wg genkey` and `wg pubkey` made.
     #[test]
     fn a_public_key_is_computed_as_others_do() {
-        let secret = STANDARD.decode("YDUTmr0YYBtw/PnaSd+0sIIVkMVCZQ5BJKi16tKrYV0=").expect("base64");
+        let secret = STANDARD
+            .decode("YDUTmr0YYBtw/PnaSd+0sIIVkMVCZQ5BJKi16tKrYV0=")
+            .expect("base64");
         let key = PrivateKey::from_bytes(&secret.try_into().expect("32 bytes"));
-        assert_eq!(key.public().to_string(), "aUYb8f4xRLWth5vDhPG2UtKd4rXgHqn/N6k25yFl0yQ=");
+        assert_eq!(
+            key.public().to_string(),
+            "aUYb8f4xRLWth5vDhPG2UtKd4rXgHqn/N6k25yFl0yQ="
+        );
     }
 
     #[test]

@@ -174,7 +174,8 @@ impl Netlink {
                 Err(error) => return Err(errno(&error)),
                 Ok(_) => {}
             }
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer).map_err(|_| Errno::BADMSG)?;
+            let answer =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer).map_err(|_| Errno::BADMSG)?;
             if answer.header.sequence_number != self.sequence {
                 continue;
             }

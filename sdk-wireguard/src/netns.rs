@@ -150,7 +150,13 @@ mod tests {
     fn what_is_not_a_namespace_is_refused_by_name() {
         let (reader, _writer) = std::io::pipe().expect("a pipe");
         let pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
-        for path in ["/proc/self/ns/mnt", "/etc/passwd", "/dev/null", "/", pipe.as_str()] {
+        for path in [
+            "/proc/self/ns/mnt",
+            "/etc/passwd",
+            "/dev/null",
+            "/",
+            pipe.as_str(),
+        ] {
             let error = Netns::open(Path::new(path)).expect_err("not a network namespace");
             assert_eq!(error.reason(), "not-a-netns", "{path}");
             assert!(error.text().contains(path), "{error}");

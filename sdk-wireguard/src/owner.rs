@@ -132,7 +132,11 @@ impl<D: Driver> Inner<D> {
             }
             present.tunnel.netns.clone_from(&wanted.netns);
             if present.tunnel != wanted {
-                let Held { tunnel: before, device, .. } = present;
+                let Held {
+                    tunnel: before,
+                    device,
+                    ..
+                } = present;
                 self.driver.update(device, before, &wanted).await?;
                 present.tunnel = wanted;
             }
@@ -145,7 +149,11 @@ impl<D: Driver> Inner<D> {
         let made = self.driver.made(&device);
         let mut tunnel = tunnel.clone();
         tunnel.listen_port = made.listen_port;
-        *held = Some(Held { tunnel, netns, device });
+        *held = Some(Held {
+            tunnel,
+            netns,
+            device,
+        });
         Ok((made, true))
     }
 

@@ -88,7 +88,10 @@ mod tests {
     fn a_range_survives_its_text() {
         let ports = Ports::default();
         assert_eq!(ports.to_string().parse::<Ports>().expect("parses"), ports);
-        assert_eq!("7".parse::<Ports>().expect("one port"), Ports::new(7, 7).expect("one"));
+        assert_eq!(
+            "7".parse::<Ports>().expect("one port"),
+            Ports::new(7, 7).expect("one")
+        );
     }
 
     #[test]

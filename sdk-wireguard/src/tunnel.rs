@@ -76,7 +76,10 @@ impl Peer {
 
 /// All addresses of both families.
 pub(crate) fn everything() -> [IpNet; 2] {
-    [IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())]
+    [
+        IpNet::V4(ipnet::Ipv4Net::default()),
+        IpNet::V6(ipnet::Ipv6Net::default()),
+    ]
 }
 
 /// A tunnel as it was made.
@@ -112,7 +115,10 @@ pub(crate) fn check(tunnel: &Tunnel) -> Result<()> {
     };
     if !MTUS.contains(&tunnel.mtu) {
         let (least, most) = (MTUS.start(), MTUS.end());
-        return bad(format!("the MTU {} is not between {least} and {most}", tunnel.mtu));
+        return bad(format!(
+            "the MTU {} is not between {least} and {most}",
+            tunnel.mtu
+        ));
     }
     if tunnel.peers.len() > MAX_PEERS {
         return bad(format!("{} peers are more than {MAX_PEERS}", tunnel.peers.len()));
@@ -129,12 +135,17 @@ pub(crate) fn check(tunnel: &Tunnel) -> Result<()> {
         if key.as_bytes() == &[0; 32] {
             return bad("a peer's key is all zero".into());
         }
-        if peer.endpoint.port() == 0 || peer.endpoint.ip().is_unspecified() || peer.endpoint.ip().is_multicast()
+        if peer.endpoint.port() == 0
+            || peer.endpoint.ip().is_unspecified()
+            || peer.endpoint.ip().is_multicast()
         {
             return bad(format!("nothing can be sent to a peer at {}", peer.endpoint));
         }
         if peer.allowed.len() > MAX_ALLOWED {
-            return bad(format!("{} prefixes of one peer are more than {MAX_ALLOWED}", peer.allowed.len()));
+            return bad(format!(
+                "{} prefixes of one peer are more than {MAX_ALLOWED}",
+                peer.allowed.len()
+            ));
         }
         let is_exact = |keepalive: Duration| {
             keepalive.subsec_nanos() == 0 && (1..=u64::from(u16::MAX)).contains(&keepalive.as_secs())
@@ -157,7 +168,9 @@ fn check_name(name: &str) -> Result<()> {
         let name = name.escape_default().take(64).collect::<String>();
         return Err(Error::invalid(
             "bad-interface-name",
-            format!("{name:?} cannot be the name of an interface: 1 to 15 printable characters, none of / : %"),
+            format!(
+                "{name:?} cannot be the name of an interface: 1 to 15 printable characters, none of / : %"
+            ),
         ));
     }
     Ok(())

@@ -50,7 +50,9 @@ pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Eng
     let nursery = nursery().await?;
     let makers = Workers::start(&node, MAKERS)?;
     let trial = nursery.clone();
-    makers.run(move |home| home.visit(&trial, tun::build).map(drop)).await?;
+    makers
+        .run(move |home| home.visit(&trial, tun::build).map(drop))
+        .await?;
     let driver = Userspace {
         component: component.clone(),
         config: config.clone(),
@@ -101,8 +103,17 @@ impl Userspace {
     }
 
     /// Starts the protocol between `tun` and `socket`.
-    async fn start(&self, tunnel: &Tunnel, tun: &Arc<Tun>, socket: &Socket, mtu: MtuWatcher) -> Result<Gotatun> {
-        let reader = Reader { tun: tun.clone(), mtu };
+    async fn start(
+        &self,
+        tunnel: &Tunnel,
+        tun: &Arc<Tun>,
+        socket: &Socket,
+        mtu: MtuWatcher,
+    ) -> Result<Gotatun> {
+        let reader = Reader {
+            tun: tun.clone(),
+            mtu,
+        };
         DeviceBuilder::new()
             .with_udp(socket.clone())
             .with_ip_pair(Writer::start(&self.component, tun.clone()), reader)
@@ -195,7 +206,9 @@ impl Driver for Userspace {
     }
 
     async fn destroy(&self, device: Device, _tunnel: &Tunnel) -> Result<()> {
-        let Device { gotatun, tun, gone, .. } = device;
+        let Device {
+            gotatun, tun, gone, ..
+        } = device;
         if let Some(gotatun) = gotatun {
             gotatun.stop().await;
         }
@@ -207,7 +220,12 @@ impl Driver for Userspace {
     }
 
     async fn statistics(&self, device: &Device, _tunnel: &Tunnel) -> Result<Vec<Statistics>> {
-        let gone = || Error::not_found("interface-gone", "the TUN device was removed, or its pod has ended");
+        let gone = || {
+            Error::not_found(
+                "interface-gone",
+                "the TUN device was removed, or its pod has ended",
+            )
+        };
         let gotatun = device.gotatun.as_ref().filter(|_| !device.tun.is_dead());
         let peers = gotatun.ok_or_else(gone)?.peers().await;
         let statistics = peers.iter().map(|seen| Statistics {
@@ -258,7 +276,9 @@ async fn change_peers(gotatun: &Gotatun, before: &[Peer], after: &[Peer]) -> Res
                 .await;
         }
     });
-    changed.await.map_err(|error| broken("change a tunnel's peers", &error))
+    changed
+        .await
+        .map_err(|error| broken("change a tunnel's peers", &error))
 }
 
 fn secret(key: &PrivateKey) -> StaticSecret {

@@ -45,7 +45,10 @@ impl Home {
     /// Runs `act` inside of `netns`.
     pub(crate) fn visit<T>(&mut self, netns: &Netns, act: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.is_lost {
-            return Err(Error::internal("wireguard", "this thread cannot leave a foreign namespace"));
+            return Err(Error::internal(
+                "wireguard",
+                "this thread cannot leave a foreign namespace",
+            ));
         }
         netns.enter()?;
         // A panic in `act` ends the thread, which is as good as coming back.

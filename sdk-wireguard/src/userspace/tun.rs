@@ -90,7 +90,8 @@ pub(super) fn create(
     let index = home.visit(netns, || {
         let mut netlink = Netlink::open()?;
         let link = netlink.find(name).map_err(|errno| refused(&aim, errno))?;
-        let link = link.ok_or_else(|| Error::not_found("interface-gone", format!("cannot {aim}: it vanished")))?;
+        let link =
+            link.ok_or_else(|| Error::not_found("interface-gone", format!("cannot {aim}: it vanished")))?;
         netlink.without_link_local(link.index);
         netlink
             .raise(link.index, &wanted.alias)

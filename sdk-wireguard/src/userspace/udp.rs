@@ -286,7 +286,12 @@ impl UdpRecv for Socket {
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
         loop {
-            match self.0.io.async_io(Interest::READABLE, || self.take(packets)).await {
+            match self
+                .0
+                .io
+                .async_io(Interest::READABLE, || self.take(packets))
+                .await
+            {
                 Ok(()) => return Ok(()),
                 // An error here would end the tunnel for good.
                 Err(error) => {

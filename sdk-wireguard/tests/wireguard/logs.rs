@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Logs have no keys in them, at any level.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nsm_sdk_wireguard::{Kind, PrivateKey};
+
+use crate::world::{Pair, World, tunnel};
+
+crate::tests![keys_are_in_no_log];
+
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if IS_KEPT.load(Ordering::Relaxed) {
+            LOG.lock().expect("not poisoned").extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has everything logged, to be kept when a test wants it.
+pub(crate) fn capture() {
+    let logger = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(|| Log);
+    logger.init();
+}
+
+fn keys_are_in_no_log(one: Kind, other: Kind) {
+    IS_KEPT.store(true, Ordering::Relaxed);
+    let world = World::new(one, other);
+    let secret = std::array::from_fn(|at| u8::try_from(at).expect("small") * 5 + 64);
+    let mut pair = Pair::new(&world, 0);
+    let key = PrivateKey::from_bytes(&secret);
+    pair.tunnels[1].peers[0].public_key = key.public();
+    pair.tunnels[0].private_key = key;
+    world.make(&world.one, &pair.tunnels[0]);
+    world.make(&world.other, &pair.tunnels[1]);
+    assert!(pair.is_joined());
+    // Errors are logged as well.
+    let mut bad = tunnel("bad", &pair.pods[0]);
+    bad.private_key = pair.tunnels[0].private_key.clone();
+    let error = world.try_make(&world.one, &bad).expect_err("the name is taken");
+    tracing::info!(%error, tunnel = ?bad, "for the test");
+    world.remove(&world.one, "client-1");
+    IS_KEPT.store(false, Ordering::Relaxed);
+    let log = std::mem::take(&mut *LOG.lock().expect("not poisoned"));
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.contains("for the test") && log.contains("hidden"));
+    let middle = &secret[4..28];
+    let hex: String = middle.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{middle:?}");
+    // The part of the base64 text that the clamped bytes are not in.
+    let base64 = "T1RZXmNobXJ3fIGGi5CVmp+kqa6zuL3Cx8zR";
+    for text in [hex.as_str(), list.trim_matches(['[', ']']), base64] {
+        assert!(!log.contains(text), "{text} is in the log");
+    }
+}
