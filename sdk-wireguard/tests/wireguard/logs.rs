@@ -2,25 +2,23 @@
 //! Logs have no keys in them, at any level.
 
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use nsm_sdk_wireguard::{Kind, PrivateKey};
+use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
 
 use crate::world::{Pair, World, tunnel};
 
 crate::tests![keys_are_in_no_log];
 
-static IS_KEPT: AtomicBool = AtomicBool::new(false);
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 struct Log;
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if IS_KEPT.load(Ordering::Relaxed) {
-            LOG.lock().expect("not poisoned").extend_from_slice(bytes);
-        }
+        LOG.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -29,17 +27,27 @@ impl io::Write for Log {
     }
 }
 
-/// Has everything logged, to be kept when a test wants it.
+static LEVEL: OnceLock<Box<dyn Fn(&str) + Send + Sync>> = OnceLock::new();
+
+/// Prepares for logging, which tests turn on.
 pub(crate) fn capture() {
     let logger = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
+        .with_env_filter("off")
         .with_ansi(false)
-        .with_writer(|| Log);
+        .with_writer(|| Log)
+        .with_filter_reloading();
+    let handle = logger.reload_handle();
+    let set = move |level: &str| handle.reload(EnvFilter::new(level)).expect("the logger is there");
+    assert!(LEVEL.set(Box::new(set)).is_ok(), "once");
     logger.init();
 }
 
+fn set_level(level: &str) {
+    LEVEL.get().expect("captured")(level);
+}
+
 fn keys_are_in_no_log(one: Kind, other: Kind) {
-    IS_KEPT.store(true, Ordering::Relaxed);
+    set_level("trace");
     let world = World::new(one, other);
     let secret = std::array::from_fn(|at| u8::try_from(at).expect("small") * 5 + 64);
     let mut pair = Pair::new(&world, 0);
@@ -55,8 +63,8 @@ fn keys_are_in_no_log(one: Kind, other: Kind) {
     let error = world.try_make(&world.one, &bad).expect_err("the name is taken");
     tracing::info!(%error, tunnel = ?bad, "for the test");
     world.remove(&world.one, "client-1");
-    IS_KEPT.store(false, Ordering::Relaxed);
-    let log = std::mem::take(&mut *LOG.lock().expect("not poisoned"));
+    set_level("off");
+    let log = std::mem::take(&mut *LOG.lock());
     let log = String::from_utf8_lossy(&log);
     assert!(log.contains("for the test") && log.contains("hidden"));
     let middle = &secret[4..28];

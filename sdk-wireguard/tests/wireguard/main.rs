@@ -55,10 +55,11 @@ fn main() -> ExitCode {
     }
     logs::capture();
     let files: [(&str, Tests); 5] = [
+        // First, while the process has little memory.
+        ("many", many::TESTS),
         ("fault", fault::TESTS),
         ("life", life::TESTS),
         ("logs", logs::TESTS),
-        ("many", many::TESTS),
         ("other", other::TESTS),
     ];
     let kinds = [Kind::Userspace, Kind::Kernel];

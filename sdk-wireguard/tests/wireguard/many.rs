@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use nsm_sdk_wireguard::{Kind, Tunnel};
 
-use crate::world::{Node, Place, World, join, soon, tunnel};
+use crate::world::{Node, Pair, Place, World, join, soon, tunnel};
 
 crate::tests![
+    five_hundred_idle_tunnels_need_little_memory,
     a_hundred_tunnels_are_made_at_once,
-    five_hundred_idle_tunnels_need_little_memory
+    coming_and_going_takes_no_memory,
 ];
 
 /// Tunnels between two pods, all made at once.
@@ -89,6 +90,23 @@ fn five_hundred_idle_tunnels_need_little_memory(one: Kind, other: Kind) {
     println!("500 ends: {before} KiB before, {after} KiB with them");
     assert!(after < 64 * 1024, "{after} KiB");
     drop(pairs);
+}
+
+fn coming_and_going_takes_no_memory(one: Kind, other: Kind) {
+    let world = World::new(one, other);
+    let come_and_go = |times: usize| {
+        for _ in 0..times {
+            let pair = Pair::new(&world, 0);
+            world.established(&world.one, "client-1");
+            world.remove(&world.one, "client-1");
+            world.remove(&world.other, "server-1");
+            drop(pair);
+        }
+        resident()
+    };
+    let (before, after) = (come_and_go(20), come_and_go(40));
+    println!("{before} KiB after 20 times, {after} KiB after 60");
+    assert!(after < before + 2048, "{before} KiB, then {after} KiB");
 }
 
 /// The memory of this process, KiB.

@@ -235,7 +235,8 @@ impl World {
         let end = self.runtime.block_on(async { soon() });
         while !is_so() {
             assert!(Instant::now() < end, "never: {what}");
-            self.runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+            self.runtime
+                .block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
         }
     }
 }
