@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tunnels on the real kernel, between nodes and pods that the tests make for themselves.
 //!
-//! Needs root and `/dev/net/tun`: before it starts any thread, the binary runs itself again in namespaces of its own.
-//! What the engines did is looked at with `ip`, `ping`, `wg` and `/proc`, not with their own code. Each test runs with
+//! Works as root and as an ordinary user, where `/dev/net/tun` is: before it starts any thread, the binary runs itself
+//! again in namespaces of its own. What the engines did is looked at with `ip`, `ping`, `wg` and `/proc`, not with their own code. Each test runs with
 //! every engine that this kernel has; where it has no WireGuard the binary says so at its start.
 #![forbid(unsafe_code)]
 
@@ -101,18 +101,22 @@ fn has_kernel() -> bool {
     tried.is_ok_and(|output| output.status.success())
 }
 
-/// Becomes a copy of this process in namespaces of its own.
+/// Becomes a copy of this process in namespaces of its own, with a folder for control sockets of its own.
 fn enter() -> ExitCode {
-    let probe = Command::new("unshare").args(["-nm", "true"]).status();
+    let is_root = rustix::process::geteuid().is_root();
+    let namespaces = if is_root { "-nm" } else { "-Urnm" };
+    let probe = Command::new("unshare").args([namespaces, "true"]).status();
     if !probe.as_ref().is_ok_and(std::process::ExitStatus::success) {
         eprintln!(
-            "these tests need namespaces of their own, and `unshare -nm` does not work here ({probe:?}): be root"
+            "these tests need namespaces of their own, and `unshare {namespaces}` does not work here ({probe:?}): run \
+             them as root, or allow user namespaces (sysctl user.max_user_namespaces)"
         );
         return ExitCode::FAILURE;
     }
     let this = std::env::current_exe().expect("a process has a file");
+    let script = "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\"";
     let error = Command::new("unshare")
-        .arg("-nm")
+        .args([namespaces, "sh", "-c", script])
         .arg(this)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
