@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
-use crate::tools::{IP, NSENTER, PING, SETPRIV, Tool, UNSHARE};
+use crate::tools::{IP, NSENTER, PING, SETPRIV, SS, Tool, UNSHARE, WG, WIREGUARD_GO};
 
 /// A group of tests or checks that is run by its name.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "workspace",
         about: "the tests of every crate, on virtual time or the real kernel, and the documents' examples",
         runs: Runs::Always,
-        tools: SYSTEM,
+        tools: WORKSPACE,
         run: workspace,
     },
     Suite {
@@ -68,6 +68,9 @@ pub(crate) const SUITES: &[Suite] = &[
 
 /// What tests of real programs start and look with.
 const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
+
+/// What tests of single crates start and look with, too.
+const WORKSPACE: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, WG, WIREGUARD_GO];
 
 fn workspace(report: &mut Report) {
     build(report);

@@ -50,6 +50,24 @@ pub(crate) const SETPRIV: Tool = Tool {
     package: "util-linux",
 };
 
+/// Looks at the sockets of a namespace.
+pub(crate) const SS: Tool = Tool {
+    program: "ss",
+    package: "iproute2",
+};
+
+/// The other end of WireGuard tunnels, by other hands.
+pub(crate) const WIREGUARD_GO: Tool = Tool {
+    program: "wireguard-go",
+    package: "wireguard-go",
+};
+
+/// Sets up the other end.
+pub(crate) const WG: Tool = Tool {
+    program: "wg",
+    package: "wireguard-tools",
+};
+
 /// Something is missing and could not be installed from here; displays as what to do.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
