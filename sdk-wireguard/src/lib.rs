@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod ends;
 mod engine;
 pub mod kernel;
 mod key;
@@ -28,6 +29,7 @@ pub mod userspace;
 mod worker;
 
 pub use choice::{Choice, start};
+pub use ends::{Device, Keys};
 pub use engine::{Config, Engine, GROUP, Kind};
 pub use key::{LENGTH, PrivateKey, PublicKey};
 pub use ports::Ports;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Client, Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay, ping};
-use nsm_api::mechanism;
 use tempfile::TempDir;
 
 use crate::Bench;
