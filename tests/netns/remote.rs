@@ -103,9 +103,10 @@ impl Apart {
 /// The ends of a wire: the client's address and the endpoint's.
 fn ends(attached: &Attached) -> Result<(IpAddr, IpAddr)> {
     let ip = attached.request.connection.ip_context().context("no addresses")?;
-    let first = |nets: Vec<ipnet::IpNet>| nets.first().map(ipnet::IpNet::addr);
-    first(ip.src_nets())
-        .zip(first(ip.dst_nets()))
+    let (src, dst) = (ip.src_nets(), ip.dst_nets());
+    src.first()
+        .zip(dst.first())
+        .map(|(src, dst)| (src.addr(), dst.addr()))
         .context("no addresses")
 }
 
