@@ -39,7 +39,7 @@ struct Committed<A: Api> {
     /// As it is now.
     message: A::Message,
     /// As the application was told.
-    returned: Option<A::Message>,
+    returned: Option<Box<A::Message>>,
     /// The circumstances of the last successful request.
     ctx: Ctx,
     /// The time that the first request had.
@@ -200,7 +200,7 @@ impl<A: Api> Actor<A> {
         };
         let answer = self.pass(ctx, message).await?;
         if let Some(committed) = self.committed.as_deref_mut().filter(|_| self.client) {
-            committed.returned = Some(answer.clone());
+            committed.returned = Some(Box::new(answer.clone()));
         }
         Ok(answer)
     }

@@ -96,9 +96,10 @@ impl Hub {
     /// Events for whoever asks with `selector`, from an initial transfer on.
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        selector: MonitorScopeSelector,
+        mut selector: MonitorScopeSelector,
     ) -> Result<Found<NetworkService>> {
         check(&selector)?;
+        selector.path_segments.shrink_to_fit();
         let mut table = self.table.lock();
         if table.subscribers.len() >= MAX_SUBSCRIBERS {
             let text =

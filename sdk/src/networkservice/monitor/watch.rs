@@ -130,20 +130,26 @@ fn selector(connection: &Connection) -> MonitorScopeSelector {
 }
 
 /// `known` as it is by what the next hop told, if that tells of it: in our coordinates or in those of the next hop.
+/// What the next hop has of the path up to us is what it was asked with: we know that better.
 fn seen(known: &Connection, kind: Kind, told: Connection) -> Option<Connection> {
-    let index = known.path.as_ref().map_or(0, |path| path.index);
+    let (index, ours) = known.path.as_ref().map_or((0, [].as_slice()), |path| {
+        (path.index, path.path_segments.as_slice())
+    });
     let state = if kind == Kind::Delete {
         State::Down
     } else {
         told.state()
     };
     let mut path = told.path?;
-    let ours = path.path_segments.get(usize::try_from(index).ok()?)?;
+    let here = usize::try_from(index).ok()?;
     let is_near = path.index == index || path.index == index.saturating_add(1);
-    if ours.id != known.id || !is_near || path.path_segments.len() > MAX_SEGMENTS {
+    if path.path_segments.get(here)?.id != known.id || !is_near || path.path_segments.len() > MAX_SEGMENTS {
         return None;
     }
     path.index = index;
+    for (told, ours) in path.path_segments.iter_mut().zip(ours).take(here + 1) {
+        told.clone_from(ours);
+    }
     let mut seen = known.clone();
     seen.path = Some(path);
     seen.context = told.context;
@@ -247,6 +253,22 @@ mod tests {
                     .is_empty()
             );
         }
+    }
+
+    #[tokio::test]
+    async fn the_path_up_to_us_stays_as_we_know_it() {
+        let mut told = state(connection(2), State::RefreshRequested);
+        for segment in &mut told.path.as_mut().expect("a path").path_segments {
+            segment.token = "told".into();
+        }
+        let changes = changes(vec![event(Kind::Update, vec![told])]).await;
+        let path = changes[0].connection.path.as_ref().expect("a path");
+        let tokens: Vec<_> = path
+            .path_segments
+            .iter()
+            .map(|segment| segment.token.as_str())
+            .collect();
+        assert_eq!(tokens, ["", "", "told"]);
     }
 
     #[test]
