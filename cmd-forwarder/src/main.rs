@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod run;
 mod settings;
+mod tunnels;
 
 /// The allocator of musl is many times slower; that of glibc takes less memory than this one.
 #[cfg(target_env = "musl")]

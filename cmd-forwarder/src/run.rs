@@ -14,6 +14,7 @@ use nsm_sdk_kernel::Kernel;
 use tracing::warn;
 
 use crate::settings::Settings;
+use crate::tunnels;
 
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let start = Start::new(&component, settings.max_token_lifetime);
@@ -25,6 +26,14 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         ..nsm_sdk_kernel::Config::default()
     };
     let kernel = Arc::new(Kernel::start(&component, kernel).await?);
+    let planes = Planes::new(kernel.clone());
+    let (tunnels, planes) = match settings.tunnel_ip {
+        None => (None, planes),
+        Some(ip) => {
+            let (tunnels, makers) = tunnels::start(&component, &settings, &kernel, ip).await?;
+            (Some(tunnels), planes.with_tunnels(makers))
+        }
+    };
     let identity = start.identity().await?;
     let pool = start.pool(&identity, settings.dial_timeout);
     let client = registry_client::Settings {
@@ -35,8 +44,8 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     let chain = forwarder::Settings {
         gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
         mechanism_priority: settings.mechanism_priority,
-        planes: Planes::new(kernel.clone()),
-        tunnels: None,
+        planes,
+        tunnels,
     };
     let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
     let urls = Server::new(&component, identity)

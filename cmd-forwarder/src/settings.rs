@@ -46,6 +46,12 @@ pub(crate) struct Settings {
     /// The UDP port of VXLAN tunnels that we offer; 0 is that of RFC 7348, 4789
     #[arg(long, env = "NSM_VXLAN_PORT", default_value = "0")]
     pub(crate) vxlan_port: u16,
+    /// Who makes WireGuard tunnels: auto (the kernel if it can, else this program), kernel or userspace
+    #[arg(long, env = "NSM_WIREGUARD_ENGINE", default_value = "auto")]
+    pub(crate) wireguard_engine: nsm_sdk_wireguard::Choice,
+    /// The UDP ports of WireGuard tunnels, first-last
+    #[arg(long, env = "NSM_WIREGUARD_PORT_RANGE", default_value_t)]
+    pub(crate) wireguard_port_range: nsm_sdk_wireguard::Ports,
     /// Where we write down which wires we made, to find them again after a crash
     #[arg(
         long,

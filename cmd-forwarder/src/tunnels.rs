@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node's tunnels: VXLAN devices by the kernel, WireGuard devices by an engine; what is on them is the kernel's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use nsm_sdk::app::Failure;
+use nsm_sdk::chains::forwarder;
+use nsm_sdk::core::{Component, Error, Result};
+use nsm_sdk::dataplane::Counters;
+use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, WireGuard};
+use nsm_sdk::dataplane::underlay::Underlay;
+use nsm_sdk::networkservice::{vxlan, wireguard};
+use nsm_sdk_kernel::Kernel;
+use nsm_sdk_wireguard::{Choice, Config, Device, Keys, Peer, PublicKey};
+use tokio::time::{Duration, Instant};
+use tracing::{info, warn};
+
+use crate::settings::Settings;
+
+/// How long removing a device may take.
+const TO_REMOVE: Duration = Duration::from_secs(5);
+
+/// See the [module](self).
+pub(crate) struct NodeTunnels {
+    kernel: Arc<Kernel>,
+    keys: Option<Arc<Keys>>,
+}
+
+/// What a forwarder offers and answers of tunnels from `ip`, and who makes them.
+pub(crate) async fn start(
+    component: &Component,
+    settings: &Settings,
+    kernel: &Arc<Kernel>,
+    ip: IpAddr,
+) -> Result<(forwarder::Tunnels, Arc<NodeTunnels>), Failure> {
+    let mtu = kernel.mtu(ip, None).await?;
+    info!(%ip, mtu, "tunnels go from here");
+    let keys = keys(component, settings).await?;
+    let vxlan = vxlan::Ours {
+        ip,
+        port: if settings.vxlan_port == 0 {
+            vxlan::PORT
+        } else {
+            settings.vxlan_port
+        },
+        vnis: vxlan::Vnis::default(),
+        underlay: kernel.clone(),
+    };
+    let wireguard = keys.clone().map(|ends| wireguard::Ours {
+        ip,
+        ends,
+        underlay: kernel.clone(),
+    });
+    let makers = NodeTunnels {
+        kernel: kernel.clone(),
+        keys,
+    };
+    Ok((forwarder::Tunnels { vxlan, wireguard }, Arc::new(makers)))
+}
+
+/// The keys of the engine that the settings choose; none where `auto` finds none that works.
+async fn keys(component: &Component, settings: &Settings) -> Result<Option<Arc<Keys>>, Failure> {
+    let config = Config {
+        ports: settings.wireguard_port_range,
+        ..Config::default()
+    };
+    match nsm_sdk_wireguard::start(component, settings.wireguard_engine, &config).await {
+        Ok(engine) => Ok(Some(Arc::new(Keys::new(engine, config.ports)))),
+        Err(error) if settings.wireguard_engine == Choice::Auto => {
+            warn!(%error, "no WireGuard: services of IP on other nodes cannot be reached from here");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl NodeTunnels {
+    fn keys(&self) -> Result<&Keys> {
+        let none = || {
+            Error::unavailable(
+                "no-wireguard",
+                "this node makes no WireGuard tunnels; its log says why",
+            )
+        };
+        self.keys.as_deref().ok_or_else(none)
+    }
+
+    /// Makes the device in the pod.
+    async fn device(&self, wire: &RemoteWire, to: &WireGuard, deadline: Instant) -> Result<()> {
+        let device = Device {
+            netns: &wire.interface.netns,
+            name: &wire.interface.name,
+            mtu: wire.mtu,
+        };
+        let peer = Peer::only(PublicKey::from(to.public_key), to.remote);
+        self.keys()?.make(&wire.id, device, peer, deadline).await
+    }
+
+    async fn no_device(&self, wire: &RemoteWire) -> Result<()> {
+        self.keys()?.remove(&wire.id, Instant::now() + TO_REMOVE).await
+    }
+}
+
+#[async_trait]
+impl Tunnels for NodeTunnels {
+    async fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>, deadline: Instant) -> Result<()> {
+        let Tunnel::WireGuard(to) = &wire.tunnel else {
+            return Tunnels::connect(&*self.kernel, wire, before, deadline).await;
+        };
+        self.device(wire, to, deadline).await?;
+        let done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
+        if done.is_err()
+            && before.is_none()
+            && let Err(error) = self.no_device(wire).await
+        {
+            warn!(%error, tunnel = %wire.id, "a device may stay behind");
+        }
+        done
+    }
+
+    async fn disconnect(&self, wire: &RemoteWire) -> Result<()> {
+        let done = Tunnels::disconnect(&*self.kernel, wire).await;
+        match &wire.tunnel {
+            Tunnel::Vxlan(_) => done,
+            Tunnel::WireGuard(_) => done.and(self.no_device(wire).await),
+        }
+    }
+
+    async fn counters(&self, wire: &RemoteWire) -> Result<Counters> {
+        Tunnels::counters(&*self.kernel, wire).await
+    }
+}
