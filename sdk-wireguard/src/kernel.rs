@@ -9,29 +9,27 @@
 //!
 //! The private key is set through a crate that does not overwrite its copy; that copy lives as long as the call.
 
-use std::io;
-use std::net::IpAddr;
+mod control;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use ipnet::IpNet;
 use nsm_sdk::core::{Component, Error, Result};
 use rand::Rng;
 use rustix::io::Errno;
-use wireguard_control::{
-    Backend, Device as Seen, DeviceUpdate, InterfaceName, Key, PeerConfig, PeerConfigBuilder,
-};
+use wireguard_control::DeviceUpdate;
 
 use crate::engine::{Config, Engine, Kind};
-use crate::key::{PrivateKey, PublicKey};
+use crate::key::PublicKey;
 use crate::link::{Link, Netlink, Wanted, refused};
 use crate::netns::{Netns, NetnsId};
 use crate::owner::{Driver, Owner};
 use crate::ports::Ports;
-use crate::tunnel::{Made, Peer, Statistics, Tunnel};
+use crate::tunnel::{Made, Statistics, Tunnel};
 use crate::worker::{Home, Workers, nursery};
+
+use self::control::{aim, apply, as_tunnel, difference, look, whole};
 
 /// The kernel has one lock for most of it: more threads gain nothing.
 const THREADS: usize = 2;
@@ -251,7 +249,7 @@ impl Build {
     /// Gives a new device, which is down, its key, its peers and a port that is free, and raises it.
     fn set_up(&self, netlink: &mut Netlink, link: &Link) -> Result<Made> {
         let Tunnel { listen_port, .. } = self.tunnel;
-        let mut ports: Box<dyn Iterator<Item = u16>> = if listen_port == 0 {
+        let ports: Box<dyn Iterator<Item = u16>> = if listen_port == 0 {
             Box::new(self.ports.from(self.random))
         } else {
             Box::new(std::iter::once(listen_port))
@@ -259,7 +257,7 @@ impl Build {
         let aim = aim(&self.tunnel);
         let mut update = whole(&self.tunnel);
         // While it is down the kernel takes any port; it binds it when it is raised.
-        while let Some(port) = ports.next() {
+        for port in ports {
             apply(netlink, link.index, &self.tunnel, update.set_listen_port(port))?;
             match netlink.raise(link.index, &self.wanted.alias) {
                 Ok(()) => {
@@ -301,126 +299,4 @@ impl Build {
             listen_port: after.listen_port,
         })
     }
-}
-
-fn aim(tunnel: &Tunnel) -> String {
-    let (name, netns) = (&tunnel.name, tunnel.netns.display());
-    format!(
-        "make the WireGuard device {name} in {netns} with port {}",
-        tunnel.listen_port
-    )
-}
-
-fn named(name: &str) -> Result<InterfaceName> {
-    name.parse()
-        .map_err(|error| Error::invalid("bad-interface-name", format!("{name:?}: {error}")))
-}
-
-/// Configures the device `index`, which is in the namespace of the calling thread.
-fn apply(netlink: &mut Netlink, index: u32, tunnel: &Tunnel, update: DeviceUpdate) -> Result<()> {
-    let applied = update.apply(&named(&tunnel.name)?, Backend::Kernel);
-    applied.map_err(|error| unapplied(&aim(tunnel), &error))?;
-    let now = netlink.find(&tunnel.name).ok().flatten();
-    match now {
-        Some(link) if link.index == index => Ok(()),
-        stray => {
-            // The device had just been removed, so that the call made one of its own, which is nobody's.
-            if let Some(stray) = stray.filter(|link| link.is_wireguard && link.group == 0 && !link.is_up) {
-                let _ = netlink.remove(stray.index);
-            }
-            Err(refused(&aim(tunnel), Errno::NODEV))
-        }
-    }
-}
-
-fn unapplied(aim: &str, error: &io::Error) -> Error {
-    refused(aim, Errno::from_io_error(error).unwrap_or(Errno::IO))
-}
-
-fn look(name: &str) -> Result<Seen> {
-    Seen::get(&named(name)?, Backend::Kernel)
-        .map_err(|error| unapplied(&format!("read the WireGuard device {name}"), &error))
-}
-
-/// All that a tunnel is but its port.
-fn whole(tunnel: &Tunnel) -> DeviceUpdate {
-    let update = DeviceUpdate::new()
-        .set_private_key(Key(*tunnel.private_key.bytes()))
-        .replace_peers();
-    tunnel
-        .peers
-        .iter()
-        .fold(update, |update, peer| update.add_peer(builder(peer, true)))
-}
-
-/// What differs between `before` and `after`. Where a peer was heard from stays, unless its endpoint was changed.
-fn difference(before: &Tunnel, after: &Tunnel, port: Option<u16>) -> DeviceUpdate {
-    let mut update = DeviceUpdate::new();
-    if before.private_key != after.private_key {
-        update = update.set_private_key(Key(*after.private_key.bytes()));
-    }
-    if let Some(port) = port {
-        update = update.set_listen_port(port);
-    }
-    for old in &before.peers {
-        if !after.peers.iter().any(|peer| peer.public_key == old.public_key) {
-            update = update.remove_peer_by_key(&Key(*old.public_key.as_bytes()));
-        }
-    }
-    for new in &after.peers {
-        let old = before.peers.iter().find(|old| old.public_key == new.public_key);
-        if old != Some(new) {
-            let has_moved = old.is_none_or(|old| old.endpoint != new.endpoint);
-            update = update.add_peer(builder(new, has_moved));
-        }
-    }
-    update
-}
-
-fn builder(peer: &Peer, with_endpoint: bool) -> PeerConfigBuilder {
-    let mut builder = PeerConfigBuilder::new(&Key(*peer.public_key.as_bytes())).replace_allowed_ips();
-    if with_endpoint {
-        builder = builder.set_endpoint(peer.endpoint);
-    }
-    builder = match peer.keepalive_seconds() {
-        Some(keepalive) => builder.set_persistent_keepalive_interval(keepalive),
-        None => builder.unset_persistent_keepalive(),
-    };
-    (peer.allowed.iter()).fold(builder, |builder, net| {
-        builder.add_allowed_ip(net.network(), net.prefix_len())
-    })
-}
-
-/// What the kernel has, as a tunnel. Peers without an endpoint cannot be ours.
-fn as_tunnel(seen: &Seen, link: &Link, netns: &Path, name: &str) -> Tunnel {
-    let key = seen.private_key.as_ref().map_or([0; 32], |key| key.0);
-    Tunnel {
-        id: link.alias.clone(),
-        netns: netns.to_path_buf(),
-        name: name.to_owned(),
-        mtu: link.mtu,
-        private_key: PrivateKey::from_bytes(&key),
-        listen_port: seen.listen_port.unwrap_or_default(),
-        peers: seen
-            .peers
-            .iter()
-            .filter_map(|peer| as_peer(&peer.config))
-            .collect(),
-    }
-}
-
-fn as_peer(config: &PeerConfig) -> Option<Peer> {
-    let prefix = |address: IpAddr, length: u8| IpNet::new(address, length).ok();
-    let mut allowed: Vec<_> = (config.allowed_ips.iter())
-        .filter_map(|allowed| prefix(allowed.address, allowed.cidr))
-        .collect();
-    allowed.sort_unstable();
-    Some(Peer {
-        public_key: PublicKey::from(config.public_key.0),
-        endpoint: config.endpoint?,
-        allowed,
-        keepalive: (config.persistent_keepalive_interval)
-            .filter(|seconds| *seconds > 0)
-            .map(|seconds| Duration::from_secs(seconds.into())),
-    })
 }

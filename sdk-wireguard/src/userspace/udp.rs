@@ -302,3 +302,60 @@ impl UdpRecv for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packets(lengths: &[(usize, u16)]) -> Vec<(Packet, SocketAddr)> {
+        let packet = |(length, port): &(usize, u16)| {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+            (Packet::from_bytes(BytesMut::zeroed(*length)), to)
+        };
+        lengths.iter().map(packet).collect()
+    }
+
+    #[test]
+    fn a_train_has_one_destination_and_one_length_but_for_its_end() {
+        for (lengths, expected) in [
+            (&[][..], 0),
+            (&[(100, 1)], 1),
+            (&[(100, 1), (100, 1), (60, 1), (60, 1)], 3),
+            (&[(100, 1), (100, 2)], 1),
+            (&[(60, 1), (100, 1)], 1),
+            (&[(65_500, 1), (100, 1)], 1),
+        ] {
+            assert_eq!(train_of(&packets(lengths)), expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn a_train_is_no_longer_than_the_kernel_takes() {
+        assert_eq!(train_of(&packets(&[(100, 1); 200])), MAX_SEGMENTS);
+        assert_eq!(train_of(&packets(&[(1400, 1); 64])), MAX_TRAIN / 1400);
+    }
+
+    #[tokio::test]
+    async fn a_train_arrives_as_the_packets_that_it_was_made_of() {
+        let [one, other] = [0, 0].map(|port| Socket::new(open(port).expect("opens")).expect("watched"));
+        for ip in ["127.0.0.1", "::1"] {
+            let to = SocketAddr::new(ip.parse().expect("an address"), other.port());
+            let mut sent: Vec<_> = (0..100_u8)
+                .map(|number| (Packet::copy_from(&[number; 1300][..]), to))
+                .collect();
+            one.send_many_to(&mut (), &mut sent).await.expect("sent");
+            let (mut receiver, mut received) = (other.clone(), Vec::new());
+            while received.len() < 100 {
+                let mut pool = PacketBufPool::new(0);
+                let mut some = Vec::new();
+                let more = receiver.recv_many_from(&mut (), &mut pool, &mut some).await;
+                more.expect("received");
+                received.append(&mut some);
+            }
+            for ((packet, from), number) in received.iter().zip(0..) {
+                assert_eq!(packet[..], [number; 1300]);
+                assert_eq!(*from, SocketAddr::new(to.ip(), one.port()));
+            }
+        }
+    }
+}

@@ -27,7 +27,10 @@ impl io::Write for Log {
     }
 }
 
-static LEVEL: OnceLock<Box<dyn Fn(&str) + Send + Sync>> = OnceLock::new();
+/// Has what is at least of a level logged.
+type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
+
+static LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// Prepares for logging, which tests turn on.
 pub(crate) fn capture() {
