@@ -6,6 +6,7 @@ use nsm_sdk::app::{Failure, Start};
 use nsm_sdk::chains::client;
 use nsm_sdk::core::Component;
 use nsm_sdk::networkservice::excludedprefixes::AwarenessGroups;
+use nsm_sdk::networkservice::heal::Heal;
 use nsm_sdk::networkservice::kernel::OWN_NETNS;
 use nsm_sdk::policy;
 use tracing::info;
@@ -22,6 +23,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         return Err(Failure::Settings(text.to_string()));
     }
     let awareness_groups = AwarenessGroups::parse(&settings.awareness_groups).map_err(Failure::settings)?;
+    let check = settings.check()?;
     let identity = start.identity().await?;
     let chain = client::client(
         &component,
@@ -31,12 +33,13 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
             info: settings.info.labels(),
             awareness_groups,
             policies: start.policies(&[policy::CLIENT.to_string()])?,
+            heal: nsm_sdk::chain![Heal::new(check.clone())],
         },
         start.pool(&identity, settings.dial_timeout),
     );
     let wires = services.into_iter().enumerate().map(|(number, service)| {
         let id = format!("{}-{number}", component.name());
-        Wire::new(&component, &chain, id, service, settings.request_timeout.into())
+        Wire::new(&component, &chain, id, service, settings.request_timeout.into()).looked_at(check.clone())
     });
     let mut wires: Vec<Wire> = wires.collect();
     info!(services = wires.len(), "asking for services");

@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can be set, by flag or by environment variable.
 
+use std::sync::Arc;
+
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings};
+use nsm_sdk::networkservice::heal::Check;
+use nsm_sdk_kernel::Ping;
+
+/// More often than this nobody looks at a wire, nor gives up on one.
+const LEAST_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
@@ -30,6 +37,20 @@ pub(crate) struct Settings {
     /// How long a token is valid that we sign
     #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
     pub(crate) max_token_lifetime: Duration,
+    /// Whether to look by pings whether our wires live
+    #[arg(
+        long,
+        env = "NSM_LIVENESS_CHECK_ENABLED",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub(crate) liveness_check_enabled: bool,
+    /// The pause between two looks
+    #[arg(long, env = "NSM_LIVENESS_CHECK_INTERVAL", default_value = "200ms")]
+    pub(crate) liveness_check_interval: Duration,
+    /// How long a wire may be silent until another endpoint is asked for
+    #[arg(long, env = "NSM_LIVENESS_CHECK_TIMEOUT", default_value = "1s")]
+    pub(crate) liveness_check_timeout: Duration,
     /// Groups of services whose addresses may overlap: [url,url],[url]
     #[arg(long, env = "NSM_AWARENESS_GROUPS", default_value = "")]
     pub(crate) awareness_groups: String,
@@ -39,13 +60,35 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
 }
 
+impl Settings {
+    /// How our wires are looked at, if they are.
+    pub(crate) fn check(&self) -> Result<Option<Check>, Failure> {
+        let (interval, timeout) = (
+            self.liveness_check_interval.into(),
+            self.liveness_check_timeout.into(),
+        );
+        if !self.liveness_check_enabled {
+            return Ok(None);
+        }
+        if interval < LEAST_LOOK || timeout < LEAST_LOOK {
+            let text = format!(
+                "NSM_LIVENESS_CHECK_INTERVAL and NSM_LIVENESS_CHECK_TIMEOUT must be at least {LEAST_LOOK:?}; set \
+                 NSM_LIVENESS_CHECK_ENABLED=false to look at no wire"
+            );
+            return Err(Failure::Settings(text));
+        }
+        Ok(Some(Check {
+            liveness: Arc::new(Ping),
+            interval,
+            timeout,
+        }))
+    }
+}
+
 impl nsm_sdk::app::Settings for Settings {
     const DEAD: &'static [&'static str] = &[
         "NSM_LABELS",
         "NSM_MECHANISM",
-        "NSM_LIVENESS_CHECK_ENABLED",
-        "NSM_LIVENESS_CHECK_INTERVAL",
-        "NSM_LIVENESS_CHECK_TIMEOUT",
         "NSM_LOCAL_DNS_SERVER_ENABLED",
         "NSM_LOCAL_DNS_SERVER_ADDRESS",
     ];

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use nsm_api::connection::{Connection, ConnectionEventType, MonitorScopeSelector, PathSegment};
+use nsm_api::connection::{Connection, ConnectionEventType, MonitorScopeSelector, PathSegment, State};
 use nsm_api::service_url::ServiceUrl;
 use nsm_sdk::chains::client;
-use nsm_sdk::core::{Chain, Component, Ctx, NetworkService, Request, Result, Retry};
+use nsm_sdk::core::{Chain, Component, Ctx, Message, NetworkService, Request, Result, Retry};
+use nsm_sdk::networkservice::heal::{Check, Pulse};
 use rand::Rng;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -25,6 +26,7 @@ pub(crate) struct Wire<'a> {
     id: String,
     service: ServiceUrl,
     timeout: Duration,
+    check: Option<Check>,
     attached: Option<Request>,
 }
 
@@ -43,8 +45,14 @@ impl<'a> Wire<'a> {
             id,
             service,
             timeout,
+            check: None,
             attached: None,
         }
+    }
+
+    /// The same, taken over from an earlier life only as far as it lives by this check.
+    pub(crate) fn looked_at(self, check: Option<Check>) -> Self {
+        Self { check, ..self }
     }
 
     /// Asks until the wire is there; answers whether it is, or whether we were told to end before.
@@ -102,9 +110,21 @@ impl<'a> Wire<'a> {
                 "taking over an earlier connection"
             );
             request.connection = connection;
+            if request.connection.state() == State::Down && !self.lives(&request.connection).await {
+                info!(id = self.id, "it does not live, so everything is chosen anew");
+                request.reselect();
+            }
         }
         self.chain.request(&ctx, &mut request).await?;
         Ok(request)
+    }
+
+    /// Whether pings say that the wire lives.
+    async fn lives(&self, connection: &Connection) -> bool {
+        let Some(check) = &self.check else {
+            return false;
+        };
+        check.liveness.pulse(connection, check.timeout).await == Pulse::Alive
     }
 
     /// The connection of the same id and mechanism that an earlier life of this client left, as we know it.

@@ -37,6 +37,7 @@ mod netlink;
 mod netns;
 mod observe;
 mod outcome;
+mod ping;
 mod plan;
 mod reaper;
 mod record;
@@ -51,3 +52,4 @@ mod underlay;
 mod veth;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};
+pub use ping::Ping;

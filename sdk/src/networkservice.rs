@@ -10,6 +10,7 @@ pub mod excludedprefixes;
 mod expiry;
 mod files;
 pub mod filtermechanisms;
+pub mod heal;
 pub mod hoptime;
 pub mod kernel;
 mod lookup;

@@ -9,6 +9,7 @@ mod call;
 mod link;
 mod network;
 mod node;
+mod ping;
 mod plane;
 mod programs;
 

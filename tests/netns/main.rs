@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 mod faults;
+mod heal;
 mod hostile;
 mod input;
 mod kernel;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         faults::tests,
         life::tests,
         remote::tests,
+        heal::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod actions;
+mod heal;
 mod history;
 mod invariants;
 mod probe;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use nsm_api::connection::Connection;
 use nsm_sdk::core::{Chain, Component, Ctx, Element, NetworkService, Next, Request, Result};
 use parking_lot::Mutex;
 
@@ -62,6 +63,48 @@ impl Element<NetworkService> for Probe {
 
     async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let _inside = self.enter(ctx, "close", &request.connection.id);
+        next.close(ctx, request).await
+    }
+}
+
+/// Stands in every client, and tells what has become of its connections.
+///
+/// Cheap to clone; clones tell the same.
+#[derive(Clone, Default)]
+pub(crate) struct Mended(Arc<Mutex<Option<Tell>>>);
+
+/// Is told the id of a connection and what it is now; nothing when it is closed.
+type Tell = Box<dyn Fn(&str, Option<&Connection>) + Send>;
+
+impl Mended {
+    /// Who is told.
+    pub(crate) fn set(&self, tell: impl Fn(&str, Option<&Connection>) + Send + 'static) {
+        *self.0.lock() = Some(Box::new(tell));
+    }
+
+    fn tell(&self, ctx: &Ctx, id: &str, connection: Option<&Connection>) {
+        if let Some(tell) = &*self.0.lock()
+            && !ctx.component().shutdown().is_cancelled()
+        {
+            tell(id, connection);
+        }
+    }
+}
+
+#[async_trait]
+impl Element<NetworkService> for Mended {
+    fn name(&self) -> &'static str {
+        "mended"
+    }
+
+    async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        next.request(ctx, request).await?;
+        self.tell(ctx, &request.connection.id, Some(&request.connection));
+        Ok(())
+    }
+
+    async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        self.tell(ctx, &request.connection.id, None);
         next.close(ctx, request).await
     }
 }

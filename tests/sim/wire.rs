@@ -35,6 +35,8 @@ struct State {
     calls: u64,
     /// The last answer, and how many had died when it came.
     answer: Option<(Request, u64)>,
+    /// What the client has of it, which mends it by itself: the connection, and how many had died then.
+    current: Option<(Connection, u64)>,
 }
 
 /// What an application asks for when it asks again.
@@ -88,12 +90,27 @@ impl Wire {
             .map(|(answer, _)| answer.clone())
     }
 
-    /// Whether the endpoint still knows what it has told the application.
+    /// What the client has, as it was told or as it has mended it.
+    pub(crate) fn current(&self) -> Option<Connection> {
+        self.state
+            .lock()
+            .current
+            .as_ref()
+            .map(|(current, _)| current.clone())
+    }
+
+    /// The client has a connection now, or has none.
+    pub(crate) fn becomes(&self, current: Option<(Connection, u64)>) {
+        self.state.lock().current = current;
+    }
+
+    /// Whether the endpoint still knows what it has told the client.
     pub(crate) fn is_known(&self, world: &World) -> bool {
         let state = self.state.lock();
-        let known = state.answer.as_ref().map(|(answer, deaths)| {
-            world.last_death(&answer.connection.network_service_endpoint_name) <= *deaths
-        });
+        let known = state
+            .current
+            .as_ref()
+            .map(|(current, deaths)| world.last_death(&current.network_service_endpoint_name) <= *deaths);
         known == Some(true)
     }
 
@@ -112,6 +129,7 @@ impl Wire {
         let mut state = self.state.lock();
         state.calls += 1;
         state.answer = None;
+        state.current = None;
     }
 
     /// Asks for the wire, or again for what is there; answers whether it is there.

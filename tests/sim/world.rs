@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsm_sdk::core::{Clock, Component};
+use nsm_sdk::core::{Chain, Clock, Component};
 use nsm_sdk::sandbox::{GRACE, Node, Program, Settings};
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::history::History;
 use crate::invariants;
-use crate::probe::Probe;
+use crate::probe::{Mended, Probe};
 use crate::wire::{How, Wire};
 
 /// How long tokens are valid, and with them what nobody refreshes.
@@ -78,11 +78,13 @@ impl World {
     pub(crate) async fn begin(seed: u64, size: Size) -> Self {
         let history = History::new();
         let directory = tempfile::tempdir().expect("a directory");
+        let mended = Mended::default();
         let node = Node::new(Settings {
             seed,
             directory: directory.path().to_path_buf(),
             token_lifetime: TOKEN_LIFETIME,
             probe: Probe::chain(&history),
+            client_probe: Chain::new(vec![Arc::new(mended.clone())]),
         });
         let node = node.expect("a node");
         let mut random = StdRng::seed_from_u64(!seed);
@@ -105,6 +107,14 @@ impl World {
             if let Some(world) = watched.upgrade().map(World) {
                 world.0.history.call(call, step);
                 world.step();
+            }
+        });
+        let watched = Arc::downgrade(&world.0);
+        mended.set(move |id, connection| {
+            if let Some(world) = watched.upgrade().map(World) {
+                let current = connection.map(|connection| (connection.clone(), world.deaths()));
+                let wire = world.wires().iter().find(|wire| wire.id == id);
+                wire.into_iter().for_each(|wire| wire.becomes(current.clone()));
             }
         });
         world

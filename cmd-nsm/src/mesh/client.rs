@@ -67,6 +67,7 @@ impl Client {
             info: Default::default(),
             awareness_groups: Default::default(),
             policies: Policies::choose(policy::CLIENT)?,
+            heal: nsm_sdk::chain![],
         };
         let chain = client(&component, &settings, Arc::new(pool));
         Ok(Self {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub awareness_groups: AwarenessGroups,
     /// What the answer's path must fulfil.
     pub policies: Policies,
+    /// What mends its wires: [`heal`](crate::networkservice::heal), or nothing but the next refresh.
+    pub heal: Chain<NetworkService>,
 }
 
 /// The chain of an application that asks for wires and keeps them.
@@ -50,10 +52,8 @@ pub fn client(
     settings: &Settings,
     dialer: Arc<dyn Dialer<NetworkService>>,
 ) -> Chain<NetworkService> {
-    chain![
-        UpdatePath,
-        Begin::client(component),
-        Refresh,
+    let head = chain![UpdatePath, Begin::client(component), Refresh];
+    let tail = chain![
         ClientUrl::new(&settings.connect_to),
         AuthorizeClient::new(&settings.policies),
         Dial::new(dialer, Duration::ZERO),
@@ -64,7 +64,8 @@ pub fn client(
         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
-    ]
+    ];
+    head.then(&settings.heal).then(&tail)
 }
 
 /// The client half of a hop that passes requests on. `before` stands before the way is dialled, `additional` between

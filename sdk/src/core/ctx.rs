@@ -161,7 +161,9 @@ impl Ctx {
     #[must_use]
     pub fn within(&self, at_most: Duration) -> Self {
         Self {
-            deadline: self.deadline.min(Instant::now() + at_most),
+            deadline: Instant::now()
+                .checked_add(at_most)
+                .map_or(self.deadline, |soon| self.deadline.min(soon)),
             ..self.clone()
         }
     }

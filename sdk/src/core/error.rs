@@ -120,6 +120,13 @@ impl Error {
         self
     }
 
+    /// The same error for another reason; code, text and place stay.
+    #[must_use]
+    pub(crate) fn because(mut self, reason: &'static str) -> Self {
+        self.0.reason = Cow::Borrowed(reason);
+        self
+    }
+
     /// The same error with another text; code, reason and place stay.
     #[must_use]
     pub(crate) fn with_text(mut self, text: String) -> Self {

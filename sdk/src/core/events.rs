@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls that a connection makes for itself.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -25,6 +27,8 @@ pub struct Unfinished;
 /// An event that waits for its turn.
 pub(crate) struct Queued {
     pub(crate) event: Event,
+    /// What it may take at most, once its turn has come.
+    pub(crate) within: Duration,
     pub(crate) outcome: oneshot::Sender<Result<()>>,
     withdrawn: CancellationToken,
 }
@@ -57,10 +61,16 @@ impl Events {
     ///
     /// Must not be awaited inside a call of the same connection, which would wait for itself.
     pub async fn run(&self, event: Event) -> Result<()> {
+        self.run_within(event, Duration::MAX).await
+    }
+
+    /// The same with at most `within` from its turn on, if that is less than the connection's first request had.
+    pub async fn run_within(&self, event: Event, within: Duration) -> Result<()> {
         let closed = || Error::not_found("closed", "the connection was closed before its event could run");
         let (outcome, wait) = oneshot::channel();
         let queued = Box::new(Queued {
             event,
+            within,
             outcome,
             withdrawn: self.withdrawn.clone(),
         });

@@ -7,7 +7,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-type Slot = (TypeId, Box<dyn Any + Send>);
+/// One value, and whether it outlives a reselection.
+struct Slot {
+    id: TypeId,
+    lasts: bool,
+    value: Box<dyn Any + Send>,
+}
 
 /// Values that live and die together: those of one connection, or those of one call.
 ///
@@ -22,9 +27,20 @@ struct Bag(Mutex<Vec<Slot>>);
 impl Store {
     /// Puts `value` in place of an earlier one of its type, which is returned.
     pub fn insert<T: Send + 'static>(&self, value: T) -> Option<T> {
+        self.put(value, false)
+    }
+
+    /// The same for a value that outlives a reselection, which closes everything else that is kept for the
+    /// connection: who asks for one keeps there what tries it again.
+    pub fn insert_lasting<T: Send + 'static>(&self, value: T) -> Option<T> {
+        self.put(value, true)
+    }
+
+    fn put<T: Send + 'static>(&self, value: T, lasts: bool) -> Option<T> {
         let mut slots = self.0.0.lock();
         let old = position::<T>(&slots).map(|at| slots.remove(at));
-        slots.push((TypeId::of::<T>(), Box::new(value)));
+        let (id, value) = (TypeId::of::<T>(), Box::new(value));
+        slots.push(Slot { id, lasts, value });
         drop(slots);
         old.and_then(downcast)
     }
@@ -37,20 +53,25 @@ impl Store {
     /// Looks at the value of this type, under the store's lock: `look` must not use the store.
     pub fn with<T: Send + 'static, R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         let slots = self.0.0.lock();
-        let value = slots.iter().find(|slot| slot.0 == TypeId::of::<T>())?;
-        value.1.downcast_ref().map(look)
+        let value = slots.iter().find(|slot| slot.id == TypeId::of::<T>())?;
+        value.value.downcast_ref().map(look)
     }
 
     /// Changes the value of this type, made by default when absent, under the store's lock.
     pub fn update<T: Default + Send + 'static, R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let mut slots = self.0.0.lock();
         let at = position::<T>(&slots).unwrap_or_else(|| {
-            slots.push((TypeId::of::<T>(), Box::new(T::default())));
+            let (id, value) = (TypeId::of::<T>(), Box::new(T::default()));
+            slots.push(Slot {
+                id,
+                lasts: false,
+                value,
+            });
             slots.len() - 1
         });
         change(
             slots[at]
-                .1
+                .value
                 .downcast_mut()
                 .expect("a slot holds the type it is found by"),
         )
@@ -76,6 +97,14 @@ impl Store {
             drop(slot);
         }
     }
+
+    /// Drops every value that does not outlive a reselection, newest first.
+    pub(crate) fn clear_passing(&self) {
+        let mut passing: Vec<_> = self.0.0.lock().extract_if(.., |slot| !slot.lasts).collect();
+        while let Some(slot) = passing.pop() {
+            drop(slot);
+        }
+    }
 }
 
 impl Drop for Bag {
@@ -87,11 +116,11 @@ impl Drop for Bag {
 }
 
 fn position<T: 'static>(slots: &[Slot]) -> Option<usize> {
-    slots.iter().position(|slot| slot.0 == TypeId::of::<T>())
+    slots.iter().position(|slot| slot.id == TypeId::of::<T>())
 }
 
 fn downcast<T: 'static>(slot: Slot) -> Option<T> {
-    slot.1.downcast().ok().map(|value| *value)
+    slot.value.downcast().ok().map(|value| *value)
 }
 
 impl fmt::Debug for Store {
@@ -125,6 +154,18 @@ mod tests {
         assert_eq!(store.get::<One>(), Some(One(3)));
         assert_eq!(store.take::<One>(), Some(One(3)));
         assert!(!store.has::<One>());
+    }
+
+    #[test]
+    fn what_lasts_outlives_a_reselection_only() {
+        let store = Store::default();
+        store.insert(One(1));
+        store.insert_lasting("lasts");
+        store.clear_passing();
+        assert_eq!((store.has::<One>(), store.get()), (false, Some("lasts")));
+        store.insert("no longer");
+        store.clear_passing();
+        assert!(!store.has::<&str>());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! **Placement**: before `roundrobin`, which chooses among the candidates, and `dial`.
 //! **Reads / writes**: writes [`NextUrl`] for a named endpoint, unless an element before it has chosen already;
 //! otherwise [`Candidates`] into [`Ctx::call`] and the service's payload into the connection.
+//! **On failure**: when the endpoint is gone that has answered before, and there is another one, the reason is [`LOST`].
 //! **On close**: the endpoint is looked up only if no way to it is known; the close goes on without.
 //! **Cost**: one or two look-ups in the registry a request.
 
@@ -15,8 +16,12 @@ use nsm_api::registry::NetworkServiceEndpoint;
 use tracing::debug;
 
 use super::lookup::{Candidate, Registries, can_do_without, lookup_time};
-use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result, Way};
+use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result, Way};
 use crate::elements::clienturl::NextUrl;
+
+/// The reason of an error that tells a client that its endpoint is gone and that there is another one: to reselect
+/// helps, and to ask again does not.
+pub const LOST: &str = "endpoint-lost";
 
 /// The endpoints among which `roundrobin` may choose, in order of preference. Lives in [`Ctx::call`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,24 @@ impl Discover {
     /// Asks this registry.
     pub fn new(registries: Registries) -> Self {
         Self(registries)
+    }
+
+    /// Whether the service has an endpoint for this client besides the one that the request names.
+    async fn has_another(&self, ctx: &Ctx, request: &Request) -> bool {
+        let ctx = lookup_time(ctx);
+        let found = async {
+            let service = self.0.service(&ctx, request).await?;
+            let wanted = NetworkServiceEndpoint {
+                network_service_names: vec![service.name.clone()],
+                ..Default::default()
+            };
+            let found = self.0.endpoints(&ctx, wanted).await?;
+            let labels = &request.connection.labels;
+            let named = &request.connection.network_service_endpoint_name;
+            let chosen = matching::endpoints(labels, &service, &found);
+            Ok::<_, Error>(chosen.iter().any(|endpoint| endpoint.name != *named))
+        };
+        found.await.unwrap_or_default()
     }
 
     async fn choose(&self, ctx: &Ctx, request: &mut Request) -> Result<()> {
@@ -69,6 +92,19 @@ impl Discover {
     }
 }
 
+/// Whether the request repeats one that an endpoint has answered before, which it names.
+fn had_endpoint(request: &Request) -> bool {
+    let (name, path) = (&request.connection.network_service_endpoint_name, request.path());
+    let count = u32::try_from(path.path_segments.len()).unwrap_or(u32::MAX);
+    !name.is_empty() && count > path.index.saturating_add(1)
+}
+
+/// Whether the named endpoint is gone: it is not registered any more, or nobody listens there.
+fn is_lost(error: &Error) -> bool {
+    let is_ours = error.place() != Some("connect");
+    is_ours && matches!(error.reason(), "no-endpoint" | "peer-unreachable")
+}
+
 #[async_trait]
 impl Element<NetworkService> for Discover {
     fn name(&self) -> &'static str {
@@ -76,10 +112,20 @@ impl Element<NetworkService> for Discover {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        if !ctx.call().has::<NextUrl>() {
-            self.choose(ctx, request).await?;
+        if ctx.call().has::<NextUrl>() {
+            return next.request(ctx, request).await;
         }
-        next.request(ctx, request).await
+        let lost = had_endpoint(request).then(|| request.clone());
+        let done = match self.choose(ctx, request).await {
+            Ok(()) => next.request(ctx, request).await,
+            Err(error) => Err(error),
+        };
+        match (done, lost) {
+            (Err(error), Some(lost)) if is_lost(&error) && self.has_another(ctx, &lost).await => {
+                Err(error.because(LOST))
+            }
+            (done, _) => done,
+        }
     }
 
     async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {

@@ -2,9 +2,9 @@
 //! Chooses among the candidates of `discover`, each one's turn after the other's, and tries the next when one fails.
 //!
 //! **Guarantees**: one request tries each candidate at most once, beginning behind where the previous request of the
-//! same service began. A candidate that hangs leaves half of the time to the others. Weights have no effect.
+//! same service began. The endpoint that a reselection leaves goes last. A candidate that hangs leaves half of the time to the others. Weights have no effect.
 //! **Placement**: behind [`discover`](super::discover), before `dial`.
-//! **Reads / writes**: reads [`Candidates`]; writes [`NextUrl`] and the endpoint's name, unless an element before it
+//! **Reads / writes**: reads [`Candidates`], the state and the name of the next path segment; writes [`NextUrl`] and the endpoint's name, unless an element before it
 //! has chosen a URL already.
 //! **On failure**: the failures of all candidates in one error.
 //! **Cost**: a copy of the request a candidate.
@@ -12,11 +12,12 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
+use nsm_api::connection::State;
 use parking_lot::Mutex;
 
 use super::attempts::{Failures, share};
 use super::discover::Candidates;
-use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
+use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::elements::clienturl::NextUrl;
 
 /// For how many services the turn is remembered.
@@ -47,6 +48,23 @@ impl RoundRobin {
     }
 }
 
+/// What the endpoint calls itself that a reselection leaves, by the path of the request before.
+fn left(request: &Request) -> Option<String> {
+    if request.connection.state() != State::ReselectRequested {
+        return None;
+    }
+    let path = request.path();
+    let next = usize::try_from(path.index).ok()?.checked_add(1)?;
+    let left = path.path_segments.get(next)?.name.clone();
+    Some(left).filter(|left| !left.is_empty())
+}
+
+/// Whether an endpoint that is registered as `name` calls itself `itself`: registries add to names.
+fn is_called(name: &str, itself: &str) -> bool {
+    let added = name.strip_prefix(itself);
+    added.is_some_and(|added| added.is_empty() || added.starts_with('-'))
+}
+
 #[async_trait]
 impl Element<NetworkService> for RoundRobin {
     fn name(&self) -> &'static str {
@@ -60,6 +78,9 @@ impl Element<NetworkService> for RoundRobin {
         let Candidates(mut candidates) = ctx.call().take().unwrap_or(Candidates(Vec::new()));
         let turn = self.turn(&request.connection.network_service, candidates.len());
         candidates.rotate_left(turn);
+        if let Some(left) = left(request) {
+            candidates.sort_by_key(|candidate| is_called(&candidate.name, &left));
+        }
         let mut names = HashSet::new();
         candidates.retain(|candidate| names.insert(candidate.name.clone()));
         let mut failures = Failures::default();
@@ -131,6 +152,29 @@ mod tests {
     #[tokio::test]
     async fn passes_the_standard_cases() {
         standard_cases::<NetworkService, _>(RoundRobin::new, request()).await;
+    }
+
+    #[tokio::test]
+    async fn the_endpoint_that_a_reselection_leaves_goes_last() {
+        let probe = Probe::answering(|_| Err(Error::unavailable("told-so", "told to fail")));
+        let chain = before(RoundRobin::new(), &probe);
+        for (left, expected) in [("a", ["b", "c", "a-x7"]), ("c", ["a-x7", "b", "c"])] {
+            let mut request = request();
+            request.connection.set_state(State::ReselectRequested);
+            let segment = nsm_api::connection::PathSegment {
+                name: left.into(),
+                ..Default::default()
+            };
+            request.path_mut().path_segments.push(segment);
+            let ctx = among(&Connection::new(), &["a-x7", "b", "c"]);
+            let chain = match left {
+                "a" => &chain,
+                _ => &before(RoundRobin::new(), &probe),
+            };
+            chain.request(&ctx, &mut request).await.unwrap_err();
+            let tried = tried(&probe);
+            assert_eq!(tried[tried.len() - 3..], expected);
+        }
     }
 
     #[tokio::test]

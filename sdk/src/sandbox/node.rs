@@ -65,6 +65,8 @@ pub struct Settings {
     pub token_lifetime: Duration,
     /// Elements that every endpoint has before its own.
     pub probe: Chain<NetworkService>,
+    /// Elements that every client has behind those that mend its wires.
+    pub client_probe: Chain<NetworkService>,
 }
 
 /// See the [module](self). Cheap to clone.
@@ -158,6 +160,11 @@ impl Node {
     /// The elements that every endpoint has before its own.
     pub(super) fn probe(&self) -> &Chain<NetworkService> {
         &self.0.settings.probe
+    }
+
+    /// The elements that every client has behind those that mend its wires.
+    pub(super) fn client_probe(&self) -> &Chain<NetworkService> {
+        &self.0.settings.client_probe
     }
 
     /// The socket of a program.

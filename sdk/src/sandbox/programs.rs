@@ -2,6 +2,7 @@
 //! What each program of a node is: the chains that its `main` would build, and its registration.
 
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -15,6 +16,7 @@ use tracing::warn;
 
 use super::network::Host;
 use super::node::{Birth, Node, Program};
+use super::ping::Ping;
 use super::plane::Plane;
 use crate::chain;
 use crate::chains::{client, endpoint, forwarder, nsmgr, nsmgr_registry, registry_client, registry_memory};
@@ -25,6 +27,7 @@ use crate::core::{
 use crate::ipam::{Point2Point, Strict};
 use crate::networkservice::discoverforwarder::FORWARDER_SERVICE;
 use crate::networkservice::excludedprefixes::AwarenessGroups;
+use crate::networkservice::heal::{Check, Heal};
 use crate::networkservice::kernel::Kernel;
 use crate::networkservice::mechanisms::Mechanisms;
 use crate::networkservice::sendfd::SendFd;
@@ -174,12 +177,22 @@ fn ask(node: &Node, program: Program, birth: &Birth) -> Result<Running> {
         netns: netns(node, program),
         info: Labels::new(),
         policies: Policies::choose(policy::CLIENT)?,
+        heal: chain![Heal::new(Some(pings(node, program)))].then(node.client_probe()),
     };
     let client = client::client(&birth.component, &settings, birth.way.clone());
     Ok(Running {
         client: Some(client),
         ..Running::default()
     })
+}
+
+/// How a client looks at its wires: less often than the real one, since virtual time passes quickly.
+fn pings(node: &Node, program: Program) -> Check {
+    Check {
+        liveness: Arc::new(Ping::new(node.kernel(), node.netns(program))),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+    }
 }
 
 fn manager_socket(node: &Node) -> String {

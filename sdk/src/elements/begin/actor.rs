@@ -19,6 +19,10 @@ const GRACE: Duration = Duration::from_secs(2);
 /// What a caller may wait beyond its deadline for a call that has begun: until it is cut, and for undoing it then.
 pub(super) const OVERRUN: Duration = GRACE.saturating_mul(2);
 
+/// What the close in a reselection may take: who left us without a word does not answer, and closes by itself when
+/// tokens expire.
+const TO_LEAVE: Duration = Duration::from_secs(1);
+
 /// How many events of one connection wait for their turn.
 const MAX_EVENTS: usize = 4;
 
@@ -146,7 +150,7 @@ impl<A: Api> Actor<A> {
         let hears = self.answer(reply, done).await;
         if first && self.is(Life::Up) && !is_heard(hears).await {
             info!("nobody waited for the connection; closing it");
-            self.close_stored().await;
+            self.close_stored(Duration::MAX).await;
         }
     }
 
@@ -187,7 +191,12 @@ impl<A: Api> Actor<A> {
 
     async fn request(&mut self, ctx: Ctx, message: A::Message) -> Result<A::Message> {
         if message.wants_reselect() || self.is(Life::Closing) {
-            self.close_stored().await;
+            let within = if message.wants_reselect() {
+                TO_LEAVE
+            } else {
+                Duration::MAX
+            };
+            self.close_stored(within).await;
             self.forget();
         }
         let message = match self.committed.as_deref() {
@@ -220,7 +229,7 @@ impl<A: Api> Actor<A> {
         };
         done.inspect_err(|_| {
             if first {
-                self.store.clear()
+                self.store.clear_passing()
             }
         })?;
         message.establish();
@@ -267,12 +276,13 @@ impl<A: Api> Actor<A> {
             .unwrap_or_else(|_| Err(Error::deadline("the close overran its deadline and was cut")))
     }
 
-    /// Closes what is stored, as an event. Errors are told to the log: nobody else can do better.
-    async fn close_stored(&mut self) {
+    /// Closes what is stored, as an event that takes at most `within`. Errors are told to the log: nobody else can do better.
+    async fn close_stored(&mut self, within: Duration) {
         let Some(committed) = self.committed.as_deref() else {
             return;
         };
-        let (ctx, message) = (committed.ctx.event(committed.budget), committed.message.clone());
+        let ctx = committed.ctx.event(committed.budget).within(within);
+        let message = committed.message.clone();
         if let Err(error) = self.close(&ctx, message).await {
             debug!(%error, "closing the connection by ourselves");
         }
@@ -289,7 +299,7 @@ impl<A: Api> Actor<A> {
             return;
         }
         let stored = self.committed.as_deref().map(|committed| {
-            let ctx = committed.ctx.event(committed.budget);
+            let ctx = committed.ctx.event(committed.budget).within(queued.within);
             (committed.life, ctx, committed.message.clone())
         });
         let done = match (queued.event, stored) {
@@ -298,24 +308,25 @@ impl<A: Api> Actor<A> {
                 Err(Error::not_found("closed", "the connection is closed"))
             }
             (Event::Refresh, Some((_, ctx, message))) => self.pass(ctx, message).await.map(drop),
-            (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message).await,
+            (Event::Reselect, Some((_, ctx, message))) => self.reselect(ctx, message, queued.within).await,
         };
         let _element_may_be_gone = queued.outcome.send(done);
     }
 
     /// Closes what is there and requests anew. When that fails the connection stays, for another try.
-    async fn reselect(&mut self, ctx: Ctx, mut message: A::Message) -> Result<()> {
+    async fn reselect(&mut self, ctx: Ctx, mut message: A::Message, within: Duration) -> Result<()> {
         if self.is(Life::Up) {
-            if let Err(error) = self.shut(&ctx, &mut message.clone()).await {
+            if let Err(error) = self.shut(&ctx.within(TO_LEAVE), &mut message.clone()).await {
                 debug!(%error, "closing the connection before reselection");
             }
-            self.store.clear();
+            self.store.clear_passing();
         }
         message.reselect();
         if let Some(committed) = self.committed.as_deref_mut() {
             committed.life = Life::Lost;
             committed.message = message.clone();
         }
-        self.pass(ctx.event(ctx.budget()), message).await.map(drop)
+        let ctx = ctx.event(ctx.budget()).within(within);
+        self.pass(ctx, message).await.map(drop)
     }
 }

@@ -289,3 +289,31 @@ async fn an_established_connection_is_refreshed_and_closed_while_the_registry_ha
         .expect("the close goes on without");
     assert_eq!((probe.requests().len(), probe.closes().len()), (1, 1));
 }
+
+/// The reason for which a request that names `nse-a` fails, when nobody listens there; `hops` are on its path.
+async fn gone(endpoints: &[&str], hops: usize) -> String {
+    let endpoints = endpoints.iter().map(|name| endpoint(name, SERVICE, ("app", "a")));
+    let registry = Registry::new(vec![service()], endpoints.collect());
+    let probe = Probe::answering(|_| Err(Error::unavailable("peer-unreachable", "nobody listens there")));
+    let mut request = request();
+    request.connection.network_service_endpoint_name = "nse-a".into();
+    request.path_mut().path_segments.resize(hops, Default::default());
+    let error = before(Discover::new(registry.chains()), &probe)
+        .request(&Connection::new().first(), &mut request)
+        .await
+        .unwrap_err();
+    error.reason().to_string()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_told_to_be_lost_when_there_is_another() {
+    assert_eq!(gone(&["nse-a", "nse-b"], 2).await, LOST);
+    assert_eq!(gone(&["nse-b"], 2).await, LOST, "it is not registered either");
+    assert_eq!(gone(&["nse-a"], 2).await, "peer-unreachable", "there is no other");
+    assert_eq!(gone(&[], 2).await, "no-endpoint");
+    assert_eq!(
+        gone(&["nse-a", "nse-b"], 1).await,
+        "peer-unreachable",
+        "it has never answered"
+    );
+}

@@ -88,14 +88,21 @@ impl Watch {
         }
     }
 
-    /// What the event changes; nothing when it tells of others, or what is known.
+    /// What the event changes; nothing when it tells of others, or what is known. A transfer tells of everything:
+    /// what it does not tell of was deleted.
     fn apply(&mut self, event: ConnectionEvent) -> Option<Change> {
-        let (kind, was) = (event.r#type(), self.known.state());
+        let (mut kind, was) = (event.r#type(), self.known.state());
+        let told = event.connections.into_values();
+        let mut seen: Vec<_> = told.filter_map(|told| seen(&self.known, kind, told)).collect();
+        if kind == Kind::InitialStateTransfer && seen.is_empty() {
+            let mut deleted = Connection::clone(&self.known);
+            deleted.set_state(State::Down);
+            seen.push(deleted);
+            kind = Kind::Delete;
+        }
         let mut is_changed = false;
-        for told in event.connections.into_values() {
-            if let Some(seen) = seen(&self.known, kind, told)
-                && seen != *self.known
-            {
+        for seen in seen {
+            if seen != *self.known {
                 self.known = Arc::new(seen);
                 is_changed = true;
             }
@@ -269,6 +276,17 @@ mod tests {
             .map(|segment| segment.token.as_str())
             .collect();
         assert_eq!(tokens, ["", "", "told"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_transfer_does_not_tell_of_was_deleted() {
+        let changes = changes(vec![event(Kind::InitialStateTransfer, Vec::new())]).await;
+        let deleted = Change {
+            kind: Kind::Delete,
+            connection: Arc::new(state(connection(1), State::Down)),
+            was: State::Up,
+        };
+        assert_eq!(changes, [deleted]);
     }
 
     #[test]

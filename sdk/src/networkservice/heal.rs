@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mends the connection of a client when a hop behind it has died, or when its wire carries nothing any more.
+//!
+//! **Guarantees**: two things are listened to: what the next hop tells of the connection, and the wire itself, by
+//! [`Liveness`]. When the control plane breaks under a wire that lives, the connection is requested again as it
+//! stands, so that the wire stays; when the wire is dead, when nothing can be told of it, or when the next hop has
+//! closed the connection, everything is chosen anew. The first try is made at once, later ones more and more rarely,
+//! and rarely those that cannot help; a connection that breaks as soon as it is mended is not mended faster. While the
+//! control plane is mended the wire is still looked at before every try. A wire is dead only after half a dozen
+//! questions in a row without an answer, and only where answers were ever heard: who drops pings is left alone.
+//! **Placement**: in the chain of a client, behind `begin` and before `dial`.
+//! **Reads / writes**: reads the [`Way`] in [`Ctx::store`], the mechanism and the addresses; one task in the store,
+//! which outlives a reselection that fails.
+//! **On failure**: of a request, everything is listened to as before.
+//! **On close**: the task ends with the connection; what it asks for meanwhile is withdrawn.
+//! **Cost**: one task and one stream a connection; one check an interval.
+
+mod healer;
+mod pulse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tracing::info;
+
+use crate::core::{Ctx, Element, Later, NetworkService, Next, Request, Result};
+use healer::Healer;
+use pulse::Vitals;
+pub use pulse::{Liveness, Pulse};
+
+/// See the [module](self).
+#[derive(Clone, Default)]
+pub struct Heal {
+    check: Option<Check>,
+}
+
+/// How wires are looked at.
+#[derive(Clone)]
+pub struct Check {
+    /// What tells whether a wire lives.
+    pub liveness: Arc<dyn Liveness>,
+    /// The pause between two looks.
+    pub interval: Duration,
+    /// How long a wire may be silent until it is dead.
+    pub timeout: Duration,
+}
+
+/// What is kept for a connection.
+struct Healing {
+    vitals: Arc<Mutex<Vitals>>,
+    _task: Later,
+}
+
+impl Heal {
+    /// Looks at wires by `check`; without one only the control plane is listened to, and what breaks is reselected.
+    pub fn new(check: Option<Check>) -> Self {
+        Self { check }
+    }
+}
+
+#[async_trait]
+impl Element<NetworkService> for Heal {
+    fn name(&self) -> &'static str {
+        "heal"
+    }
+
+    async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        next.request(ctx, message).await?;
+        let vitals = ctx.store().with(|healing: &Healing| Arc::clone(&healing.vitals));
+        let vitals = vitals.unwrap_or_default();
+        if let Some(took) = vitals.lock().settle(!ctx.is_established()) {
+            let connection = &message.connection;
+            info!(
+                id = connection.id,
+                endpoint = connection.network_service_endpoint_name,
+                healed_ms = took.as_secs_f64() * 1e3,
+                "healed"
+            );
+        }
+        let healer = Healer {
+            component: ctx.component().clone(),
+            way: ctx.store().get(),
+            connection: Arc::new(message.connection.clone()),
+            check: self.check.clone(),
+            vitals: Arc::clone(&vitals),
+        };
+        let task = ctx.later("heal", |events| healer.run(events))?;
+        ctx.store().insert_lasting(Healing { vitals, _task: task });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waits until a connection breaks, and mends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::Check;
+use super::pulse::{Pulse, Vitals};
+use crate::core::{Component, Error, Event, Events, NetworkService, Retry, Way};
+use crate::networkservice::discover::LOST;
+use crate::networkservice::monitor::watch::{Watch, is_refusal};
+
+/// How many looks in a row a wire has to be silent to be dead. When the control plane is broken as well, one is enough.
+const LOOKS: u32 = 2;
+
+/// The first and the longest time for one try. A try that hangs holds up the next, which may have another endpoint.
+const TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
+
+/// How long the next hop may answer that it cannot mend the control plane of a wire that lives, until everything is
+/// chosen anew: the wire may lead to a pod that has lost its program.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The pause after an answer that no waiting mends, short of somebody changing the service or the policies.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+
+/// One connection after a request that has succeeded.
+pub(super) struct Healer {
+    pub(super) component: Component,
+    pub(super) way: Option<Way<NetworkService>>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) check: Option<Check>,
+    pub(super) vitals: Arc<Mutex<Vitals>>,
+}
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Broken {
+    /// A hop behind us is gone, or cannot be heard.
+    Control,
+    /// The next hop has closed the connection.
+    Closed,
+    /// The wire carries nothing.
+    Wire,
+}
+
+/// Whether to repeat the request as it stands does not help, since the endpoint is gone and there is another one, or
+/// since the next hop has refused it for long.
+fn is_hopeless(error: &Error, refused: Option<Instant>) -> bool {
+    error.reason() == LOST || refused.is_some_and(|since: Instant| since.elapsed() >= PATIENCE)
+}
+
+impl Healer {
+    /// Ends when a request succeeds, after which the next one listens.
+    pub(super) async fn run(self, events: Events) {
+        let broken = tokio::select! {
+            biased;
+            broken = self.control() => broken,
+            () = self.wire() => Broken::Wire,
+        };
+        self.vitals.lock().breaks();
+        info!(id = self.connection.id, ?broken, "the connection is broken");
+        let mut reselects = broken != Broken::Control;
+        let (mut limit, mut refused) = (TRY.0, None);
+        let mut pause = self.vitals.lock().pause(&self.component);
+        loop {
+            reselects = self.rest(pause, reselects).await;
+            let event = match reselects {
+                true => Event::Reselect,
+                false => Event::Refresh,
+            };
+            self.vitals.lock().tries();
+            let Err(error) = events.run_within(event, limit).await else {
+                return;
+            };
+            pause = self.after(event, &error);
+            refused = match error.place() {
+                Some("connect") => refused.or(Some(Instant::now())),
+                _ => None,
+            };
+            if !reselects && is_hopeless(&error, refused) {
+                (reselects, pause) = (true, Duration::ZERO);
+            }
+            limit = (limit * 2).min(TRY.1);
+        }
+    }
+
+    /// A try has failed; answers how long to wait with the next.
+    fn after(&self, event: Event, error: &Error) -> Duration {
+        let mut vitals = self.vitals.lock();
+        vitals.tries();
+        let (id, reason) = (&self.connection.id, error.reason());
+        if error.retry() == Retry::Never {
+            error!(id, ?event, reason, %error, "the connection cannot be mended");
+            return self
+                .component
+                .random(|random| LONG_PAUSE.mul_f64(rand::Rng::random_range(random, 0.75..=1.0)));
+        }
+        warn!(id, ?event, reason, %error, "the connection is not mended yet");
+        vitals.pause(&self.component)
+    }
+
+    /// Waits before a try; answers whether it is to reselect. The wire of a connection that is not to be reselected
+    /// has to live at the end, and is reselected at once when it does not.
+    async fn rest(&self, pause: Duration, reselects: bool) -> bool {
+        if reselects {
+            sleep(pause).await;
+            return true;
+        }
+        let until = Instant::now() + pause;
+        loop {
+            if self.pulse(1).await != Pulse::Alive {
+                debug!(id = self.connection.id, "the wire does not live either");
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let interval = self.check.as_ref().map_or(left, |check| check.interval);
+            sleep(interval.min(left)).await;
+        }
+    }
+
+    /// Waits until the next hop tells that the connection is broken, or tells no more; for ever when it may not be
+    /// heard.
+    async fn control(&self) -> Broken {
+        let unheard = async |error: &Error| {
+            if is_refusal(error) {
+                debug!(id = self.connection.id, %error, "the next hop cannot be listened to");
+                std::future::pending().await
+            }
+            Broken::Control
+        };
+        let Some(way) = &self.way else {
+            return std::future::pending().await;
+        };
+        let mut watch = match Watch::persist(&self.component, way, &self.connection).await {
+            Ok(watch) => watch,
+            Err(error) => return unheard(&error).await,
+        };
+        loop {
+            match watch.next().await {
+                Some(Ok(change)) if change.kind == Kind::Delete => return Broken::Closed,
+                Some(Ok(change)) if change.connection.state() == State::Down => return Broken::Control,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return unheard(&error).await,
+                None => return Broken::Control,
+            }
+        }
+    }
+
+    /// Waits until the wire is dead; for ever when nobody looks at it.
+    async fn wire(&self) {
+        let Some(check) = &self.check else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep(check.interval).await;
+            let is_dead = matches!(self.pulse(LOOKS).await, Pulse::Silent | Pulse::Gone);
+            if is_dead && self.vitals.lock().is_telling() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at the wire, so often when it is silent.
+    async fn pulse(&self, looks: u32) -> Pulse {
+        let Some(check) = &self.check else {
+            return Pulse::Unknown;
+        };
+        let within = check.timeout / LOOKS;
+        let mut pulse = Pulse::Unknown;
+        for _ in 0..looks {
+            let look = check.liveness.pulse(&self.connection, within);
+            pulse = timeout(within, look).await.unwrap_or(Pulse::Silent);
+            if pulse != Pulse::Silent {
+                break;
+            }
+        }
+        self.vitals.lock().hear(pulse);
+        pulse
+    }
+}
