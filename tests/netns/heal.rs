@@ -71,6 +71,13 @@ async fn start(world: &World, name: &str, pod: &Pod) -> Result<Program> {
     Ok(program)
 }
 
+/// Removes what an endpoint has left that was killed for good.
+fn bury(world: &World, name: &str) -> Result<()> {
+    Ok(std::fs::remove_file(
+        world.node.folder().join(format!("{name}.sock")),
+    )?)
+}
+
 /// The other end of the client's only wire.
 fn other_end(world: &World) -> Result<Ipv4Addr> {
     let shown = prints(&world.near, "ip", &["-4", "route", "show", "dev", "nsm-1"])?;
@@ -178,6 +185,7 @@ async fn pod_goes(world: &mut World) -> Result<()> {
         times.push(took);
         same("the wires of the other", links(&world.far)?.len(), 1)?;
         stops(nsc).await?;
+        bury(world, "nse-2")?;
         world.clean_within(PATIENCE).await?;
     }
     println!(
@@ -207,6 +215,7 @@ async fn unchecked(world: &mut World) -> Result<()> {
     says(&mut nsc, "healed_ms").await?;
     same("the wires of the other", links(&world.far)?.len(), 1)?;
     stops(nsc).await?;
+    bury(world, "nse-2")?;
     drop(second.pod);
     world.clean().await
 }
@@ -313,6 +322,7 @@ async fn restarts(world: &mut World) -> Result<()> {
     same("the wires of the other", links(&world.far)?.len(), 1)?;
     same("the wires of who was killed", links(&second.pod)?.len(), 0)?;
     stops(nsc).await?;
+    bury(world, "nse-2")?;
     drop(second.pod);
     world.clean().await
 }
