@@ -25,6 +25,9 @@ const TRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1
 /// chosen anew: the wire may lead to a pod that has lost its program.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a next hop that was started again may take to learn who is there.
+const TO_LEARN: Duration = Duration::from_secs(10);
+
 /// The pause after an answer that no waiting mends, short of somebody changing the service or the policies.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
@@ -40,18 +43,44 @@ pub(super) struct Healer {
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Broken {
-    /// A hop behind us is gone, or cannot be heard.
-    Control,
+    /// The next hop is gone, or cannot be heard.
+    Hop,
+    /// The next hop tells that a hop behind it is.
+    Behind,
     /// The next hop has closed the connection.
     Closed,
     /// The wire carries nothing.
     Wire,
 }
 
-/// Whether to repeat the request as it stands does not help, since the endpoint is gone and there is another one, or
-/// since the next hop has refused it for long.
-fn is_hopeless(error: &Error, refused: Option<Instant>) -> bool {
-    error.reason() == LOST || refused.is_some_and(|since: Instant| since.elapsed() >= PATIENCE)
+/// How the next hop has answered requests to mend what is behind it.
+#[derive(Default)]
+struct Refused {
+    /// Since when it has answered, and only refused.
+    since: Option<Instant>,
+    /// Whether it has lived all the time: one that was started again has to learn who is there.
+    hop_has_lived: bool,
+}
+
+impl Refused {
+    fn hear(&mut self, error: &Error) {
+        if error.place() == Some("connect") {
+            self.since.get_or_insert_with(Instant::now);
+        } else {
+            (self.since, self.hop_has_lived) = (None, false);
+        }
+    }
+
+    /// Whether to repeat the request as it stands does not help, since the endpoint is gone and there is another one,
+    /// or since it was refused for long.
+    fn is_hopeless(&self, error: &Error) -> bool {
+        let patience = match error.reason() == LOST {
+            true if self.hop_has_lived => return true,
+            true => TO_LEARN,
+            false => PATIENCE,
+        };
+        self.since.is_some_and(|since| since.elapsed() >= patience)
+    }
 }
 
 impl Healer {
@@ -64,8 +93,9 @@ impl Healer {
         };
         self.vitals.lock().breaks();
         info!(id = self.connection.id, ?broken, "the connection is broken");
-        let mut reselects = broken != Broken::Control;
-        let (mut limit, mut refused) = (TRY.0, None);
+        let mut reselects = matches!(broken, Broken::Closed | Broken::Wire);
+        let (mut limit, mut refused) = (TRY.0, Refused::default());
+        refused.hop_has_lived = broken == Broken::Behind;
         let mut pause = self.vitals.lock().pause(&self.component);
         loop {
             reselects = self.rest(pause, reselects).await;
@@ -78,11 +108,8 @@ impl Healer {
                 return;
             };
             pause = self.after(event, &error);
-            refused = match error.place() {
-                Some("connect") => refused.or(Some(Instant::now())),
-                _ => None,
-            };
-            if !reselects && is_hopeless(&error, refused) {
+            refused.hear(&error);
+            if !reselects && refused.is_hopeless(&error) {
                 (reselects, pause) = (true, Duration::ZERO);
             }
             limit = (limit * 2).min(TRY.1);
@@ -134,7 +161,7 @@ impl Healer {
                 debug!(id = self.connection.id, %error, "the next hop cannot be listened to");
                 std::future::pending().await
             }
-            Broken::Control
+            Broken::Hop
         };
         let Some(way) = &self.way else {
             return std::future::pending().await;
@@ -146,10 +173,10 @@ impl Healer {
         loop {
             match watch.next().await {
                 Some(Ok(change)) if change.kind == Kind::Delete => return Broken::Closed,
-                Some(Ok(change)) if change.connection.state() == State::Down => return Broken::Control,
+                Some(Ok(change)) if change.connection.state() == State::Down => return Broken::Behind,
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return unheard(&error).await,
-                None => return Broken::Control,
+                None => return Broken::Hop,
             }
         }
     }

@@ -125,7 +125,20 @@ fn answer(request: &mut Request) -> Result<()> {
 }
 
 fn refuse(_: &mut Request) -> Result<()> {
-    Err(Error::unavailable("told-so", "told to fail"))
+    Err(told(Error::unavailable("told-so", "told to fail")))
+}
+
+/// An error as it is after its way from the next hop.
+fn told(error: Error) -> Error {
+    Error::from(error.to_status("nsmgr"))
+}
+
+/// Refuses what is not to be selected anew, since there is another endpoint.
+fn lose(request: &mut Request) -> Result<()> {
+    match request.wants_reselect() {
+        true => answer(request),
+        false => Err(told(Error::unavailable(LOST, "there is another"))),
+    }
 }
 
 impl Mesh {
@@ -359,15 +372,24 @@ async fn a_wire_that_dies_while_the_control_plane_is_mended_is_reselected_at_onc
 async fn c56_an_endpoint_that_is_gone_while_there_is_another_is_reselected_at_once() {
     let mesh = mesh(true);
     mesh.connect().await;
-    mesh.probe.answer(|request| match request.wants_reselect() {
-        true => answer(request),
-        false => Err(Error::unavailable(LOST, "there is another")),
-    });
+    mesh.probe.answer(lose);
     let began = Instant::now();
     mesh.announce(State::Down);
     mesh.probe.arrived(4).await;
     assert!(began.elapsed() < Duration::from_millis(10), "at once");
     assert_eq!(mesh.seen(), "!+-!");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_next_hop_that_restarts_has_time_to_learn_of_the_endpoint() {
+    let mesh = mesh(true);
+    mesh.connect().await;
+    mesh.probe.answer(lose);
+    mesh.restart_hop().await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(!mesh.seen().contains('-'), "{}", mesh.seen());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(mesh.seen().ends_with('!'), "{}", mesh.seen());
 }
 
 #[tokio::test(start_paused = true)]
