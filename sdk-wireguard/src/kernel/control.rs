@@ -73,12 +73,18 @@ pub(super) fn whole(tunnel: &Tunnel) -> DeviceUpdate {
 
 /// What differs between `before` and `after`. Where a peer was heard from stays, unless its endpoint was changed.
 pub(super) fn difference(before: &Tunnel, after: &Tunnel, port: Option<u16>) -> DeviceUpdate {
-    let mut update = DeviceUpdate::new();
-    if before.private_key != after.private_key {
-        update = update.set_private_key(Key(*after.private_key.bytes()));
-    }
+    // Handshakes with another key are nobody's any more, and the kernel forgets them with their peers only.
+    let is_other = before.private_key != after.private_key;
+    let mut update = if is_other {
+        whole(after)
+    } else {
+        DeviceUpdate::new()
+    };
     if let Some(port) = port {
         update = update.set_listen_port(port);
+    }
+    if is_other {
+        return update;
     }
     for old in &before.peers {
         if !after.peers.iter().any(|peer| peer.public_key == old.public_key) {
