@@ -12,6 +12,7 @@
 //! **Cost**: one copy of the connection an event and subscriber; one task and one stream a connection that goes on.
 
 mod hub;
+mod list;
 mod subscriber;
 pub(crate) mod watch;
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connections of a program and those who want to be told about them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use nsm_api::connection::{Connection, ConnectionEvent, ConnectionEventType as Kind, MonitorScopeSelector};
-use nsm_api::matching::connection_matches;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::subscriber::{Subscriber, check};
+use super::list::List;
+use super::subscriber::{Subscriber, asked_id, check};
 use crate::core::{Component, Error, Found, NetworkService, Result};
 
 /// How many subscribers one program serves.
@@ -25,19 +25,12 @@ pub(super) struct Hub {
 
 #[derive(Debug, Default)]
 struct Table {
-    connections: BTreeMap<String, Listed>,
+    connections: List,
     subscribers: HashMap<u64, Subscriber>,
     /// The subscribers by the id that their selector asks for, those who ask for none by the empty one.
     by_id: HashMap<String, BTreeSet<u64>>,
     /// The last number that a subscriber or an epoch got.
     last: u64,
-}
-
-#[derive(Debug)]
-struct Listed {
-    connection: Arc<Connection>,
-    /// Since when it is as its own hop says; what was relayed of an earlier epoch comes too late.
-    epoch: u64,
 }
 
 impl Hub {
@@ -54,42 +47,41 @@ impl Hub {
         table.last += 1;
         let epoch = table.last;
         table.publish(Kind::Update, &connection);
-        let id = connection.id.clone();
-        table.connections.insert(id, Listed { connection, epoch });
+        table.connections.insert(connection, epoch);
         epoch
     }
 
     /// Lists the connection as another hop says it is, if it is listed and its epoch is still that one.
     pub(super) fn relay(&self, epoch: u64, connection: &Arc<Connection>) {
         let mut table = self.table.lock();
-        let current = table.connections.get_mut(&connection.id);
-        let Some(listed) = current.filter(|listed| listed.epoch == epoch) else {
-            return;
-        };
-        listed.connection = Arc::clone(connection);
-        table.publish(Kind::Update, connection);
+        let current = table.connections.get(&connection.id);
+        if current.is_some_and(|listed| listed.epoch == epoch) {
+            table.connections.insert(Arc::clone(connection), epoch);
+            table.publish(Kind::Update, connection);
+        }
     }
 
     /// Changes a listed connection; false when it is not listed.
     pub(super) fn change(&self, id: &str, change: impl FnOnce(&mut Connection)) -> bool {
         let mut table = self.table.lock();
-        let Some(listed) = table.connections.get_mut(id) else {
+        let Some(listed) = table.connections.get(id) else {
             return false;
         };
-        change(Arc::make_mut(&mut listed.connection));
-        let connection = Arc::clone(&listed.connection);
+        let (mut connection, epoch) = (Arc::clone(&listed.connection), listed.epoch);
+        change(Arc::make_mut(&mut connection));
         table.publish(Kind::Update, &connection);
+        table.connections.insert(connection, epoch);
         true
     }
 
     /// Removes a connection. While the program ends nobody is told: the wire may outlive it.
     pub(super) fn delete(&self, id: &str) {
         let mut table = self.table.lock();
-        let Some(listed) = table.connections.remove(id) else {
+        let Some(connection) = table.connections.remove(id) else {
             return;
         };
         if !self.component.shutdown().is_cancelled() {
-            table.publish(Kind::Delete, &listed.connection);
+            table.publish(Kind::Delete, &connection);
         }
     }
 
@@ -108,9 +100,9 @@ impl Hub {
         }
         table.last += 1;
         let (number, wake) = (table.last, Arc::new(Notify::new()));
-        let initial = matching(&table.connections, &selector);
+        let initial = table.connections.matching(&selector);
         let subscriber = Subscriber::new(selector, initial, &wake);
-        let id = subscriber.asked_id().to_string();
+        let id = asked_id(subscriber.selector()).to_string();
         table.by_id.entry(id).or_default().insert(number);
         table.subscribers.insert(number, subscriber);
         let subscription = Subscription {
@@ -131,7 +123,7 @@ impl Hub {
     fn take(&self, number: u64) -> Option<Result<ConnectionEvent>> {
         let table = &mut *self.table.lock();
         let subscriber = table.subscribers.get_mut(&number)?;
-        subscriber.next(|selector| matching(&table.connections, selector))
+        subscriber.next(|selector| table.connections.matching(selector))
     }
 }
 
@@ -180,7 +172,7 @@ impl Drop for Subscription {
         let Some(subscriber) = table.subscribers.remove(&self.number) else {
             return;
         };
-        let id = subscriber.asked_id();
+        let id = asked_id(subscriber.selector());
         if let Some(numbers) = table.by_id.get_mut(id) {
             numbers.remove(&self.number);
             if numbers.is_empty() {
@@ -188,12 +180,4 @@ impl Drop for Subscription {
             }
         }
     }
-}
-
-fn matching(listed: &BTreeMap<String, Listed>, selector: &MonitorScopeSelector) -> Vec<Arc<Connection>> {
-    let connections = listed.values().map(|listed| &listed.connection);
-    connections
-        .filter(|connection| connection_matches(selector, connection))
-        .cloned()
-        .collect()
 }

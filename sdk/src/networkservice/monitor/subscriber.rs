@@ -84,15 +84,16 @@ impl Subscriber {
         self.queue.pop_front().map(event).map(Ok)
     }
 
-    /// An id that every connection has which the selector chooses; empty when there is none.
-    pub(super) fn asked_id(&self) -> &str {
-        let mut ids = self
-            .selector
-            .path_segments
-            .iter()
-            .map(|segment| segment.id.as_str());
-        ids.find(|id| !id.is_empty()).unwrap_or("")
+    /// What it has asked for.
+    pub(super) fn selector(&self) -> &MonitorScopeSelector {
+        &self.selector
     }
+}
+
+/// An id that every connection has which the selector chooses; empty when there is none.
+pub(super) fn asked_id(selector: &MonitorScopeSelector) -> &str {
+    let mut ids = selector.path_segments.iter().map(|segment| segment.id.as_str());
+    ids.find(|id| !id.is_empty()).unwrap_or("")
 }
 
 fn event((kind, connections): Change) -> ConnectionEvent {
