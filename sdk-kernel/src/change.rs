@@ -32,11 +32,11 @@ impl Attempt<'_> {
                 }
             }
         } else {
-            [record.client.end.clone(), record.endpoint.end.clone()]
+            record.ends.iter().map(|place| place.end.clone()).collect()
         };
         let wanted = self.wanted(spaces, &record, &now)?;
         self.begin(&record, &wanted);
-        if let Err(error) = self.configure_both(spaces, &wanted, &now) {
+        if let Err(error) = self.configure_all(spaces, &wanted, &now) {
             if self.has_vanished(spaces, &record) {
                 self.shared.doom(record.serial);
                 return Ok(Outcome::Vanished(error));
@@ -50,20 +50,15 @@ impl Attempt<'_> {
     }
 
     /// The record as it is to be.
-    fn wanted(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<Record> {
-        let tables = self.tables(spaces, [&record.client.end, &record.endpoint.end])?;
-        let [client, endpoint] = self.ends([now[0].link.mac, now[1].link.mac], tables);
-        Ok(Record {
-            client: Place {
-                end: client,
-                ..record.client.clone()
-            },
-            endpoint: Place {
-                end: endpoint,
-                ..record.endpoint.clone()
-            },
-            ..record.clone()
-        })
+    fn wanted(&mut self, spaces: &Spaces, record: &Record, now: &[End]) -> Result<Record> {
+        let known: Vec<End> = record.ends.iter().map(|place| place.end.clone()).collect();
+        let tables = self.tables(spaces, &known)?;
+        let macs: Vec<[u8; 6]> = now.iter().map(|end| end.link.mac).collect();
+        let mut wanted = record.clone();
+        for (place, end) in wanted.ends.iter_mut().zip(self.ends(&macs, tables)) {
+            place.end = end;
+        }
+        Ok(wanted)
     }
 
     /// Notes that the wire of `record` is being made into `wanted`, and may have of both for a while: what the kernel
@@ -71,8 +66,9 @@ impl Attempt<'_> {
     fn begin(&mut self, record: &Record, wanted: &Record) {
         self.shared.hear();
         let mut both = wanted.clone();
-        both.client.end = record.client.end.union(&wanted.client.end);
-        both.endpoint.end = record.endpoint.end.union(&wanted.endpoint.end);
+        for (place, old) in both.ends.iter_mut().zip(&record.ends) {
+            place.end = old.end.union(&place.end);
+        }
         self.shared.note(Record {
             settling: true,
             broken: false,
@@ -82,9 +78,8 @@ impl Attempt<'_> {
 
     /// Puts back what `record` says, after an attempt at `wanted`.
     fn restore(&mut self, spaces: &Spaces, record: &Record, wanted: &Record) {
-        let tried = [&wanted.client.end, &wanted.endpoint.end];
-        for (half, tried) in halves(spaces, record).into_iter().zip(tried) {
-            let known = tried.union(half.end);
+        for (half, tried) in halves(spaces, record).into_iter().zip(&wanted.ends) {
+            let known = tried.end.union(half.end);
             let done = self.look_at(&half, &known).and_then(|now| match now {
                 Some((_, now)) => self.configure(&half, &now).map(drop),
                 None => Ok(()),
@@ -104,7 +99,7 @@ impl Attempt<'_> {
 
     /// Gives back the routing tables of `old` that `new` does not have.
     fn release(&self, old: &Record, new: &Record) {
-        for (old, new) in old.places().into_iter().zip(new.places()) {
+        for (old, new) in old.places().iter().zip(new.places()) {
             let kept: BTreeSet<u32> = new.end.rules.iter().map(|rule| rule.table).collect();
             let tables = old.end.rules.iter().map(|rule| rule.table);
             let gone: Vec<u32> = tables.filter(|table| !kept.contains(table)).collect();
@@ -112,20 +107,21 @@ impl Attempt<'_> {
         }
     }
 
-    /// What the kernel has of both ends. `None`: not both of one pair.
-    fn look(&mut self, spaces: &Spaces, record: &Record) -> Result<Option<[End; 2]>> {
-        let mut found = Vec::with_capacity(2);
+    /// What the kernel has of the ends. `None`: not all of one device.
+    fn look(&mut self, spaces: &Spaces, record: &Record) -> Result<Option<Vec<End>>> {
+        let mut found = Vec::with_capacity(record.ends.len());
         for half in halves(spaces, record) {
             match self.look_at(&half, half.end)? {
                 Some(seen) => found.push(seen),
                 None => return Ok(None),
             }
         }
-        let Ok([(client, client_end), (endpoint, endpoint_end)]) = <[(Seen, End); 2]>::try_from(found) else {
-            return Ok(None);
+        let (seen, ends): (Vec<Seen>, Vec<End>) = found.into_iter().unzip();
+        let is_whole = match &seen[..] {
+            [client, endpoint] => client.peer == endpoint.index && endpoint.peer == client.index,
+            _ => true,
         };
-        let is_pair = client.peer == endpoint.index && endpoint.peer == client.index;
-        Ok(is_pair.then_some([client_end, endpoint_end]))
+        Ok(is_whole.then_some(ends))
     }
 
     /// What the kernel has of what is `known` of one end, if that is still ours, under its name.
@@ -134,7 +130,11 @@ impl Attempt<'_> {
         let mut socket = self.station.socket(half.netns)?;
         let seen = observe::link(&mut socket, &Which::Index(half.index)).map_err(broken)?;
         let ours = self.shared.group();
-        let Some(seen) = seen.filter(|seen| seen.group == ours && seen.name == half.end.link.name) else {
+        let is_it = |seen: &Seen| {
+            let link = &half.end.link;
+            seen.group == ours && seen.name == link.name && seen.device == link.device
+        };
+        let Some(seen) = seen.filter(is_it) else {
             return Ok(None);
         };
         let tables = known.rules.iter().map(|rule| rule.table).collect();
@@ -149,25 +149,36 @@ impl Attempt<'_> {
     /// Moves the endpoint's end of `record` to where it is to be. False: it cannot be moved, so the wire must be made
     /// anew.
     pub(crate) fn replug(&mut self, spaces: &Spaces, record: &Record) -> Result<bool> {
-        let (Some(old), false) = (self.old_endpoint(spaces, record), record.broken) else {
+        let ([client, endpoint], [(_, asked), (_, to)], [_, netns]) =
+            (&record.ends[..], &self.wire.ends[..], spaces)
+        else {
+            return Ok(false);
+        };
+        if client.end.link.name != asked.name {
+            return Ok(false);
+        }
+        let (Some(old), false) = (self.old_endpoint(netns, endpoint, record), record.broken) else {
             return Ok(false);
         };
         let link = Link {
-            name: self.wire.endpoint.name.clone(),
+            name: to.name.clone(),
             up: false,
             route_localnet: false,
-            ..record.endpoint.end.link.clone()
+            ..endpoint.end.link.clone()
         };
-        let mut moved = record.clone();
-        moved.endpoint = Place {
-            netns: spaces.endpoint.id(),
+        let place = Place {
+            netns: netns.id(),
             index: self.index(),
             end: End {
                 link,
                 ..End::default()
             },
         };
-        if !self.transfer(&old, spaces, record, &moved)? {
+        let moved = Record {
+            ends: vec![client.clone(), place.clone()],
+            ..record.clone()
+        };
+        if !self.transfer([&old, netns], [endpoint, &place], record, &moved)? {
             return Ok(false);
         }
         // A kernel before 5.13 moves it but chooses the index itself: then the wire has to be made anew as well.
@@ -176,37 +187,38 @@ impl Attempt<'_> {
     }
 
     /// The namespace where the endpoint's end is, if that is another than where it is to be.
-    fn old_endpoint(&mut self, spaces: &Spaces, record: &Record) -> Option<Arc<Netns>> {
-        let id = record.endpoint.netns;
-        if id == spaces.endpoint.id() {
+    fn old_endpoint(&mut self, to: &Netns, endpoint: &Place, record: &Record) -> Option<Arc<Netns>> {
+        let id = endpoint.netns;
+        if id == to.id() {
             return None;
         }
-        let path = record.asked.as_ref().map(|wire| &wire.endpoint.netns);
-        let by_path = path.and_then(|path| self.station.open(path).ok());
+        let asked = record.asked.as_ref().and_then(|asked| asked.ends.last());
+        let by_path = asked.and_then(|(_, interface)| self.station.open(&interface.netns).ok());
         let by_path = by_path.filter(|netns| netns.id() == id).map(Arc::new);
         by_path.or_else(|| recover::find(&BTreeSet::from([id])).remove(&id))
     }
 
-    fn transfer(&mut self, old: &Netns, spaces: &Spaces, record: &Record, moved: &Record) -> Result<bool> {
+    /// Moves an interface `from` one place in namespace `old` to another in namespace `new`.
+    fn transfer(
+        &mut self,
+        [old, new]: [&Netns; 2],
+        [from, to]: [&Place; 2],
+        record: &Record,
+        moved: &Record,
+    ) -> Result<bool> {
         self.in_time("begin moving")?;
         self.begin(moved, moved);
-        let rules = record.endpoint.end.rules.iter().cloned().map(Change::RemoveRule);
+        let rules = from.end.rules.iter().cloned().map(Change::RemoveRule);
         let mut requests: Vec<_> = rules.map(|change| change.request(0)).collect();
-        let name = &moved.endpoint.end.link.name;
-        requests.push(veth::transfer(
-            record.endpoint.index,
-            &spaces.endpoint,
-            name,
-            moved.endpoint.index,
-        ));
+        requests.push(veth::transfer(from.index, new, &to.end.link.name, to.index));
         let mut socket = self.station.socket(old)?;
         let answers = socket
             .batch(requests)
             .map_err(|error| veth::broken(&old.id(), &error))?;
         match answers.into_iter().next_back() {
             Some(Ok(_)) => {
-                let tables = record.endpoint.end.rules.iter().map(|rule| rule.table);
-                self.shared.state().release(record.endpoint.netns, tables);
+                let tables = from.end.rules.iter().map(|rule| rule.table);
+                self.shared.state().release(from.netns, tables);
                 Ok(true)
             }
             refusal => {

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether what is asked for can be at all.
 
+use std::net::IpAddr;
+
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::{Interface, Wire};
+use nsm_sdk::dataplane::tunnel::Vxlan;
+use nsm_sdk::dataplane::{Interface, Payload};
+
+use crate::asked::{Asked, Device};
 
 /// How many addresses, routes, neighbours, peers and policies an interface can have, of each.
 const MAX_ITEMS: usize = 4096;
@@ -10,11 +15,20 @@ const MAX_ITEMS: usize = 4096;
 /// How long the id of a connection can be: an alias has room for 255 bytes.
 const MAX_ID: usize = 240;
 
+/// The numbers of VXLAN tunnels (RFC 7348).
+const VNIS: std::ops::RangeInclusive<u32> = 1..=0x00ff_ffff;
+
 /// How long an interface's name can be, from `IFNAMSIZ`.
 const MAX_NAME: usize = 15;
 
 /// Whether `wire` can be made at all.
-pub(crate) fn check(wire: &Wire) -> Result<()> {
+///
+/// Errors: `bad-connection-id`, `bad-interface-name`, `bad-vni`, `bad-port`, `bad-tunnel-ip`, `unsupported-mechanism`,
+/// `too-many-items`.
+pub(crate) fn check(wire: &Asked) -> Result<()> {
+    if let Device::Vxlan(vxlan) = &wire.device {
+        tunnel(vxlan, wire.payload)?;
+    }
     let id = &wire.connection;
     if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
         return Err(Error::invalid(
@@ -22,7 +36,7 @@ pub(crate) fn check(wire: &Wire) -> Result<()> {
             format!("the connection id {id:?} must have 1 to {MAX_ID} bytes and no control characters"),
         ));
     }
-    for interface in [&wire.client, &wire.endpoint] {
+    for interface in wire.interfaces() {
         let name = &interface.name;
         let is_bad = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
         let is_special = [".", "..", "all", "default"].contains(&name.as_str());
@@ -57,6 +71,37 @@ pub(crate) fn check(wire: &Wire) -> Result<()> {
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Whether a tunnel can be.
+fn tunnel(vxlan: &Vxlan, payload: Payload) -> Result<()> {
+    let Vxlan {
+        local,
+        remote,
+        port,
+        vni,
+    } = vxlan;
+    if payload != Payload::Ethernet {
+        let text = "unsupported mechanism: a VXLAN tunnel carries Ethernet frames only";
+        return Err(Error::invalid("unsupported-mechanism", text));
+    }
+    if !VNIS.contains(vni) {
+        let text = format!("the VNI {vni} is not between {} and {}", VNIS.start(), VNIS.end());
+        return Err(Error::invalid("bad-vni", text));
+    }
+    if *port == 0 {
+        return Err(Error::invalid(
+            "bad-port",
+            "a tunnel needs a UDP port other than 0",
+        ));
+    }
+    let is_one = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+    if local.is_ipv4() != remote.is_ipv4() || !is_one(local) || !is_one(remote) {
+        let text =
+            format!("a tunnel cannot lead from {local} to {remote}: two addresses of one family are needed");
+        return Err(Error::invalid("bad-tunnel-ip", text));
     }
     Ok(())
 }

@@ -48,12 +48,9 @@ pub(crate) struct Doomed {
 impl Doomed {
     /// All of `record`. Opens the namespaces now, if they are still what they were: their paths may soon be others'.
     pub(crate) fn of(record: &Record) -> Self {
-        let paths = record
-            .asked
-            .as_ref()
-            .map(|wire| [&wire.client.netns, &wire.endpoint.netns]);
-        let ends = record.places().into_iter().enumerate().map(|(end, place)| {
-            let path = paths.map(|paths| paths[end].clone());
+        let asked = record.asked.as_ref();
+        let ends = record.places().iter().enumerate().map(|(at, place)| {
+            let path = asked.and_then(|asked| Some(asked.ends.get(at)?.1.netns.clone()));
             let netns = path.as_deref().and_then(|path| Netns::open(path).ok());
             let netns = netns.filter(|netns| netns.id() == place.netns).map(Arc::new);
             Remains {

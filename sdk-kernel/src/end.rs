@@ -8,6 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nsm_sdk::dataplane::{Interface, Policy, Route};
 use serde::{Deserialize, Serialize};
 
+use crate::asked::Device;
+
 /// The number of the main routing table.
 pub(crate) const MAIN: u32 = 254;
 
@@ -34,6 +36,9 @@ pub(crate) struct Link {
     pub(crate) mac: [u8; 6],
     pub(crate) up: bool,
     pub(crate) route_localnet: bool,
+    /// It is made with this, and cannot become another.
+    #[serde(default)]
+    pub(crate) device: Device,
 }
 
 /// What is known of a neighbour.
@@ -67,6 +72,7 @@ impl Rule {
 
 /// What an end is to be that the context does not say.
 pub(crate) struct Frame {
+    pub(crate) device: Device,
     pub(crate) alias: String,
     pub(crate) mtu: u32,
     pub(crate) mac: [u8; 6],
@@ -87,6 +93,7 @@ impl End {
                 mac: frame.mac,
                 up: true,
                 route_localnet: interface.route_localnet,
+                device: frame.device,
             },
             ..Self::default()
         };

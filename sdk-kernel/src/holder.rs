@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::Wire;
 use tonic::Code;
 
+use crate::asked::{Asked, Device, Face};
 use crate::doomed::Remains;
-use crate::make::{Attempt, Spaces, alias};
+use crate::make::{Attempt, Spaces};
 use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
 use crate::outcome::Outcome;
@@ -23,18 +23,17 @@ impl Attempt<'_> {
     /// A name is taken: by a stranger, which is an error; by what an earlier life made for this connection, which
     /// is adopted; or by an interface of ours that is in the way, which goes.
     pub(crate) fn make_way(&mut self, spaces: &Spaces) -> Result<Outcome> {
-        let client = self.holder(&spaces.client, &self.wire.client.name)?;
-        let endpoint = self.holder(&spaces.endpoint, &self.wire.endpoint.name)?;
-        if let (Some(client), Some(endpoint)) = (&client, &endpoint)
-            && client.0.alias == alias("server", &self.wire.connection)
-            && endpoint.0.alias == alias("client", &self.wire.connection)
-            && (client.0.peer, client.0.index) == (endpoint.0.index, endpoint.0.peer)
-        {
+        let wire = self.wire;
+        let mut holders = Vec::with_capacity(spaces.len());
+        for (netns, interface) in spaces.iter().zip(wire.interfaces()) {
+            holders.push(self.holder(netns, &interface.name)?);
+        }
+        let found: Option<Vec<&(Seen, Place)>> = holders.iter().map(Option::as_ref).collect();
+        if let Some(found) = found.filter(|found| is_of(found, wire)) {
             let record = Record {
                 serial: self.shared.state().serial(),
-                connection: self.wire.connection.clone(),
-                client: client.1.clone(),
-                endpoint: endpoint.1.clone(),
+                connection: wire.connection.clone(),
+                ends: found.into_iter().map(|(_, place)| place.clone()).collect(),
                 asked: None,
                 settling: false,
                 broken: true,
@@ -43,7 +42,7 @@ impl Attempt<'_> {
             self.shared.note(record);
             return Ok(Outcome::Again);
         }
-        for (netns, holder) in [(&spaces.client, client), (&spaces.endpoint, endpoint)] {
+        for (netns, holder) in spaces.iter().zip(holders) {
             if let Some((seen, place)) = holder {
                 self.evict(netns, &seen, place)?;
             }
@@ -97,15 +96,29 @@ impl Attempt<'_> {
 
     /// What is being tried, for errors.
     pub(crate) fn aim(&self) -> String {
-        let Wire { client, endpoint, .. } = self.wire;
-        format!(
-            "make the pair {} in {} and {} in {}",
-            client.name,
-            client.netns.display(),
-            endpoint.name,
-            endpoint.netns.display()
-        )
+        match self.wire.device {
+            Device::Veth => format!("make the pair {}", self.wire.show()),
+            Device::Vxlan(vxlan) => {
+                let (vni, remote) = (vxlan.vni, vxlan.remote);
+                format!(
+                    "make the VXLAN device {} with VNI {vni} to {remote}",
+                    self.wire.show()
+                )
+            }
+        }
     }
+}
+
+/// Whether these are all the ends of what is asked for, and belong together.
+fn is_of(found: &[&(Seen, Place)], wire: &Asked) -> bool {
+    let is_end = |((seen, _), (face, _)): (&&(Seen, Place), &(Face, _))| {
+        seen.alias == face.alias(&wire.connection) && seen.device == wire.device
+    };
+    let is_whole = match found {
+        [(client, _), (endpoint, _)] => (client.peer, client.index) == (endpoint.index, endpoint.peer),
+        _ => true,
+    };
+    is_whole && found.iter().zip(&wire.ends).all(is_end)
 }
 
 fn taken(netns: &Netns, seen: &Seen, why: &str) -> Error {

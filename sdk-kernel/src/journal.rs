@@ -34,8 +34,8 @@ const MAX_SIZE: u64 = 1 << 30;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) connection: String,
-    pub(crate) client: Place,
-    pub(crate) endpoint: Place,
+    /// The ends on this node, the client's first.
+    pub(crate) ends: Vec<Place>,
     /// It was made to the end.
     pub(crate) complete: bool,
     /// Its removal was decided.
@@ -114,8 +114,7 @@ impl Journal {
     pub(crate) fn set(&self, record: &Record) {
         let entry = Entry {
             connection: record.connection.clone(),
-            client: record.client.clone(),
-            endpoint: record.endpoint.clone(),
+            ends: record.ends.clone(),
             complete: record.asked.is_some() || record.orphan,
             doomed: false,
         };

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use nsm_sdk::core::Result;
-use nsm_sdk::dataplane::{Interface, Wire};
+use nsm_sdk::dataplane::Interface;
 
+use crate::asked::Asked;
 use crate::doomed::Remains;
-use crate::make::alias;
 use crate::netns::{NetnsId, identify};
 use crate::observe::{self, Seen, Which};
 use crate::record::Place;
@@ -18,37 +18,47 @@ use crate::shared::Shared;
 use crate::station::Station;
 use crate::veth;
 
-/// Has what `before` left in another pod than the client of `wire` is in removed.
-pub(crate) fn former(shared: &Shared, wire: &Wire, before: &Wire) -> Result<()> {
-    let client = identify(&wire.client.netns)?;
+/// Has what `before` left in another pod than the first end of `wire` is in removed.
+pub(crate) fn former(shared: &Shared, wire: &Asked, before: &Asked, spaces: &[NetnsId]) {
+    let first = |wire: &Asked| {
+        let (face, interface) = wire.ends.first()?;
+        let Interface { netns, name, .. } = interface;
+        Some((*face, netns.clone(), name.clone()))
+    };
     let state = shared.state();
-    let elsewhere = state.of(&before.connection).filter(|record| {
-        let is_before = |asked: &Wire| {
-            asked.client.netns == before.client.netns && asked.client.name == before.client.name
-        };
-        record.client.netns != client && record.asked.as_ref().is_some_and(is_before)
+    let elsewhere = state.of(&wire.connection).filter(|record| {
+        let is_elsewhere = record.ends.first().map(|place| place.netns) != spaces.first().copied();
+        is_elsewhere
+            && record
+                .asked
+                .as_ref()
+                .is_some_and(|asked| first(asked) == first(before))
     });
     let serials: Vec<u64> = elsewhere.map(|record| record.serial).collect();
     drop(state);
     serials.into_iter().for_each(|serial| shared.doom(serial));
-    Ok(())
 }
 
 /// The number of the record that `wire` is about.
-pub(crate) fn recorded(shared: &Shared, wire: &Wire) -> Option<u64> {
-    let id = |interface: &Interface| identify(&interface.netns).ok();
-    let (client, endpoint) = (id(&wire.client), id(&wire.endpoint));
+pub(crate) fn recorded(shared: &Shared, wire: &Asked) -> Option<u64> {
+    let ids: Vec<Option<NetnsId>> = wire
+        .interfaces()
+        .map(|interface| identify(&interface.netns).ok())
+        .collect();
     let state = shared.state();
     let mut records = state.of(&wire.connection);
     let found = records.find(|record| {
-        let asked = |end: fn(&Wire) -> &Interface| record.asked.as_ref().map(end);
-        is(&record.client, client, &wire.client, asked(|wire| &wire.client))
-            && is(
-                &record.endpoint,
-                endpoint,
-                &wire.endpoint,
-                asked(|wire| &wire.endpoint),
-            )
+        let is_end = |at: usize| {
+            let asked = record.asked.as_ref().and_then(|asked| asked.ends.get(at));
+            let place = record.ends.get(at).zip(wire.ends.get(at));
+            place.is_some_and(|(place, (face, interface))| {
+                let netns = ids.get(at).copied().flatten();
+                place.end.link.alias == face.alias(&wire.connection)
+                    && place.end.link.device == wire.device
+                    && is(place, netns, interface, asked.map(|(_, interface)| interface))
+            })
+        };
+        record.ends.len() == wire.ends.len() && (0..wire.ends.len()).all(is_end)
     });
     found.map(|record| record.serial)
 }
@@ -63,9 +73,9 @@ fn is(place: &Place, netns: Option<NetnsId>, interface: &Interface, asked: Optio
 }
 
 /// Has what an earlier life made of `wire`, and nobody has a record of, removed.
-pub(crate) fn unrecorded(station: &mut Station, shared: &Shared, wire: &Wire) -> Result<()> {
+pub(crate) fn unrecorded(station: &mut Station, shared: &Shared, wire: &Asked) -> Result<()> {
     let mut ends = Vec::new();
-    for (side, interface) in [("server", &wire.client), ("client", &wire.endpoint)] {
+    for (face, interface) in &wire.ends {
         let Ok(netns) = station.open(&interface.netns) else {
             continue;
         };
@@ -74,7 +84,8 @@ pub(crate) fn unrecorded(station: &mut Station, shared: &Shared, wire: &Wire) ->
         let seen = observe::link(&mut socket, &Which::Name(&interface.name)).map_err(broken)?;
         let is_ours = |seen: &Seen| {
             seen.group == shared.group()
-                && seen.alias == alias(side, &wire.connection)
+                && seen.device == wire.device
+                && seen.alias == face.alias(&wire.connection)
                 && shared.state().by_index(seen.index).is_none()
         };
         let Some(seen) = seen.filter(is_ours) else {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel data plane of Network Service Mesh: virtual wires between pods, made in place by netlink.
 //!
-//! [`Kernel`] is the [`DataPlane`](nsm_sdk::dataplane::DataPlane) of a forwarder that runs where the pods run. It
+//! [`Kernel`] is the [`DataPlane`](nsm_sdk::dataplane::DataPlane) of a forwarder that runs where the pods run, and makes
+//! its ends of VXLAN [tunnels](nsm_sdk::dataplane::tunnel::Tunnels). It
 //! owns interfaces in their namespaces, never a packet: traffic goes from pod to pod through the kernel, whether or
 //! not this program lives.
 //!
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod asked;
 mod change;
 mod check;
 mod doomed;
@@ -39,6 +41,7 @@ mod observe;
 mod outcome;
 mod ping;
 mod plan;
+mod plane;
 mod reaper;
 mod record;
 mod recover;
@@ -50,6 +53,7 @@ mod sysctl;
 mod tables;
 mod underlay;
 mod veth;
+mod vxlan;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};
 pub use ping::Ping;

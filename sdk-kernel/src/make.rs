@@ -9,19 +9,21 @@
 use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::{Payload, Wire};
+use nsm_sdk::dataplane::{Interface, Payload};
 use rand::Rng;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
+use crate::asked::{Asked, Device, Face};
 use crate::end::{End, Frame};
-use crate::netns::Netns;
+use crate::netns::{Netns, NetnsId};
 use crate::observe::{self, Which};
 use crate::outcome::{Outcome, Undo};
 use crate::record::{Place, Record};
 use crate::shared::{Claim, Shared};
 use crate::station::Station;
 use crate::veth::{self, Half, Settling};
+use crate::vxlan;
 
 /// Interface indexes of ours begin here: the kernel counts from 1 and does not get this far.
 const FIRST_INDEX: u32 = 1 << 24;
@@ -31,7 +33,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) station: &'a mut Station,
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) claim: &'a Arc<Claim>,
-    pub(crate) wire: &'a Wire,
+    pub(crate) wire: &'a Asked,
     /// Whether the connection has had a wire before.
     pub(crate) is_refresh: bool,
     pub(crate) deadline: Instant,
@@ -39,35 +41,36 @@ pub(crate) struct Attempt<'a> {
     pub(crate) is_watched: bool,
 }
 
-/// The namespaces of a wire, open.
-pub(crate) struct Spaces {
-    pub(crate) client: Arc<Netns>,
-    pub(crate) endpoint: Arc<Netns>,
-}
+/// The namespaces of a wire's ends, open.
+pub(crate) type Spaces = [Arc<Netns>];
 
 impl Attempt<'_> {
     /// Makes the attempt.
     pub(crate) fn run(mut self) -> Result<Outcome> {
         self.in_time("begin")?;
-        let client = Arc::new(self.station.open(&self.wire.client.netns)?);
-        let endpoint = Arc::new(self.station.open(&self.wire.endpoint.netns)?);
-        let spaces = Spaces { client, endpoint };
+        let open = |interface: &Interface| self.station.open(&interface.netns).map(Arc::new);
+        let spaces = self
+            .wire
+            .interfaces()
+            .map(open)
+            .collect::<Result<Vec<Arc<Netns>>>>()?;
         self.is_watched = self.shared.monitor().is_some_and(|monitor| {
-            let mut watch = |netns| monitor.watch(&mut self.station.node, netns);
-            watch(&spaces.client) && watch(&spaces.endpoint)
+            let mut watch = |netns: &Arc<Netns>| monitor.watch(&mut self.station.node, netns);
+            spaces.iter().all(&mut watch)
         });
-        let found = self
-            .shared
-            .state()
-            .find(&self.wire.connection, spaces.client.id())
-            .cloned();
+        let ids: Vec<NetnsId> = spaces.iter().map(|netns| netns.id()).collect();
+        let first = self.wire.ends.first().map(|(face, _)| *face).zip(ids.first());
+        let found = first.and_then(|(face, netns)| {
+            let state = self.shared.state();
+            state.find(&self.wire.connection, face, *netns).cloned()
+        });
         let Some(record) = found else {
             return self.create(&spaces);
         };
-        if record.is(self.wire, spaces.client.id(), spaces.endpoint.id()) {
+        if record.is(self.wire, &ids) {
             return self.change(&spaces, record);
         }
-        if record.client.end.link.name == self.wire.client.name && self.replug(&spaces, &record)? {
+        if self.replug(&spaces, &record)? {
             return Ok(Outcome::Kept);
         }
         self.shared.doom(record.serial);
@@ -84,17 +87,25 @@ impl Attempt<'_> {
         )))
     }
 
-    /// Makes a pair where there is none.
+    /// Makes a device where there is none.
     fn create(&mut self, spaces: &Spaces) -> Result<Outcome> {
         self.shared.has_room()?;
         let record = self.draft(spaces)?;
         self.shared.note(record.clone());
-        let [first, second] = halves(spaces, &record);
-        let request = veth::pair(&first, &second, self.shared.group());
+        let group = self.shared.group();
+        let request = match (&halves(spaces, &record)[..], self.wire.device) {
+            ([first, second], Device::Veth) => veth::pair(first, second, group),
+            ([only], Device::Vxlan(vxlan)) => vxlan::device(only, &vxlan, group),
+            (_, device) => return Err(odd(self.wire, device)),
+        };
         match veth::execute(self.station, request) {
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) if refusal.errno == Errno::EXIST => {
                 self.shared.forget(&record);
+                if let (Device::Vxlan(vxlan), true) = (self.wire.device, vxlan::is_taken(&refusal)) {
+                    let holder = self.shared.state().holder(&self.wire.device);
+                    return Err(vxlan::taken(&vxlan, holder.as_deref()));
+                }
                 return self.make_way(spaces);
             }
             Ok(Err(refusal)) => {
@@ -108,8 +119,8 @@ impl Attempt<'_> {
             }
         }
         let undo = Undo::new(self.shared, self.claim, record.serial);
-        let made = [bare(&record.client.end), bare(&record.endpoint.end)];
-        let done = self.configure_both(spaces, &record, &made);
+        let made: Vec<End> = record.ends.iter().map(|place| bare(&place.end)).collect();
+        let done = self.configure_all(spaces, &record, &made);
         Ok(match done {
             Ok(()) => {
                 self.settle(record);
@@ -132,25 +143,19 @@ impl Attempt<'_> {
 
     /// What a new wire will be.
     fn draft(&mut self, spaces: &Spaces) -> Result<Record> {
-        let none = [End::default(), End::default()];
-        let tables = self.tables(spaces, [&none[0], &none[1]])?;
-        let macs = self
-            .shared
-            .component
-            .random(Rng::random::<[[u8; 6]; 2]>)
-            .map(local);
-        let indexes = [self.index(), self.index()];
-        let [client, endpoint] = self.ends(macs, tables);
-        let place = |netns: &Netns, index, end| Place {
+        let tables = self.tables(spaces, &vec![End::default(); spaces.len()])?;
+        let random = || local(self.shared.component.random(Rng::random::<[u8; 6]>));
+        let macs: Vec<[u8; 6]> = spaces.iter().map(|_| random()).collect();
+        let ends = self.ends(&macs, tables).into_iter().zip(spaces);
+        let place = |(end, netns): (End, &Arc<Netns>)| Place {
             netns: netns.id(),
-            index,
+            index: self.index(),
             end,
         };
         Ok(Record {
             serial: self.shared.state().serial(),
             connection: self.wire.connection.clone(),
-            client: place(&spaces.client, indexes[0], client),
-            endpoint: place(&spaces.endpoint, indexes[1], endpoint),
+            ends: ends.map(place).collect(),
             asked: None,
             settling: true,
             broken: false,
@@ -166,41 +171,46 @@ impl Attempt<'_> {
             .random(|random| random.random_range(indexes))
     }
 
-    /// What both ends are to be, with these MAC addresses where the context names none.
-    pub(crate) fn ends(&self, macs: [[u8; 6]; 2], tables: [Vec<u32>; 2]) -> [End; 2] {
+    /// What the ends are to be, with these MAC addresses where the context names none.
+    pub(crate) fn ends(&self, macs: &[[u8; 6]], tables: Vec<Vec<u32>>) -> Vec<End> {
         let wire = self.wire;
-        let macs = [
-            wire.client.mac.unwrap_or(macs[0]),
-            wire.endpoint.mac.unwrap_or(macs[1]),
-        ];
-        let peer = |mac| (wire.payload == Payload::Ip).then_some(mac);
-        let [client, endpoint] = tables;
-        let frame = |side: &str, mac, peer, tables| Frame {
-            alias: alias(side, &wire.connection),
-            mtu: wire.mtu,
-            mac,
-            peer,
-            tables,
+        let named = wire.interfaces().zip(macs);
+        let macs: Vec<[u8; 6]> = named
+            .map(|(interface, mac)| interface.mac.unwrap_or(*mac))
+            .collect();
+        let is_known = wire.payload == Payload::Ip && wire.device == Device::Veth;
+        let ends = wire.ends.iter().zip(&macs).zip(tables).enumerate();
+        let render = |(at, (((face, interface), mac), tables)): (
+            usize,
+            ((&(Face, Interface), &[u8; 6]), Vec<u32>),
+        )| {
+            let peer = macs.iter().enumerate().find(|(other, _)| *other != at);
+            let frame = Frame {
+                device: wire.device,
+                alias: face.alias(&wire.connection),
+                mtu: wire.mtu,
+                mac: *mac,
+                peer: peer.map(|(_, mac)| *mac).filter(|_| is_known),
+                tables,
+            };
+            End::render(interface, frame)
         };
-        [
-            End::render(&wire.client, frame("server", macs[0], peer(macs[1]), client)),
-            End::render(&wire.endpoint, frame("client", macs[1], peer(macs[0]), endpoint)),
-        ]
+        ends.map(render).collect()
     }
 
-    /// Makes both ends of `record` from `now` into what they are to be: the endpoint's first.
-    pub(crate) fn configure_both(&mut self, spaces: &Spaces, record: &Record, now: &[End; 2]) -> Result<()> {
-        let [client, endpoint] = halves(spaces, record);
-        self.in_time("go on")?;
-        let second = self.configure(&endpoint, &now[1])?;
-        self.in_time("finish")?;
-        let first = self.configure(&client, &now[0])?;
+    /// Makes the ends of `record` from `now` into what they are to be: the endpoint's first.
+    pub(crate) fn configure_all(&mut self, spaces: &Spaces, record: &Record, now: &[End]) -> Result<()> {
+        let halves = halves(spaces, record);
+        let mut settling = Vec::with_capacity(halves.len());
+        for (half, now) in halves.iter().zip(now).rev() {
+            self.in_time("go on")?;
+            settling.push((half, self.configure(half, now)?));
+        }
         // When one end is raised, the other gets its carrier too.
-        let is_raised = [&first, &second]
-            .into_iter()
-            .flatten()
-            .any(|settling| settling.is_raised);
-        for (half, settling) in [(endpoint, second), (client, first)] {
+        let is_raised = settling
+            .iter()
+            .any(|(_, settling)| settling.as_ref().is_some_and(|settling| settling.is_raised));
+        for (half, settling) in settling {
             let settling = match settling {
                 Some(settling) => settling,
                 None if is_raised => Settling {
@@ -245,9 +255,10 @@ impl Attempt<'_> {
     }
 }
 
-/// The alias that says whose interface it is: `server` faces the client.
-pub(crate) fn alias(side: &str, connection: &str) -> String {
-    format!("{side}-{connection}")
+/// There is no such device.
+fn odd(wire: &Asked, device: Device) -> Error {
+    let text = format!("{} ends cannot be of one {device:?}", wire.ends.len());
+    Error::internal("kernel", text)
 }
 
 /// A MAC address that is nobody's: locally administered, of one station.
@@ -268,15 +279,12 @@ fn bare(end: &End) -> End {
     }
 }
 
-/// Both ends of `record` with their namespaces.
-pub(crate) fn halves<'a>(spaces: &'a Spaces, record: &'a Record) -> [Half<'a>; 2] {
-    let half = |netns, place: &'a Place| Half {
+/// The ends of `record` with their namespaces.
+pub(crate) fn halves<'a>(spaces: &'a Spaces, record: &'a Record) -> Vec<Half<'a>> {
+    let half = |(netns, place): (&'a Arc<Netns>, &'a Place)| Half {
         netns,
         index: place.index,
         end: &place.end,
     };
-    [
-        half(&*spaces.client, &record.client),
-        half(&*spaces.endpoint, &record.endpoint),
-    ]
+    spaces.iter().zip(&record.ends).map(half).collect()
 }

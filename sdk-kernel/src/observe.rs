@@ -14,11 +14,13 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsm_sdk::dataplane::Counters;
 use rustix::io::Errno;
 
+use crate::asked::Device;
 use crate::dumps::{addresses, dump, neighbours, routes, rules};
 use crate::end::{End, Link, RESERVED};
 use crate::netlink::{Netlink, Request};
 use crate::netns::NetnsId;
 use crate::record::Place;
+use crate::vxlan;
 
 const LINK_HEADER: usize = 16;
 const IFF_UP: u32 = 1;
@@ -30,6 +32,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_GROUP: u16 = 27;
@@ -49,6 +52,7 @@ pub(crate) struct Seen {
     pub(crate) operational: bool,
     /// The index of the other end of a pair.
     pub(crate) peer: u32,
+    pub(crate) device: Device,
     pub(crate) counters: Counters,
 }
 
@@ -72,6 +76,7 @@ impl Seen {
                 IFLA_OPERSTATE => seen.operational = value == [IF_OPER_UP],
                 IFLA_LINK => seen.peer = number(value),
                 IFLA_GROUP => seen.group = number(value),
+                IFLA_LINKINFO => seen.device = vxlan::parse(value).map_or(Device::Veth, Device::Vxlan),
                 IFLA_STATS64 => seen.counters = counters(value),
                 _ => {}
             }
@@ -153,6 +158,7 @@ fn identity(seen: &Seen) -> Link {
         mac: seen.mac,
         up: seen.up,
         route_localnet: false,
+        device: seen.device,
     }
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is noted of one wire.
 
-use nsm_sdk::dataplane::{Interface, Wire};
+use nsm_sdk::dataplane::Interface;
 use serde::{Deserialize, Serialize};
 
+use crate::asked::{Asked, Face};
 use crate::end::End;
 use crate::netns::NetnsId;
 
@@ -21,8 +22,9 @@ impl Place {
         (self.netns, self.end.link.name.clone())
     }
 
-    fn is(&self, netns: NetnsId, interface: &Interface) -> bool {
-        self.netns == netns && self.end.link.name == interface.name
+    /// The same, and what its device has of the node.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (NetnsId, String)> + use<> {
+        [self.key()].into_iter().chain(self.end.link.device.key())
     }
 }
 
@@ -32,10 +34,10 @@ pub(crate) struct Record {
     /// Distinguishes it from every other wire, of this and of earlier lives of the program.
     pub(crate) serial: u64,
     pub(crate) connection: String,
-    pub(crate) client: Place,
-    pub(crate) endpoint: Place,
+    /// The ends that are on this node, the client's first.
+    pub(crate) ends: Vec<Place>,
     /// What the ends were made from; unknown when an earlier life made them.
-    pub(crate) asked: Option<Wire>,
+    pub(crate) asked: Option<Asked>,
     /// It is being worked on: what the kernel reports of it is our own doing.
     pub(crate) settling: bool,
     /// The kernel's state may differ from what is noted here.
@@ -45,43 +47,19 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn places(&self) -> [&Place; 2] {
-        [&self.client, &self.endpoint]
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.ends
     }
 
     /// Whether its ends are those that `wire` names, in these namespaces.
-    pub(crate) fn is(&self, wire: &Wire, client: NetnsId, endpoint: NetnsId) -> bool {
-        self.client.is(client, &wire.client) && self.endpoint.is(endpoint, &wire.endpoint)
+    pub(crate) fn is(&self, wire: &Asked, spaces: &[NetnsId]) -> bool {
+        let wanted = wire.ends.iter().zip(spaces);
+        let is = |(place, ((face, interface), netns)): (&Place, (&(Face, Interface), &NetnsId))| {
+            let link = &place.end.link;
+            (place.netns, link.device) == (*netns, wire.device)
+                && link.name == interface.name
+                && link.alias == face.alias(&self.connection)
+        };
+        self.ends.len() == wire.ends.len() && self.ends.iter().zip(wanted).all(is)
     }
-}
-
-/// Whether two wires are the same but for the paths to their namespaces.
-pub(crate) fn is_same(one: &Wire, other: &Wire) -> bool {
-    let Wire {
-        connection,
-        payload,
-        mtu,
-        client,
-        endpoint,
-    } = one;
-    (connection, payload, mtu) == (&other.connection, &other.payload, &other.mtu)
-        && is_same_end(client, &other.client)
-        && is_same_end(endpoint, &other.endpoint)
-}
-
-fn is_same_end(one: &Interface, other: &Interface) -> bool {
-    let Interface {
-        netns: _,
-        name,
-        mac,
-        addresses,
-        routes,
-        neighbours,
-        peers,
-        policies,
-        route_localnet,
-    } = one;
-    (name, mac, route_localnet) == (&other.name, &other.mac, &other.route_localnet)
-        && (addresses, routes) == (&other.addresses, &other.routes)
-        && (neighbours, peers, policies) == (&other.neighbours, &other.peers, &other.policies)
 }

@@ -16,6 +16,7 @@ use nsm_sdk::core::{Error, Result};
 use rustix::io::Errno;
 use tonic::Code;
 
+use crate::asked::Device;
 use crate::doomed::Remains;
 use crate::journal::Entry;
 use crate::netns::{Netns, NetnsId, identify};
@@ -112,7 +113,7 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Left> {
     let mut known = HashSet::new();
     for (serial, entry) in shared.entries() {
         shared.state().continue_after(serial);
-        for place in [&entry.client, &entry.endpoint] {
+        for place in &entry.ends {
             known.insert((place.netns, place.index));
         }
         remember(shared, serial, entry);
@@ -182,8 +183,7 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
     let record = Record {
         serial,
         connection: entry.connection,
-        client: entry.client,
-        endpoint: entry.endpoint,
+        ends: entry.ends,
         asked: None,
         settling: false,
         broken: true,
@@ -195,10 +195,32 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
     }
 }
 
+/// Takes over a wire that nobody has a record of.
+fn note(shared: &Shared, connection: &str, ends: Vec<Place>) {
+    let serial = shared.state().serial();
+    shared.note(Record {
+        serial,
+        connection: connection.to_string(),
+        ends,
+        asked: None,
+        settling: false,
+        broken: true,
+        orphan: true,
+    });
+}
+
 /// Takes over the wires whose both ends are there, and the ends whose other is not.
 fn pair(shared: &Shared, left: Vec<Left>) {
     let by_index: HashMap<u32, &Left> = left.iter().map(|left| (left.seen.index, left)).collect();
     let mut paired = HashSet::new();
+    for single in left.iter().filter(|left| left.seen.device != Device::Veth) {
+        let alias = &single.seen.alias;
+        let connection = alias.strip_prefix("server-").or(alias.strip_prefix("client-"));
+        if let Some(connection) = connection {
+            paired.insert(single.seen.index);
+            note(shared, connection, vec![single.place.clone()]);
+        }
+    }
     for client in &left {
         let Some(connection) = client.seen.alias.strip_prefix("server-") else {
             continue;
@@ -211,17 +233,11 @@ fn pair(shared: &Shared, left: Vec<Left>) {
             continue;
         };
         paired.extend([client.seen.index, endpoint.seen.index]);
-        let serial = shared.state().serial();
-        shared.note(Record {
-            serial,
-            connection: connection.to_string(),
-            client: client.place.clone(),
-            endpoint: endpoint.place.clone(),
-            asked: None,
-            settling: false,
-            broken: true,
-            orphan: true,
-        });
+        note(
+            shared,
+            connection,
+            vec![client.place.clone(), endpoint.place.clone()],
+        );
     }
     let single = left.into_iter().filter(|left| !paired.contains(&left.seen.index));
     single.for_each(|left| shared.state().stray(left.remains()));

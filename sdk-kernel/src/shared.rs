@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nsm_sdk::core::{Component, Error, Result};
-use nsm_sdk::dataplane::Wire;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use crate::asked::Asked;
 use crate::doomed::{Doomed, Remains};
 use crate::journal::{Entry, Journal};
 use crate::monitor::Monitor;
 use crate::netns::NetnsId;
 use crate::reaper::Reaper;
-use crate::record::{Record, is_same};
+use crate::record::Record;
 use crate::state::State;
 
 /// How many lost connections are kept for a listener that is slow.
@@ -89,15 +89,18 @@ impl Shared {
     }
 
     /// Whether `wire` is as it should be, as far as is known.
-    pub(crate) fn is_made(&self, wire: &Wire, client: NetnsId, endpoint: NetnsId) -> bool {
+    pub(crate) fn is_made(&self, wire: &Asked, spaces: &[NetnsId]) -> bool {
+        let (Some((face, _)), Some(first)) = (wire.ends.first(), spaces.first()) else {
+            return false;
+        };
         self.hear();
         let state = self.state();
-        state.find(&wire.connection, client).is_some_and(|record| {
+        state.find(&wire.connection, *face, *first).is_some_and(|record| {
             !record.broken
                 && !record.settling
                 && self.monitor.is_some()
-                && record.is(wire, client, endpoint)
-                && record.asked.as_ref().is_some_and(|asked| is_same(asked, wire))
+                && record.is(wire, spaces)
+                && record.asked.as_ref().is_some_and(|asked| asked.is_same(wire))
         })
     }
 
@@ -216,7 +219,7 @@ impl Shared {
         }
         let mut state = self.state();
         for end in &ends {
-            state.doom(end.place.key());
+            end.place.keys().for_each(|key| state.doom(key));
             state.found(end.place.index);
         }
         drop(state);
@@ -227,7 +230,7 @@ impl Shared {
     pub(crate) fn buried(&self, together: &[Doomed]) {
         let mut state = self.state();
         for end in together.iter().flat_map(|doomed| &doomed.ends) {
-            state.undoom(&end.place.key());
+            end.place.keys().for_each(|key| state.undoom(&key));
             state.release(end.place.netns, end.place.end.rules.iter().map(|rule| rule.table));
         }
         drop(state);
@@ -270,8 +273,7 @@ mod tests {
         Record {
             serial,
             connection: connection.into(),
-            client: place(1),
-            endpoint: place(2),
+            ends: vec![place(1), place(2)],
             asked: None,
             settling: false,
             broken: true,

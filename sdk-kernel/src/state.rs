@@ -9,10 +9,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use nsm_sdk::core::{Error, Result};
 
+use crate::asked::{Device, Face};
 use crate::doomed::Remains;
 use crate::end::{RESERVED, Rule};
 use crate::netns::NetnsId;
-use crate::record::Record;
+use crate::record::{Place, Record};
 
 /// How many wires one data plane keeps.
 pub(crate) const MAX_WIRES: usize = 65_536;
@@ -102,6 +103,15 @@ impl State {
         self.records.get_mut(self.indexes.get(&index)?)
     }
 
+    /// The connection whose record has `device`, where the node can have it once.
+    pub(crate) fn holder(&self, device: &Device) -> Option<String> {
+        let key = device.key()?;
+        let has = |place: &Place| place.end.link.device.key().as_ref() == Some(&key);
+        let mut records = self.records.values();
+        let holder = records.find(|record| record.ends.iter().any(has));
+        holder.map(|record| record.connection.clone())
+    }
+
     /// All records.
     pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut Record> {
         self.records.values_mut()
@@ -117,9 +127,12 @@ impl State {
         serials.iter().filter_map(|serial| self.records.get(serial))
     }
 
-    /// The connection's record with the client's end in `client`.
-    pub(crate) fn find(&self, connection: &str, client: NetnsId) -> Option<&Record> {
-        self.of(connection).find(|record| record.client.netns == client)
+    /// The connection's record whose first end is `face`'s and in `netns`.
+    pub(crate) fn find(&self, connection: &str, face: Face, netns: NetnsId) -> Option<&Record> {
+        let alias = face.alias(connection);
+        let is_it = |place: &Place| place.netns == netns && place.end.link.alias == alias;
+        self.of(connection)
+            .find(|record| record.ends.first().is_some_and(is_it))
     }
 
     /// Claims `connection`; false when somebody else has it.
@@ -140,8 +153,8 @@ impl State {
     /// Takes a record whose wire is to be removed, and marks its names as being on their way out.
     pub(crate) fn condemn(&mut self, serial: u64) -> Option<Record> {
         let record = self.take(serial)?;
-        for place in record.places() {
-            self.doom(place.key());
+        for key in record.places().iter().flat_map(Place::keys) {
+            self.doom(key);
         }
         Some(record)
     }

@@ -18,18 +18,24 @@ use crate::netns::Netns;
 use crate::{dumps, veth};
 
 impl Attempt<'_> {
-    /// The routing table of each policy of both ends: the one that it is known to have, or one that nobody uses.
-    pub(crate) fn tables(&mut self, spaces: &Spaces, known: [&End; 2]) -> Result<[Vec<u32>; 2]> {
-        let client = self.tables_in(&spaces.client, &self.wire.client, known[0])?;
-        match self.tables_in(&spaces.endpoint, &self.wire.endpoint, known[1]) {
-            Ok(endpoint) => Ok([client, endpoint]),
-            Err(error) => {
-                let is_old = |table: &u32| known[0].rules.iter().any(|rule| rule.table == *table);
-                let new = client.into_iter().filter(|table| !is_old(table));
-                self.shared.state().release(spaces.client.id(), new);
-                Err(error)
+    /// The routing table of each policy of the ends: the one that it is known to have, or one that nobody uses.
+    pub(crate) fn tables(&mut self, spaces: &Spaces, known: &[End]) -> Result<Vec<Vec<u32>>> {
+        let mut all: Vec<Vec<u32>> = Vec::with_capacity(spaces.len());
+        let wire = self.wire;
+        for ((netns, interface), now) in spaces.iter().zip(wire.interfaces()).zip(known) {
+            match self.tables_in(netns, interface, now) {
+                Ok(tables) => all.push(tables),
+                Err(error) => {
+                    for ((netns, tables), known) in spaces.iter().zip(all).zip(known) {
+                        let is_old = |table: &u32| known.rules.iter().any(|rule| rule.table == *table);
+                        let new = tables.into_iter().filter(|table| !is_old(table));
+                        self.shared.state().release(netns.id(), new);
+                    }
+                    return Err(error);
+                }
             }
         }
+        Ok(all)
     }
 
     fn tables_in(&mut self, netns: &Netns, interface: &Interface, now: &End) -> Result<Vec<u32>> {

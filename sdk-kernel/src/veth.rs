@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::answer::Refusal;
+use crate::asked::Device;
 use crate::end::End;
 use crate::netlink::{Answer, Netlink, Request};
 use crate::netns::Netns;
@@ -42,7 +43,8 @@ pub(crate) struct Half<'a> {
 }
 
 impl Half<'_> {
-    fn message(&self, group: u32) -> LinkMessage {
+    /// The interface in its namespace, of no kind yet.
+    pub(crate) fn message(&self, group: u32) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.header.index = self.index;
         message.attributes = vec![
@@ -151,6 +153,8 @@ pub(crate) fn configure(
         _ => None,
     });
     let addresses: Vec<Ipv6Addr> = new.collect();
+    // Only a pair has a carrier to wait for.
+    let is_raised = is_raised && link.device == Device::Veth;
     let must_settle = is_raised || !addresses.is_empty();
     Ok(must_settle.then_some(Settling {
         socket,
@@ -240,10 +244,19 @@ pub(crate) fn refused(what: &str, refusal: &Refusal) -> Error {
             "; is CAP_NET_ADMIN missing, or IPv6 disabled in the pod?",
         ),
         Errno::OPNOTSUPP => (Code::FailedPrecondition, "; the kernel lacks a module"),
+        Errno::ADDRINUSE => (
+            Code::AlreadyExists,
+            "; another program of this node, or VXLAN devices that work in another way, have the UDP port of the \
+             tunnel: set another port",
+        ),
         Errno::INVAL | Errno::ADDRNOTAVAIL | Errno::RANGE => (Code::InvalidArgument, ""),
         _ => (Code::Internal, ""),
     };
-    Error::new(code, "kernel", format!("cannot {what}: {refusal}{hint}"))
+    let reason = match refusal.errno {
+        Errno::ADDRINUSE => "port-taken",
+        _ => "kernel",
+    };
+    Error::new(code, reason, format!("cannot {what}: {refusal}{hint}"))
 }
 
 /// An interface and where it is, for people.

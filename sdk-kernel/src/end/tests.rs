@@ -21,6 +21,7 @@ fn route(prefix: &str, via: Option<&str>, link: bool) -> Route {
 
 fn frame(tables: Vec<u32>) -> Frame {
     Frame {
+        device: Device::Veth,
         alias: "server-a".into(),
         mtu: 9000,
         mac: [2, 0, 0, 0, 0, 1],

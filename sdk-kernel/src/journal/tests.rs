@@ -13,8 +13,7 @@ fn record(serial: u64, orphan: bool) -> Record {
     Record {
         serial,
         connection: format!("connection-{serial}"),
-        client: place(1 << 24),
-        endpoint: place((1 << 24) + 1),
+        ends: vec![place(1 << 24), place((1 << 24) + 1)],
         asked: None,
         settling: false,
         broken: false,
@@ -47,7 +46,7 @@ fn the_next_life_reads_what_this_one_wrote() {
         .map(|(serial, entry)| (*serial, entry.complete, entry.doomed))
         .collect();
     assert_eq!(found, [(1, false, false), (2, true, false), (3, true, true)]);
-    assert_eq!(entries[&2].client, record(2, true).client);
+    assert_eq!(entries[&2].ends, record(2, true).ends);
 }
 
 #[test]

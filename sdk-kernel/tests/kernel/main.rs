@@ -13,6 +13,7 @@ mod policy;
 mod recovery;
 mod role;
 mod underlay;
+mod vxlan;
 mod world;
 
 use std::os::unix::process::CommandExt;
@@ -45,13 +46,14 @@ fn main() -> ExitCode {
         return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
-    let files: [(&str, Tests); 6] = [
+    let files: [(&str, Tests); 7] = [
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
         ("policy", policy::TESTS),
         ("recovery", recovery::TESTS),
         ("underlay", underlay::TESTS),
+        ("vxlan", vxlan::TESTS),
     ];
     let trials = files.into_iter().flat_map(|(file, tests)| {
         tests.iter().map(move |(name, test)| {

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::wireguard::{PublicKey, TunnelId};
@@ -35,7 +36,7 @@ pub enum Tunnel {
 }
 
 /// A VXLAN tunnel (RFC 7348). Its socket is in the node's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vxlan {
     /// Our address.
     pub local: IpAddr,

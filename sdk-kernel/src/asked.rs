@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is asked for: the interfaces of a wire that are on this node, and the device that they belong to.
+
+use nsm_sdk::core::{Error, Result};
+use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Vxlan};
+use nsm_sdk::dataplane::wireguard::Towards;
+use nsm_sdk::dataplane::{Interface, Payload, Wire};
+use serde::{Deserialize, Serialize};
+
+use crate::netns::{NetnsId, glance, identify};
+
+/// A wire, or this node's part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) connection: String,
+    pub(crate) payload: Payload,
+    pub(crate) mtu: u32,
+    pub(crate) device: Device,
+    /// The client's first.
+    pub(crate) ends: Vec<(Face, Interface)>,
+}
+
+/// Whose an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Face {
+    Client,
+    Endpoint,
+}
+
+/// What an interface is to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Device {
+    /// One end of a pair.
+    #[default]
+    Veth,
+    /// A tunnel's.
+    Vxlan(Vxlan),
+}
+
+impl Face {
+    /// The alias that says whose interface it is: `server` faces the client.
+    pub(crate) fn alias(self, connection: &str) -> String {
+        match self {
+            Self::Client => format!("server-{connection}"),
+            Self::Endpoint => format!("client-{connection}"),
+        }
+    }
+}
+
+impl Device {
+    /// The name of what the node has once for all its namespaces; no interface can have it.
+    pub(crate) fn key(&self) -> Option<(NetnsId, String)> {
+        match self {
+            Self::Veth => None,
+            Self::Vxlan(vxlan) => {
+                let nowhere = NetnsId { device: 0, inode: 0 };
+                Some((nowhere, format!("vxlan {} {}", vxlan.port, vxlan.vni)))
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// A wire between two pods.
+    pub(crate) fn whole(wire: &Wire) -> Self {
+        Self {
+            connection: wire.connection.clone(),
+            payload: wire.payload,
+            mtu: wire.mtu,
+            device: Device::Veth,
+            ends: vec![
+                (Face::Client, wire.client.clone()),
+                (Face::Endpoint, wire.endpoint.clone()),
+            ],
+        }
+    }
+
+    /// This node's part of a wire to another node.
+    ///
+    /// Errors: `unsupported-mechanism`.
+    pub(crate) fn half(wire: &RemoteWire) -> Result<Self> {
+        let Tunnel::Vxlan(vxlan) = &wire.tunnel else {
+            let text = "unsupported mechanism: this data plane makes VXLAN tunnels only";
+            return Err(Error::invalid("unsupported-mechanism", text));
+        };
+        let face = match wire.id.towards {
+            Towards::Client => Face::Endpoint,
+            Towards::Endpoint => Face::Client,
+        };
+        Ok(Self {
+            connection: wire.id.connection.clone(),
+            payload: wire.payload,
+            mtu: wire.mtu,
+            device: Device::Vxlan(*vxlan),
+            ends: vec![(face, wire.interface.clone())],
+        })
+    }
+
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.ends.iter().map(|(_, interface)| interface)
+    }
+
+    /// The namespaces of the ends.
+    ///
+    /// Errors: `netns-gone`, `not-a-netns`.
+    pub(crate) fn spaces(&self) -> Result<Vec<NetnsId>> {
+        self.interfaces()
+            .map(|interface| identify(&interface.netns))
+            .collect()
+    }
+
+    /// The same at a glance, to compare with those of namespaces that are known.
+    pub(crate) fn glance(&self) -> Option<Vec<NetnsId>> {
+        self.interfaces()
+            .map(|interface| glance(&interface.netns))
+            .collect()
+    }
+
+    /// Whether it is the same but for the paths to the namespaces.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let ends = self.ends.iter().zip(&other.ends);
+        (&self.connection, self.payload, self.mtu) == (&other.connection, other.payload, other.mtu)
+            && (self.device, self.ends.len()) == (other.device, other.ends.len())
+            && ends
+                .into_iter()
+                .all(|(one, other)| one.0 == other.0 && is_same_end(&one.1, &other.1))
+    }
+
+    /// The interfaces, for people.
+    pub(crate) fn show(&self) -> String {
+        let shown = self
+            .interfaces()
+            .map(|interface| format!("{} in {}", interface.name, interface.netns.display()));
+        shown.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+fn is_same_end(one: &Interface, other: &Interface) -> bool {
+    let Interface {
+        netns: _,
+        name,
+        mac,
+        addresses,
+        routes,
+        neighbours,
+        peers,
+        policies,
+        route_localnet,
+    } = one;
+    (name, mac, route_localnet) == (&other.name, &other.mac, &other.route_localnet)
+        && (addresses, routes) == (&other.addresses, &other.routes)
+        && (neighbours, peers, policies) == (&other.neighbours, &other.peers, &other.policies)
+}

@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Wires between two nodes by VXLAN.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+use futures::FutureExt;
+use nsm_sdk::core::{Component, Error};
+use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, Vxlan, WireGuard};
+use nsm_sdk::dataplane::wireguard::{Towards, TunnelId};
+use nsm_sdk::dataplane::{Interface, Payload};
+use nsm_sdk_kernel::{Config, Kernel};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use crate::tests;
+use crate::world::{PATIENCE, Pod, ip, net};
+
+tests![
+    pods_of_two_nodes_reach_each_other_over_ipv4,
+    pods_of_two_nodes_reach_each_other_over_ipv6,
+    a_refresh_of_a_tunnel_without_change_waits_for_nobody,
+    what_changes_on_a_tunnel_changes_in_place,
+    another_way_to_the_other_node_makes_the_device_anew,
+    a_tunnel_is_adopted_as_it_is,
+    a_tunnel_that_nobody_asks_for_again_is_removed,
+    a_tunnel_that_the_pod_has_deleted_comes_back,
+    a_number_that_another_connection_has_is_refused,
+    a_number_that_a_stranger_has_is_refused,
+    a_port_that_is_used_in_another_way_is_refused,
+    a_connection_takes_its_number_along_to_another_pod,
+    a_former_tunnel_is_closed_without_harm_to_the_present,
+    the_numbers_of_a_pod_that_is_gone_are_free,
+    tunnels_that_go_at_once_all_go,
+    a_tunnel_that_cannot_be_is_refused,
+    a_name_that_a_stranger_has_is_refused,
+];
+
+/// What fits into a tunnel over IPv4, and over IPv6.
+const MTU: u32 = 1446;
+const MTU_6: u32 = 1426;
+
+/// A node: a namespace with a data plane, and a pod.
+struct Node {
+    number: u8,
+    home: Pod,
+    pod: Pod,
+    runtime: Runtime,
+    config: Config,
+    kernel: Option<Kernel>,
+    _directory: TempDir,
+}
+
+impl Node {
+    fn new(number: u8) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = Config {
+            journal: Some(directory.path().join("journal")),
+            group: rand::random_range(1..1 << 30),
+            ..Config::default()
+        };
+        let mut node = Self {
+            number,
+            home: Pod::new(),
+            pod: Pod::new(),
+            runtime,
+            config,
+            kernel: None,
+            _directory: directory,
+        };
+        node.start();
+        node
+    }
+
+    /// Starts a data plane in the node's namespace, as soon as its former life has let go of the journal.
+    fn start(&mut self) {
+        let home = File::open(self.home.path()).expect("a namespace");
+        let (runtime, config) = (&self.runtime, &self.config);
+        let start = || {
+            move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)).expect("enters");
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match runtime.block_on(Kernel::start(&Component::new("test"), config.clone())) {
+                    Ok(kernel) => return kernel,
+                    Err(error) => assert!(
+                        error.reason() == "journal" && Instant::now() < deadline,
+                        "{error}"
+                    ),
+                }
+                std::thread::yield_now();
+            }
+        };
+        // The thread is in a foreign namespace and ends there.
+        let kernel = std::thread::scope(|scope| scope.spawn(start).join());
+        self.kernel = Some(kernel.expect("starts"));
+    }
+
+    fn restart(&mut self) {
+        drop(self.kernel.take());
+        self.start();
+    }
+
+    fn kernel(&self) -> &Kernel {
+        self.kernel.as_ref().expect("it runs")
+    }
+
+    fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        let done = Tunnels::connect(self.kernel(), wire, before, deadline);
+        self.runtime.block_on(done)
+    }
+
+    fn up(&self, wire: &RemoteWire) {
+        self.connect(wire, None).expect("connects");
+    }
+
+    fn down(&self, wire: &RemoteWire) {
+        let done = Tunnels::disconnect(self.kernel(), wire);
+        self.runtime.block_on(done).expect("disconnects");
+    }
+
+    fn refused(&self, wire: &RemoteWire, reason: &str) -> Error {
+        let error = self.connect(wire, None).expect_err(reason);
+        assert_eq!(error.reason(), reason, "{error}");
+        error
+    }
+
+    fn index(&self) -> u64 {
+        self.pod.link("nsm-1").expect("there")["ifindex"]
+            .as_u64()
+            .expect("a number")
+    }
+
+    fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "in vain: {what}");
+            let pause = async { tokio::time::sleep(Duration::from_millis(5)).await };
+            self.runtime.block_on(pause);
+        }
+    }
+
+    fn wait_clean(&self) {
+        self.wait("the pod clean", || self.pod.is_clean());
+    }
+
+    /// This node's part of connection `id`, to the other of two nodes.
+    fn wire(&self, id: &str) -> RemoteWire {
+        let there = 3 - self.number;
+        let (own, other) = (self.number, there);
+        let towards = match self.number {
+            1 => Towards::Endpoint,
+            _ => Towards::Client,
+        };
+        RemoteWire {
+            id: TunnelId {
+                connection: id.into(),
+                towards,
+            },
+            payload: Payload::Ethernet,
+            mtu: MTU,
+            interface: Interface {
+                netns: self.pod.path(),
+                name: "nsm-1".into(),
+                addresses: vec![
+                    net(&format!("10.0.0.{own}/24")),
+                    net(&format!("2001:db8::{own}/64")),
+                ],
+                peers: vec![ip(&format!("10.0.0.{other}"))],
+                ..Interface::default()
+            },
+            tunnel: Tunnel::Vxlan(Vxlan {
+                local: ip(&format!("10.77.0.{own}")),
+                remote: ip(&format!("10.77.0.{there}")),
+                port: 4789,
+                vni: 77,
+            }),
+        }
+    }
+}
+
+/// The same wire with another tunnel.
+fn with(wire: &RemoteWire, change: impl FnOnce(&mut Vxlan)) -> RemoteWire {
+    let mut wire = wire.clone();
+    if let Tunnel::Vxlan(vxlan) = &mut wire.tunnel {
+        change(vxlan);
+    }
+    wire
+}
+
+/// Two nodes with a cable between them.
+fn nodes() -> [Node; 2] {
+    let nodes = [Node::new(1), Node::new(2)];
+    let [one, two] = [&nodes[0], &nodes[1]].map(|node| node.home.pid());
+    let line = format!("link add underlay netns {one} type veth peer name underlay netns {two}");
+    let done = Command::new("ip").args(line.split_whitespace()).status();
+    assert!(done.expect("ip starts").success(), "ip {line}");
+    for node in &nodes {
+        let number = node.number;
+        node.home
+            .run(&format!("ip addr add 10.77.0.{number}/24 dev underlay"));
+        node.home.run(&format!(
+            "ip addr add 2001:db8:77::{number}/64 dev underlay nodad"
+        ));
+        node.home.run("ip link set underlay up");
+    }
+    nodes
+}
+
+/// Every packet of up to `mtu` bytes passes, both ways.
+fn reach(nodes: &[Node; 2], mtu: u32) {
+    let [one, two] = nodes;
+    for (node, to) in [
+        (one, "10.0.0.2"),
+        (two, "10.0.0.1"),
+        (one, "2001:db8::2"),
+        (two, "2001:db8::1"),
+    ] {
+        assert!(node.pod.ping(to), "from node {} to {to}", node.number);
+    }
+    let fits = |bytes: u32| {
+        one.pod
+            .try_run(&format!("ping -n -q -c 1 -W 1 -M do -s {bytes} 10.0.0.2"))
+            .0
+    };
+    assert!(fits(mtu - 28) && !fits(mtu - 27));
+}
+
+fn pods_of_two_nodes_reach_each_other_over_ipv4() {
+    let nodes = nodes();
+    for node in &nodes {
+        node.up(&node.wire("over-4"));
+    }
+    reach(&nodes, MTU);
+    let link = nodes[0].pod.link("nsm-1").expect("there");
+    let data = &link["linkinfo"]["info_data"];
+    assert_eq!(link["linkinfo"]["info_kind"], "vxlan");
+    assert_eq!(
+        (data["id"].as_u64(), data["port"].as_u64()),
+        (Some(77), Some(4789))
+    );
+    assert_eq!(
+        (&data["local"], &data["remote"]),
+        (&"10.77.0.1".into(), &"10.77.0.2".into())
+    );
+    assert_eq!(data["learning"].as_bool(), Some(false), "{data}");
+    assert_eq!(
+        (&link["mtu"], &link["ifalias"]),
+        (&MTU.into(), &"server-over-4".into())
+    );
+    let far = nodes[1].pod.link("nsm-1").expect("there");
+    assert_eq!(far["ifalias"], "client-over-4");
+    let wire = nodes[0].wire("over-4");
+    let counted = Tunnels::counters(nodes[0].kernel(), &wire);
+    let counted = nodes[0].runtime.block_on(counted).expect("counted");
+    assert!(counted.rx_packets > 0 && counted.tx_bytes > 0, "{counted:?}");
+    // One end goes, then the other: each node does its part.
+    for node in &nodes {
+        node.down(&node.wire("over-4"));
+        node.wait_clean();
+        node.down(&node.wire("over-4"));
+    }
+}
+
+fn pods_of_two_nodes_reach_each_other_over_ipv6() {
+    let nodes = nodes();
+    for node in &nodes {
+        let wire = with(&node.wire("over-6"), |vxlan| {
+            vxlan.local = ip(&format!("2001:db8:77::{}", node.number));
+            vxlan.remote = ip(&format!("2001:db8:77::{}", 3 - node.number));
+        });
+        node.up(&RemoteWire { mtu: MTU_6, ..wire });
+    }
+    reach(&nodes, MTU_6);
+    let link = nodes[0].pod.link("nsm-1").expect("there");
+    let data = &link["linkinfo"]["info_data"];
+    assert_eq!(
+        (&data["local6"], &data["remote6"]),
+        (&"2001:db8:77::1".into(), &"2001:db8:77::2".into())
+    );
+}
+
+fn a_refresh_of_a_tunnel_without_change_waits_for_nobody() {
+    let [node, _other] = nodes();
+    let wire = node.wire("refresh");
+    node.up(&wire);
+    let _entered = node.runtime.enter();
+    let late = Instant::now() + PATIENCE;
+    let at_once = Tunnels::connect(node.kernel(), &wire, Some(&wire), late).now_or_never();
+    at_once.expect("waits for nothing").expect("refreshes");
+}
+
+fn what_changes_on_a_tunnel_changes_in_place() {
+    let nodes = nodes();
+    for node in &nodes {
+        node.up(&node.wire("change"));
+    }
+    let [node, _] = &nodes;
+    let (before, index) = (node.wire("change"), node.index());
+    let mut wire = before.clone();
+    wire.mtu = 1400;
+    wire.interface.addresses = vec![net("10.0.0.9/24"), net("2001:db8::1/64")];
+    node.connect(&wire, Some(&before)).expect("changes");
+    assert_eq!(node.index(), index);
+    assert_eq!(node.pod.addresses("nsm-1"), ["10.0.0.9/24", "2001:db8::1/64"]);
+    assert_eq!(node.pod.link("nsm-1").expect("there")["mtu"], 1400);
+    assert!(node.pod.ping("10.0.0.2"));
+    wire.interface.addresses.push(net("ff02::5/128"));
+    let error = node
+        .connect(&wire, Some(&before))
+        .expect_err("no address for an interface");
+    assert_eq!(error.reason(), "kernel");
+    assert!(node.pod.ping("10.0.0.2"), "a failed change leaves what was there");
+}
+
+fn another_way_to_the_other_node_makes_the_device_anew() {
+    let nodes = nodes();
+    let changes: [fn(&mut Vxlan); 3] = [|_| (), |vxlan| vxlan.vni = 78, |vxlan| vxlan.port = 4790];
+    let mut before = [None, None];
+    for change in changes {
+        for (node, before) in nodes.iter().zip(&mut before) {
+            let wire = with(&node.wire("anew"), change);
+            node.connect(&wire, before.as_ref()).expect("connects");
+            *before = Some(wire);
+        }
+        reach(&nodes, MTU);
+    }
+    for (node, before) in nodes.iter().zip(before) {
+        node.down(&before.expect("connected"));
+        node.wait_clean();
+    }
+}
+
+fn a_tunnel_is_adopted_as_it_is() {
+    let mut nodes = nodes();
+    for node in &nodes {
+        node.up(&node.wire("adopted"));
+    }
+    let journal = nodes[0].config.journal.clone();
+    for journal in [journal, None] {
+        nodes[0].config.journal = journal;
+        let index = nodes[0].index();
+        nodes[0].restart();
+        assert!(nodes[0].pod.ping("10.0.0.2"), "packets stop with the forwarder");
+        nodes[0].up(&nodes[0].wire("adopted"));
+        assert_eq!(nodes[0].index(), index);
+        reach(&nodes, MTU);
+    }
+    let [node, _] = &nodes;
+    node.down(&node.wire("adopted"));
+    node.wait_clean();
+}
+
+fn a_tunnel_that_nobody_asks_for_again_is_removed() {
+    let [mut node, _other] = nodes();
+    let wire = node.wire("forgotten");
+    for journal in [node.config.journal.clone(), None] {
+        node.config.journal = journal;
+        node.up(&wire);
+        node.config.grace = Duration::ZERO;
+        node.restart();
+        node.wait_clean();
+    }
+    // Its number is free again.
+    node.up(&node.wire("next"));
+}
+
+fn a_tunnel_that_the_pod_has_deleted_comes_back() {
+    let nodes = nodes();
+    for node in &nodes {
+        node.up(&node.wire("deleted"));
+    }
+    let [node, _] = &nodes;
+    node.pod.run("ip link del nsm-1");
+    let wire = node.wire("deleted");
+    node.connect(&wire, Some(&wire)).expect("comes back");
+    reach(&nodes, MTU);
+}
+
+fn a_number_that_another_connection_has_is_refused() {
+    let [node, _other] = nodes();
+    let first = node.wire("first");
+    node.up(&first);
+    let mut second = node.wire("second");
+    second.interface.name = "nsm-2".into();
+    let error = node.refused(&second, "vni-taken");
+    assert!(
+        error.text().contains("77") && error.text().contains("first"),
+        "{error}"
+    );
+    assert!(node.pod.link("nsm-2").is_none());
+    node.up(&with(&second, |vxlan| vxlan.vni = 78));
+    let mut third = with(&node.wire("third"), |vxlan| vxlan.port = 4790);
+    third.interface.name = "nsm-3".into();
+    node.up(&third);
+}
+
+fn a_number_that_a_stranger_has_is_refused() {
+    let [node, _other] = nodes();
+    node.home
+        .run("ip link add stranger type vxlan id 77 dstport 4789 local 10.77.0.1 remote 10.77.0.9");
+    let error = node.refused(&node.wire("c"), "vni-taken");
+    assert!(error.text().contains("not made by this forwarder"), "{error}");
+    assert!(node.pod.is_clean() && node.home.link("stranger").is_some());
+}
+
+fn a_port_that_is_used_in_another_way_is_refused() {
+    let [node, _other] = nodes();
+    node.home
+        .run("ip link add stranger type vxlan external dstport 4789");
+    node.home.run("ip link set stranger up");
+    let error = node.refused(&node.wire("c"), "port-taken");
+    assert!(error.text().contains("another port"), "{error}");
+    node.wait_clean();
+    node.up(&with(&node.wire("c"), |vxlan| vxlan.port = 4790));
+}
+
+fn a_connection_takes_its_number_along_to_another_pod() {
+    let [node, _other] = nodes();
+    let other = Pod::new();
+    let wire = node.wire("moves");
+    node.up(&wire);
+    let mut moved = wire.clone();
+    moved.interface.netns = other.path();
+    node.connect(&moved, Some(&wire)).expect("moves");
+    assert!(other.link("nsm-1").is_some());
+    node.wait_clean();
+}
+
+fn a_former_tunnel_is_closed_without_harm_to_the_present() {
+    let [node, _other] = nodes();
+    let former = node.wire("c");
+    let present = with(&former, |vxlan| vxlan.vni = 78);
+    node.up(&former);
+    node.connect(&present, Some(&former)).expect("connects");
+    let index = node.index();
+    node.down(&former);
+    assert_eq!(node.index(), index);
+}
+
+fn the_numbers_of_a_pod_that_is_gone_are_free() {
+    let [mut node, _other] = nodes();
+    let wire = node.wire("gone");
+    node.up(&wire);
+    drop(std::mem::replace(&mut node.pod, Pod::new()));
+    node.wait("the number free", || {
+        match node.connect(&node.wire("next"), None) {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.reason(), "vni-taken");
+                false
+            }
+        }
+    });
+    node.down(&wire);
+    assert!(node.pod.link("nsm-1").is_some());
+}
+
+fn tunnels_that_go_at_once_all_go() {
+    let [node, _other] = nodes();
+    for _ in 0..2 {
+        let wires: Vec<RemoteWire> = (0..20)
+            .map(|number| {
+                let mut wire = with(&node.wire(&format!("many-{number}")), |vxlan| {
+                    vxlan.vni = 100 + number
+                });
+                wire.interface.name = format!("nsm-{number}");
+                wire.interface.addresses = vec![net(&format!("10.1.{number}.1/24"))];
+                wire
+            })
+            .collect();
+        wires.iter().for_each(|wire| node.up(wire));
+        wires.iter().for_each(|wire| node.down(wire));
+    }
+    node.wait_clean();
+}
+
+fn a_tunnel_that_cannot_be_is_refused() {
+    let [node, _other] = nodes();
+    let wire = node.wire("c");
+    node.refused(&with(&wire, |vxlan| vxlan.vni = 0), "bad-vni");
+    node.refused(&with(&wire, |vxlan| vxlan.vni = 1 << 24), "bad-vni");
+    node.refused(&with(&wire, |vxlan| vxlan.port = 0), "bad-port");
+    node.refused(
+        &with(&wire, |vxlan| vxlan.remote = ip("2001:db8::9")),
+        "bad-tunnel-ip",
+    );
+    node.refused(
+        &with(&wire, |vxlan| vxlan.remote = ip("224.0.0.1")),
+        "bad-tunnel-ip",
+    );
+    let mut packets = wire.clone();
+    packets.payload = Payload::Ip;
+    node.refused(&packets, "unsupported-mechanism");
+    let mut encrypted = wire;
+    encrypted.tunnel = Tunnel::WireGuard(WireGuard {
+        remote: "10.77.0.2:51820".parse().expect("an address"),
+        public_key: [7; 32],
+    });
+    node.refused(&encrypted, "unsupported-mechanism");
+    assert!(node.pod.is_clean());
+}
+
+fn a_name_that_a_stranger_has_is_refused() {
+    let [node, _other] = nodes();
+    node.pod.run("ip link add nsm-1 type veth peer name stranger");
+    node.refused(&node.wire("c"), "interface-taken");
+    node.pod.run("ip link del nsm-1");
+    node.up(&node.wire("c"));
+}
