@@ -65,9 +65,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Makes `tunnel` be, whatever is there under its id: makes it, or changes what differs. A call with nothing to
     /// change touches nothing. A change of peers, MTU or keepalive keeps the device, the socket and all sessions but
-    /// those of peers that are gone; a new key or port keeps the device, and a new key ends all sessions. Another name or namespace is another device:
-    /// the one before is removed first. After an error nothing is new, and what was there is as it was as far as the
-    /// kernel allows.
+    /// those of peers that are gone; a new key or port keeps the device, and a new key ends all sessions. Another name
+    /// or namespace is another device: the one before is removed first. After an error nothing is new, and what was
+    /// there is as it was as far as the kernel allows.
     ///
     /// Errors: `bad-tunnel`, `bad-interface-name`, `netns-gone`, `not-a-netns`, `interface-taken`, `port-taken`,
     /// `not-privileged`, `no-wireguard`, `too-many-tunnels`, `deadline`, `wireguard`.
