@@ -9,6 +9,7 @@
 mod change;
 mod fault;
 mod local;
+mod ping;
 mod policy;
 mod recovery;
 mod role;
@@ -45,10 +46,11 @@ fn main() -> ExitCode {
         return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
-    let files: [(&str, Tests); 6] = [
+    let files: [(&str, Tests); 7] = [
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
+        ("ping", ping::TESTS),
         ("policy", policy::TESTS),
         ("recovery", recovery::TESTS),
         ("underlay", underlay::TESTS),
