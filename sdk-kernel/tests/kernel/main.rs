@@ -9,6 +9,7 @@
 mod change;
 mod fault;
 mod local;
+mod ping;
 mod policy;
 mod recovery;
 mod role;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
+        ("ping", ping::TESTS),
         ("policy", policy::TESTS),
         ("recovery", recovery::TESTS),
         ("underlay", underlay::TESTS),
