@@ -33,8 +33,15 @@ impl Underlay {
     pub fn new(mtu: u32) -> Result<Self> {
         let switch = Pod::new("switch")?;
         let name = switch.name();
+        // A switch has no addresses of its own.
+        let quiet = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6";
+        let done = switch.command("sh").args(["-c", quiet]).status()?;
+        ensure!(done.success(), "cannot write sysctls of a namespace: {done}");
         tool("ip", &["-netns", name, "link", "add", BRIDGE, "type", "bridge"])?;
-        tool("ip", &["-netns", name, "link", "set", BRIDGE, "up"])?;
+        tool(
+            "ip",
+            &["-netns", name, "link", "set", BRIDGE, "addrgenmode", "none", "up"],
+        )?;
         let switch = Arc::new(switch);
         Ok(Self { switch, mtu })
     }
@@ -52,11 +59,20 @@ impl Underlay {
             "type", "veth", "peer", "name", BRIDGE, "mtu", &mtu, "netns", &host,
         ];
         self.switch(&[&["link", "add", &port, "mtu", &mtu][..], &peer].concat())?;
-        self.switch(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        self.switch(&[
+            "link",
+            "set",
+            &port,
+            "master",
+            BRIDGE,
+            "addrgenmode",
+            "none",
+            "up",
+        ])?;
         for line in [
             vec!["addr", "add", &format!("{ip}/24"), "dev", BRIDGE],
             vec!["addr", "add", &format!("{ip6}/64"), "dev", BRIDGE, "nodad"],
-            vec!["link", "set", BRIDGE, "up"],
+            vec!["link", "set", BRIDGE, "addrgenmode", "none", "up"],
         ] {
             tool("ip", &[vec!["-netns", &host], line].concat())?;
         }
