@@ -14,7 +14,7 @@ use rand::Rng;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use crate::asked::{Asked, Device, Face};
+use crate::asked::{Asked, Device};
 use crate::end::{End, Frame};
 use crate::netns::{Netns, NetnsId};
 use crate::observe::{self, Which};
@@ -179,23 +179,20 @@ impl Attempt<'_> {
             .map(|(interface, mac)| interface.mac.unwrap_or(*mac))
             .collect();
         let is_known = wire.payload == Payload::Ip && wire.device == Device::Veth;
-        let ends = wire.ends.iter().zip(&macs).zip(tables).enumerate();
-        let render = |(at, (((face, interface), mac), tables)): (
-            usize,
-            ((&(Face, Interface), &[u8; 6]), Vec<u32>),
-        )| {
+        let mut ends = Vec::with_capacity(macs.len());
+        for (at, ((face, interface), tables)) in wire.ends.iter().zip(tables).enumerate() {
             let peer = macs.iter().enumerate().find(|(other, _)| *other != at);
             let frame = Frame {
                 device: wire.device,
                 alias: face.alias(&wire.connection),
                 mtu: wire.mtu,
-                mac: *mac,
+                mac: macs.get(at).copied().unwrap_or_default(),
                 peer: peer.map(|(_, mac)| *mac).filter(|_| is_known),
                 tables,
             };
-            End::render(interface, frame)
-        };
-        ends.map(render).collect()
+            ends.push(End::render(interface, frame));
+        }
+        ends
     }
 
     /// Makes the ends of `record` from `now` into what they are to be: the endpoint's first.

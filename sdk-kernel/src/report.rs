@@ -25,7 +25,7 @@ const IFA_LOCAL: u16 = 2;
 pub(crate) fn end(netns: NetnsId, state: &mut State, lost: &broadcast::Sender<String>) {
     state.forget(netns);
     for record in state.all() {
-        if record.places().into_iter().any(|place| place.netns == netns) {
+        if record.places().iter().any(|place| place.netns == netns) {
             lose(record, lost);
         }
     }
@@ -55,7 +55,7 @@ pub(crate) fn link(message: &Message<'_>, state: &mut State, lost: &broadcast::S
     }
     let seen = Seen::parse(message.body);
     let is_ours = |seen: &Seen| {
-        let mut places = record.places().into_iter();
+        let mut places = record.places().iter();
         seen.up && places.any(|place| place.index == seen.index && place.end.link.name == seen.name)
     };
     record.broken = !seen.as_ref().is_some_and(is_ours);
@@ -77,7 +77,7 @@ pub(crate) fn address(body: &[u8], state: &mut State) {
         let Ok(ip) = four.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)) else {
             continue;
         };
-        let mut places = record.places().into_iter().filter(|place| place.index == index);
+        let mut places = record.places().iter().filter(|place| place.index == index);
         let is_missed = places.any(|place| place.end.addresses.iter().any(|address| address.addr() == ip));
         drop(places);
         record.broken |= is_missed;

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
-    let files: [(&str, Tests); 7] = [
+    let files: [(&str, Tests); 8] = [
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
