@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is asked for: the interfaces of a wire that are on this node, and the device that they belong to.
 
-use nsm_sdk::core::{Error, Result};
+use nsm_sdk::core::Result;
 use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Vxlan};
 use nsm_sdk::dataplane::wireguard::Towards;
 use nsm_sdk::dataplane::{Interface, Payload, Wire};
@@ -35,6 +35,8 @@ pub(crate) enum Device {
     Veth,
     /// A tunnel's.
     Vxlan(Vxlan),
+    /// A tunnel's that an engine of WireGuard has made before we are asked. It has no MAC address.
+    WireGuard,
 }
 
 impl Face {
@@ -51,7 +53,7 @@ impl Device {
     /// The name of what the node has once for all its namespaces; no interface can have it.
     pub(crate) fn key(&self) -> Option<(NetnsId, String)> {
         match self {
-            Self::Veth => None,
+            Self::Veth | Self::WireGuard => None,
             Self::Vxlan(vxlan) => {
                 let nowhere = NetnsId { device: 0, inode: 0 };
                 Some((nowhere, format!("vxlan {} {}", vxlan.port, vxlan.vni)))
@@ -76,24 +78,22 @@ impl Asked {
     }
 
     /// This node's part of a wire to another node.
-    ///
-    /// Errors: `unsupported-mechanism`.
-    pub(crate) fn half(wire: &RemoteWire) -> Result<Self> {
-        let Tunnel::Vxlan(vxlan) = &wire.tunnel else {
-            let text = "unsupported mechanism: this data plane makes VXLAN tunnels only";
-            return Err(Error::invalid("unsupported-mechanism", text));
+    pub(crate) fn half(wire: &RemoteWire) -> Self {
+        let (device, interface) = match &wire.tunnel {
+            Tunnel::Vxlan(vxlan) => (Device::Vxlan(*vxlan), wire.interface.clone()),
+            Tunnel::WireGuard(_) => (Device::WireGuard, without_macs(&wire.interface)),
         };
         let face = match wire.id.towards {
             Towards::Client => Face::Endpoint,
             Towards::Endpoint => Face::Client,
         };
-        Ok(Self {
+        Self {
             connection: wire.id.connection.clone(),
             payload: wire.payload,
             mtu: wire.mtu,
-            device: Device::Vxlan(*vxlan),
-            ends: vec![(face, wire.interface.clone())],
-        })
+            device,
+            ends: vec![(face, interface)],
+        }
     }
 
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
@@ -132,6 +132,15 @@ impl Asked {
             .interfaces()
             .map(|interface| format!("{} in {}", interface.name, interface.netns.display()));
         shown.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// What of an interface there can be without Ethernet.
+fn without_macs(interface: &Interface) -> Interface {
+    Interface {
+        mac: None,
+        neighbours: Vec::new(),
+        ..interface.clone()
     }
 }
 

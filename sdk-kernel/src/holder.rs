@@ -98,6 +98,7 @@ impl Attempt<'_> {
     pub(crate) fn aim(&self) -> String {
         match self.wire.device {
             Device::Veth => format!("make the pair {}", self.wire.show()),
+            Device::WireGuard => format!("set up the WireGuard device {}", self.wire.show()),
             Device::Vxlan(vxlan) => {
                 let (vni, remote) = (vxlan.vni, vxlan.remote);
                 format!(

@@ -91,6 +91,9 @@ impl Attempt<'_> {
     fn create(&mut self, spaces: &Spaces) -> Result<Outcome> {
         self.shared.has_room()?;
         let record = self.draft(spaces)?;
+        if self.wire.device == Device::WireGuard {
+            return self.take_up(spaces, record);
+        }
         self.shared.note(record.clone());
         let group = self.shared.group();
         let request = match (&halves(spaces, &record)[..], self.wire.device) {
@@ -118,17 +121,41 @@ impl Attempt<'_> {
                 return Ok(Outcome::Undone(error));
             }
         }
-        let undo = Undo::new(self.shared, self.claim, record.serial);
         let made: Vec<End> = record.ends.iter().map(|place| bare(&place.end)).collect();
-        let done = self.configure_all(spaces, &record, &made);
-        Ok(match done {
+        Ok(self.furnish(spaces, record, &made))
+    }
+
+    /// Puts on the device that an engine has made what belongs there.
+    fn take_up(&mut self, spaces: &Spaces, mut record: Record) -> Result<Outcome> {
+        let (Some(netns), [place]) = (spaces.first(), &mut record.ends[..]) else {
+            return Err(odd(self.wire, self.wire.device));
+        };
+        let mut socket = self.station.socket(netns)?;
+        let seen = observe::link(&mut socket, &Which::Name(&place.end.link.name));
+        let seen = seen.map_err(|error| veth::broken(&netns.id(), &error))?;
+        let Some(seen) = seen.filter(|seen| seen.device == Device::WireGuard) else {
+            let text = format!("could not {}: it is not there, or of another kind", self.aim());
+            return Err(Error::unavailable("interface-gone", text));
+        };
+        place.index = seen.index;
+        place.end.link.mac = seen.mac;
+        let made = [bare(&place.end)];
+        self.shared.note(record.clone());
+        Ok(self.furnish(spaces, record, &made))
+    }
+
+    /// Makes devices that are there into what `record` says, from what they are `now`.
+    fn furnish(&mut self, spaces: &Spaces, record: Record, now: &[End]) -> Outcome {
+        let undo = Undo::new(self.shared, self.claim, record.serial);
+        let done = self.configure_all(spaces, &record, now);
+        match done {
             Ok(()) => {
                 self.settle(record);
                 Outcome::Made(undo)
             }
             Err(error) if self.has_vanished(spaces, &record) => Outcome::Vanished(error),
             Err(error) => Outcome::Undone(error),
-        })
+        }
     }
 
     /// Whether an end of `record`, on which something has failed, is not there any more: who lives in its namespace

@@ -76,7 +76,7 @@ impl Seen {
                 IFLA_OPERSTATE => seen.operational = value == [IF_OPER_UP],
                 IFLA_LINK => seen.peer = number(value),
                 IFLA_GROUP => seen.group = number(value),
-                IFLA_LINKINFO => seen.device = vxlan::parse(value).map_or(Device::Veth, Device::Vxlan),
+                IFLA_LINKINFO => seen.device = vxlan::parse(value),
                 IFLA_STATS64 => seen.counters = counters(value),
                 _ => {}
             }

@@ -50,20 +50,20 @@ impl DataPlane for Kernel {
 #[async_trait]
 impl Tunnels for Kernel {
     async fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>, deadline: Instant) -> Result<()> {
-        let asked = Asked::half(wire)?;
+        let asked = Asked::half(wire);
         if self.is_made(&asked)? {
             return Ok(());
         }
-        let before = before.map(Asked::half).transpose()?;
+        let before = before.map(Asked::half);
         self.join(asked, before, deadline).await
     }
 
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()> {
-        self.part(Asked::half(wire)?).await
+        self.part(Asked::half(wire)).await
     }
 
     async fn counters(&self, wire: &RemoteWire) -> Result<Counters> {
-        let counted = self.count(Asked::half(wire)?).await?;
+        let counted = self.count(Asked::half(wire)).await?;
         Ok(counted.first().copied().unwrap_or_default())
     }
 }

@@ -15,6 +15,7 @@ use nsm_sdk::dataplane::tunnel::Vxlan;
 use tonic::Code;
 
 use crate::answer::Refusal;
+use crate::asked::Device;
 use crate::netlink::Request;
 use crate::veth::Half;
 
@@ -54,19 +55,27 @@ fn v6(ip: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// Reads what a link says of its kind. `None`: it is of another one, or not between two addresses.
-pub(crate) fn parse(info: &[u8]) -> Option<Vxlan> {
-    let find = |kind| {
-        let mut attributes = NlasIterator::new(info).flatten();
-        attributes.find(|attribute| attribute.kind() == kind)
-    };
-    let kind = find(IFLA_INFO_KIND)?;
-    if kind.value().strip_suffix(b"\0").unwrap_or(kind.value()) != b"vxlan" {
-        return None;
+/// Reads what a link says of its kind, `IFLA_LINKINFO`.
+pub(crate) fn parse(info: &[u8]) -> Device {
+    let kind = attribute(info, IFLA_INFO_KIND).unwrap_or_default();
+    match kind.strip_suffix(b"\0").unwrap_or(&kind) {
+        b"vxlan" => tunnel(info).map_or(Device::Veth, Device::Vxlan),
+        b"wireguard" | b"tun" => Device::WireGuard,
+        _ => Device::Veth,
     }
-    let data = find(IFLA_INFO_DATA)?;
+}
+
+fn attribute(info: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let mut attributes = NlasIterator::new(info).flatten();
+    let found = attributes.find(|attribute| attribute.kind() == kind)?;
+    Some(found.value().to_vec())
+}
+
+/// `None`: it is not between two addresses.
+fn tunnel(info: &[u8]) -> Option<Vxlan> {
+    let data = attribute(info, IFLA_INFO_DATA)?;
     let (mut vni, mut port, mut local, mut remote) = (None, None, None, None);
-    for attribute in NlasIterator::new(data.value()).flatten() {
+    for attribute in NlasIterator::new(data.as_slice()).flatten() {
         let value = attribute.value();
         match attribute.kind() {
             IFLA_VXLAN_ID => vni = value.try_into().ok().map(u32::from_ne_bytes),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::wireguard::{End, Ends, TunnelId};
+use nsm_sdk::dataplane::wireguard::{End, Ends, Towards, TunnelId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -70,7 +70,7 @@ impl Keys {
             (kept.key.clone(), kept.port, kept.holder.take())
         };
         let tunnel = Tunnel {
-            id: id.to_string(),
+            id: alias(id),
             netns: device.netns.to_path_buf(),
             name: device.name.to_string(),
             mtu: device.mtu,
@@ -87,7 +87,7 @@ impl Keys {
     ///
     /// Errors: those of [`Engine::remove`].
     pub async fn remove(&self, id: &TunnelId, deadline: Instant) -> Result<()> {
-        self.engine.remove(&id.to_string(), deadline).await
+        self.engine.remove(&alias(id), deadline).await
     }
 
     /// A port that nobody has, and the socket that keeps it so.
@@ -105,6 +105,14 @@ impl Keys {
             self.ports
         );
         Err(Error::exhausted("no-port", text))
+    }
+}
+
+/// The alias of the device, by which the data plane knows its own: `server` faces the client.
+fn alias(id: &TunnelId) -> String {
+    match id.towards {
+        Towards::Endpoint => format!("server-{}", id.connection),
+        Towards::Client => format!("client-{}", id.connection),
     }
 }
 
