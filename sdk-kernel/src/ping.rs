@@ -39,7 +39,7 @@ pub struct Ping;
 impl Liveness for Ping {
     async fn pulse(&self, connection: &Connection, within: Duration) -> Pulse {
         let mechanism = connection.mechanism.as_ref();
-        if !mechanism.is_some_and(|mechanism| mechanism.r#type == KERNEL) {
+        if mechanism.is_none_or(|mechanism| mechanism.r#type != KERNEL) {
             return Pulse::Unknown;
         }
         let asked = pairs(connection).into_iter().take(MAX_PAIRS);

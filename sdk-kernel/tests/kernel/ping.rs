@@ -66,7 +66,8 @@ fn ping_one_answer_is_enough() {
 
 fn ping_silence_is_told_in_time() {
     prepare();
-    run("ip link add ping-silent type dummy");
+    run("ip link add ping-silent type veth peer name ping-nobody");
+    run("ip link set ping-nobody up");
     run("ip link set ping-silent up");
     run("ip addr add 192.0.2.1/24 dev ping-silent");
     let began = tokio::time::Instant::now();
