@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Client, Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay, ping};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Bench;
@@ -17,11 +18,33 @@ const UNDERLAY_MTU: u32 = 1500;
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
-        bench.apart("d49_ethernet_to_another_node_goes_by_vxlan", ethernet),
-        bench.apart("d50_packets_of_exactly_the_mtu_pass", exactly_the_mtu),
-        bench.apart("d41_closing_leaves_nothing_on_either_node", closing),
-        bench.apart("remote_wires_by_hundreds_leave_nothing", many),
-        bench.apart("a_node_that_cannot_be_reached_is_named", cut_off),
+        bench.apart("d49_ethernet_to_another_node_goes_by_vxlan", "ETHERNET", ethernet),
+        bench.apart("d47_ip_to_another_node_goes_by_wireguard", "IP", ip),
+        bench.apart(
+            "d50_packets_of_exactly_the_mtu_pass_by_vxlan",
+            "ETHERNET",
+            exactly_the_mtu,
+        ),
+        bench.apart(
+            "d50_packets_of_exactly_the_mtu_pass_by_wireguard",
+            "IP",
+            exactly_the_mtu,
+        ),
+        bench.apart(
+            "closing_leaves_nothing_on_either_node_of_vxlan",
+            "ETHERNET",
+            closing,
+        ),
+        bench.apart(
+            "closing_leaves_nothing_on_either_node_of_wireguard",
+            "IP",
+            closing,
+        ),
+        bench.apart("d59_a_refresh_changes_nothing_of_vxlan", "ETHERNET", refreshing),
+        bench.apart("d59_a_refresh_changes_nothing_of_wireguard", "IP", refreshing),
+        bench.apart("a_hundred_wires_by_vxlan_leave_nothing", "ETHERNET", many),
+        bench.apart("a_hundred_wires_by_wireguard_leave_nothing", "IP", many),
+        bench.apart("a_node_that_cannot_be_reached_is_named", "ETHERNET", cut_off),
     ]
 }
 
@@ -117,29 +140,81 @@ fn ends(attached: &Attached) -> Result<(IpAddr, IpAddr)> {
 async fn ethernet(apart: &mut Apart) -> Result<()> {
     let client = apart.client()?;
     let attached = client.attach("remote-0", "kernel://icmp-responder/nsm-1").await?;
-    let path = attached.request.connection.path.as_ref().context("no path")?;
-    let hops: Vec<_> = path
-        .path_segments
-        .iter()
-        .map(|segment| segment.name.as_str())
-        .collect();
-    same(
-        "the path",
-        hops,
-        vec!["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"],
-    )?;
-    let (source, destination) = ends(&attached)?;
-    for (pod, to) in [(&apart.near, destination), (&apart.far, source)] {
-        let pings = ping(pod, to, 5)?;
-        ensure!(pings.loss == 0.0, "to {to}: {pings:?}");
-    }
-    let link = &apart.near.ip(&["-details", "link", "show", "dev", "nsm-1"])?[0];
+    passes_six_hops(&attached)?;
+    ping_both_ways(apart, &attached)?;
+    let link = device(&apart.near)?;
     same("the kind", link["linkinfo"]["info_kind"].as_str(), Some("vxlan"))?;
     same("the MTU", link["mtu"].as_u64(), Some(1446))?;
     let data = &link["linkinfo"]["info_data"];
     same("our address", data["local"].as_str(), Some("10.77.0.1"))?;
     same("the other node's", data["remote"].as_str(), Some("10.77.0.2"))?;
     client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+async fn ip(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("remote-0", "kernel://icmp-responder/nsm-1").await?;
+    passes_six_hops(&attached)?;
+    ping_both_ways(apart, &attached)?;
+    let link = device(&apart.near)?;
+    let kind = link["linkinfo"]["info_kind"].as_str();
+    ensure!(matches!(kind, Some("wireguard" | "tun")), "the kind is {kind:?}");
+    same("the MTU", link["mtu"].as_u64(), Some(1440))?;
+    // Encrypted between the nodes: nothing of the pods' addresses is there, and the pod has no socket.
+    let sockets = apart.near.command("ss").args(["-Hlun"]).output()?;
+    same(
+        "sockets of the pod",
+        String::from_utf8_lossy(&sockets.stdout).trim(),
+        "",
+    )?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+fn passes_six_hops(attached: &Attached) -> Result<()> {
+    let path = attached.request.connection.path.as_ref().context("no path")?;
+    let hops = path.path_segments.iter().map(|segment| segment.name.as_str());
+    let should = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
+    same("the path", hops.collect::<Vec<_>>(), should.to_vec())
+}
+
+fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
+    let (source, destination) = ends(attached)?;
+    for (pod, to) in [(&apart.near, destination), (&apart.far, source)] {
+        let pings = ping(pod, to, 5)?;
+        ensure!(pings.loss == 0.0, "to {to}: {pings:?}");
+    }
+    Ok(())
+}
+
+/// The client's interface.
+fn device(pod: &Pod) -> Result<Value> {
+    let links = pod.ip(&["-details", "link", "show", "dev", "nsm-1"])?;
+    links.get(0).cloned().context("no interface nsm-1")
+}
+
+async fn refreshing(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("again-0", "kernel://icmp-responder/nsm-1").await?;
+    let before = (
+        device(&apart.near)?["ifindex"].clone(),
+        attached.request.connection.mechanism.clone(),
+    );
+    let mut request = attached.request;
+    for _ in 0..3 {
+        let attached = client.again(request).await?;
+        ping_both_ways(apart, &attached)?;
+        request = attached.request;
+    }
+    let after = (
+        device(&apart.near)?["ifindex"].clone(),
+        request.connection.mechanism.clone(),
+    );
+    same("the interface and its mechanism", after, before)?;
+    client.close(request).await?;
     client.end().await;
     Ok(())
 }
@@ -233,7 +308,7 @@ async fn cut_off(apart: &mut Apart) -> Result<()> {
 
 impl Bench {
     /// A test on two nodes of its own, which has left nothing when it has passed.
-    fn apart<F>(&self, name: &'static str, run: F) -> Trial
+    fn apart<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
@@ -241,7 +316,7 @@ impl Bench {
             if let Some(world) = shared.take() {
                 world.end().await.context("the node before could not be ended")?;
             }
-            let mut apart = Apart::new("ETHERNET").await.context("cannot start two nodes")?;
+            let mut apart = Apart::new(payload).await.context("cannot start two nodes")?;
             let done = run(&mut apart).await;
             match done {
                 Ok(()) => apart.clean().await,
