@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires between two nodes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Bench;
+use crate::soak::{cycle, cycles};
 use crate::world::{PATIENCE, links, same, says, wait_for};
 
 /// What the link between the nodes carries in one packet.
@@ -42,8 +44,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
         bench.apart("d59_a_refresh_changes_nothing_of_vxlan", "ETHERNET", refreshing),
         bench.apart("d59_a_refresh_changes_nothing_of_wireguard", "IP", refreshing),
-        bench.apart("a_hundred_wires_by_vxlan_leave_nothing", "ETHERNET", many),
-        bench.apart("a_hundred_wires_by_wireguard_leave_nothing", "IP", many),
+        bench.apart("soak_of_wires_by_vxlan", "ETHERNET", soak),
+        bench.apart("soak_of_wires_by_wireguard", "IP", soak),
+        bench.apart_over_ipv6("d55_ethernet_over_ipv6_goes_by_vxlan", "ETHERNET", over_ipv6),
+        bench.apart_over_ipv6("d55_ip_over_ipv6_goes_by_wireguard", "IP", over_ipv6),
         bench.apart("a_node_that_cannot_be_reached_is_named", "ETHERNET", cut_off),
     ]
 }
@@ -62,10 +66,18 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    pub(crate) async fn new(payload: &str) -> Result<Self> {
+    pub(crate) async fn new(payload: &str, over_ipv6: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
-        let hosts: [Arc<Host>; 2] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
+        let host = |number| -> Result<Arc<Host>> {
+            let host = underlay.host(number)?;
+            Ok(Arc::new(if over_ipv6 {
+                host.with_tunnels_over_ipv6()
+            } else {
+                host
+            }))
+        };
+        let hosts = [host(1)?, host(2)?];
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
         let settings = Settings {
@@ -112,6 +124,16 @@ impl Apart {
             Ok(left.is_empty().then_some(()))
         });
         clean.await.with_context(|| format!("left behind: {left:?}"))
+    }
+
+    /// The files that each program holds, by kind.
+    fn descriptors(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>> {
+        let programs = self.first.programs().chain(self.second.programs());
+        let held = programs.chain([&self.endpoint]).map(|program| {
+            let kinds = program.descriptors()?;
+            Ok((program.name().to_string(), kinds))
+        });
+        held.collect()
     }
 
     /// Keeps the logs, and tells where.
@@ -265,27 +287,35 @@ async fn closing(apart: &mut Apart) -> Result<()> {
     Ok(())
 }
 
-async fn many(apart: &mut Apart) -> Result<()> {
-    let client = apart.client()?;
-    for round in 0..5 {
-        let attaching = (0..20).map(|number| {
-            let client = &client;
-            async move {
-                let (id, url) = (
-                    format!("many-{number}"),
-                    format!("kernel://icmp-responder/many-{number}"),
-                );
-                client.attach(&id, &url).await
-            }
-        });
-        let attached = futures::future::try_join_all(attaching)
-            .await
-            .with_context(|| format!("in round {round}"))?;
-        let closing = attached
-            .into_iter()
-            .map(|attached| client.close(attached.request));
-        futures::future::try_join_all(closing).await?;
+/// A fifth of what comes and goes on one node, 16 at a time.
+async fn soak(apart: &mut Apart) -> Result<()> {
+    let client = Client::new(&apart.first, "nsc", apart.near.path())?;
+    cycle(&client, 32).await?;
+    apart.clean().await?;
+    let before = apart.descriptors()?;
+    cycle(&client, cycles()? / 5).await?;
+    apart.clean().await?;
+    let mut now = apart.descriptors()?;
+    let settled = wait_for(PATIENCE, "every program holds what it held", async || {
+        now = apart.descriptors()?;
+        Ok((now == before).then_some(()))
+    });
+    if settled.await.is_err() {
+        same("what programs hold", now, before)?;
     }
+    client.end().await;
+    Ok(())
+}
+
+async fn over_ipv6(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("ipv6-0", "kernel://icmp-responder/nsm-1").await?;
+    ping_both_ways(apart, &attached)?;
+    let mechanism = attached.request.connection.path.as_ref().context("no path")?;
+    ensure!(mechanism.path_segments.len() == 6, "{mechanism:?}");
+    let mtu = device(&apart.near)?["mtu"].as_u64();
+    ensure!(matches!(mtu, Some(1420 | 1426)), "the MTU is {mtu:?}");
+    client.close(attached.request).await?;
     client.end().await;
     Ok(())
 }
@@ -312,17 +342,32 @@ impl Bench {
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
+        self.two_nodes(name, payload, false, run)
+    }
+
+    /// The same with tunnels over IPv6.
+    fn apart_over_ipv6<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
+    {
+        self.two_nodes(name, payload, true, run)
+    }
+
+    fn two_nodes<F>(&self, name: &'static str, payload: &'static str, over_ipv6: bool, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
+    {
         self.trial(name, async move |shared| {
             if let Some(world) = shared.take() {
                 world.end().await.context("the node before could not be ended")?;
             }
-            let mut apart = Apart::new(payload).await.context("cannot start two nodes")?;
-            let done = run(&mut apart).await;
-            match done {
+            let apart = Apart::new(payload, over_ipv6).await;
+            let mut apart = apart.context("cannot start two nodes")?;
+            let done = match run(&mut apart).await {
                 Ok(()) => apart.clean().await,
                 Err(error) => Err(error),
-            }
-            .map_err(|error| error.context(apart.keep()))?;
+            };
+            done.map_err(|error| error.context(apart.keep()))?;
             apart.end().await
         })
     }

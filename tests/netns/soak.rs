@@ -59,12 +59,7 @@ fn memory(world: &World) -> Result<BTreeMap<String, u64>> {
 }
 
 async fn soak(world: &mut World) -> Result<()> {
-    let cycles = match std::env::var("NSM_SOAK_CYCLES") {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("NSM_SOAK_CYCLES is {text:?}"))?,
-        Err(_) => CYCLES,
-    };
+    let cycles = cycles()?;
     let client = world.quiet()?;
     cycle(&client, cycles / 10).await?;
     world.clean().await?;
@@ -92,8 +87,18 @@ async fn soak(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// How many wires are to come and go.
+pub(crate) fn cycles() -> Result<usize> {
+    match std::env::var("NSM_SOAK_CYCLES") {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("NSM_SOAK_CYCLES is {text:?}")),
+        Err(_) => Ok(CYCLES),
+    }
+}
+
 /// Makes and closes wires.
-async fn cycle(client: &Client, cycles: usize) -> Result<()> {
+pub(crate) async fn cycle(client: &Client, cycles: usize) -> Result<()> {
     let workers = (0..AT_A_TIME).map(|worker| async move {
         for number in (worker..cycles).step_by(AT_A_TIME) {
             let url = format!("kernel://icmp-responder/nsm-{worker}");

@@ -178,7 +178,7 @@ impl Node {
             ("NSM_STATE_DIR", state.display().to_string()),
         ];
         if let Some(host) = &self.settings.host {
-            variables.push(("NSM_TUNNEL_IP", host.ip().to_string()));
+            variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
         }
         let (program, took) = self.ready(&name, "forwarder", &variables, &listen_on).await?;
         self.forwarder = Some(program);

@@ -25,6 +25,8 @@ pub struct Host {
     pod: Pod,
     ip: Ipv4Addr,
     ip6: Ipv6Addr,
+    /// Whether tunnels go over IPv6.
+    tunnels_over_ipv6: bool,
     _underlay: Underlay,
 }
 
@@ -80,6 +82,7 @@ impl Underlay {
             pod,
             ip,
             ip6,
+            tunnels_over_ipv6: false,
             _underlay: self.clone(),
         })
     }
@@ -99,6 +102,24 @@ impl Host {
     /// Its namespace.
     pub fn pod(&self) -> &Pod {
         &self.pod
+    }
+
+    /// Lets the tunnels of its node go over IPv6.
+    #[must_use]
+    pub fn with_tunnels_over_ipv6(self) -> Self {
+        Self {
+            tunnels_over_ipv6: true,
+            ..self
+        }
+    }
+
+    /// The address that its node's tunnels go from.
+    pub fn tunnel_ip(&self) -> IpAddr {
+        if self.tunnels_over_ipv6 {
+            self.ip6()
+        } else {
+            self.ip()
+        }
     }
 
     /// Its IPv4 address.
