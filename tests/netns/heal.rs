@@ -39,7 +39,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
         bench.test("c69_a_client_that_restarts_reselects_what_is_down", restarts),
         bench.test("c70_when_the_service_changes_the_wire_moves", service_changes),
-        bench.test("r27_a_service_that_fails_does_not_hold_up_the_others", one_fails),
+        bench.test("a_service_that_fails_does_not_hold_up_the_others", one_fails),
     ]
 }
 

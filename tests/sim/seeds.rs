@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::runtime::Builder;
 use tokio::time::sleep;
@@ -29,7 +30,12 @@ pub(crate) fn turn_by_turn<T>(story: impl Future<Output = T>) -> T {
     on_scheduler(builder, story)
 }
 
+/// Held by the world that lives. Worlds of one process share its descriptors, and URLs tell their numbers: one would
+/// find the sockets of another.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn on_scheduler<T>(mut builder: Builder, story: impl Future<Output = T>) -> T {
+    let _alone = ALONE.lock();
     let runtime = builder.enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(story)
 }

@@ -205,7 +205,7 @@ async fn c58_over_a_wire_that_lives_the_control_plane_is_mended_without_reselect
 }
 
 #[tokio::test(start_paused = true)]
-async fn r18_a_next_hop_that_restarts_is_asked_again_without_reselection() {
+async fn a_next_hop_that_restarts_is_asked_again_without_reselection() {
     let mesh = mesh(true);
     mesh.connect().await;
     let began = Instant::now();
