@@ -81,11 +81,11 @@ pub(crate) fn owned(world: &World) -> Result<(), String> {
         objects.entry(object.owner.clone()).or_default().push(object);
     }
     for wire in world.wires() {
-        let (Some(answer), Some(held)) = (wire.answer(), objects.remove(&wire.id)) else {
+        let (Some(current), Some(held)) = (wire.current(), objects.remove(&wire.id)) else {
             continue;
         };
         let count = |kind| held.iter().filter(|object| object.kind == kind).count();
-        let ip = answer.connection.ip_context().cloned().unwrap_or_default();
+        let ip = current.ip_context().cloned().unwrap_or_default();
         let told: BTreeSet<_> = ip.src_ip_addrs.iter().chain(&ip.dst_ip_addrs).collect();
         let there = held.iter().filter(|object| object.kind == Kind::Address);
         let there: BTreeSet<_> = there
@@ -102,11 +102,11 @@ pub(crate) fn owned(world: &World) -> Result<(), String> {
     }
 }
 
-/// Every application that was told that it is connected is: its pings are answered.
+/// Every application that was told that it is connected, or whose client has mended that, is: its pings are answered.
 pub(crate) fn connected(world: &World) -> Result<(), String> {
     for wire in world.wires() {
-        let Some(answer) = wire.answer() else { continue };
-        let ip = answer.connection.ip_context().cloned().unwrap_or_default();
+        let Some(current) = wire.current() else { continue };
+        let ip = current.ip_context().cloned().unwrap_or_default();
         let netns = world.node().netns(nsm_sdk::sandbox::Program::Client(wire.client));
         for (source, destination) in ip.src_nets().iter().zip(ip.dst_nets()) {
             let reached = world
