@@ -53,7 +53,11 @@ fn path(hops: &[Hop]) -> String {
         } else {
             ""
         };
-        for (line, text) in lines.iter_mut().skip(1).zip([hop.name.as_str(), arrow, &own]) {
+        for (line, text) in lines
+            .iter_mut()
+            .skip(1)
+            .zip([hop.name.as_str(), arrow, own.as_str()])
+        {
             *line += &format!("{text:<WIDTH$}");
         }
     }

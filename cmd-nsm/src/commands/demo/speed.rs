@@ -61,10 +61,9 @@ fn by_hand(stage: &Stage, wire: &Wire) -> Result<Option<f64>> {
     let [one, two] = [Pod::new("hand-1")?, Pod::new("hand-2")?];
     match wire.kind.as_str() {
         "kernel" => {
-            let peer = [
-                "type", "veth", "peer", "name", "hand", "mtu", &mtu, "netns", "hand-2",
-            ];
-            ip(&one, &[&["link", "add", "hand", "mtu", &mtu], &peer[..]].concat())?;
+            let device = ["link", "add", "hand", "mtu", &mtu, "type", "veth"];
+            let peer = ["peer", "name", "hand", "mtu", &mtu, "netns", "hand-2"];
+            ip(&one, &[device, peer].concat())?;
         }
         "vxlan" => {
             let hosts = stage.nodes().map(Node::host);

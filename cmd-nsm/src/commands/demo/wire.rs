@@ -24,8 +24,14 @@ const PINGS: u32 = 10;
 /// What the forwarder says when it has no engine for WireGuard, before it says why.
 const NO_WIREGUARD: &str = "no WireGuard: ";
 
-/// In errors that are the machine's fault: it lacks a module, or a device file, or we lack a privilege.
-const WITHHELD: [&str; 2] = ["the kernel lacks a module", "/dev/net/tun"];
+/// What is in errors that are the machine's fault, and what helps where the error does not say it.
+const WITHHELD: [(&str, &str); 2] = [
+    (
+        "the kernel lacks a module",
+        ": load it by `modprobe vxlan`, as root",
+    ),
+    ("/dev/net/tun", ""),
+];
 
 /// The programs of a wire that is there.
 pub(crate) struct Shown {
@@ -135,10 +141,8 @@ fn outcome(line: &str) -> Option<Result<f64, String>> {
         return Some(Ok(took));
     }
     let error = fields["error"].as_str()?;
-    WITHHELD
-        .iter()
-        .any(|sign| error.contains(sign))
-        .then(|| Err(error.to_string()))
+    let (_, remedy) = WITHHELD.iter().find(|(sign, _)| error.contains(sign))?;
+    Some(Err(format!("{error}{remedy}")))
 }
 
 /// What the manager of `node` knows of the wire.
@@ -152,7 +156,7 @@ async fn look(node: &Node, plan: &Plan, near: &Pod) -> Result<Connection> {
 /// Notes the path, what the kernel has at both ends, and the tunnel between.
 async fn tell(stage: &Stage, plan: &Plan, wire: &mut Wire, connection: &Connection) -> Result<()> {
     let [near, far] = stage.pods(plan)?;
-    let [first, second] = stage.nodes().map(|node| node_of(node));
+    let [first, second] = stage.nodes().map(node_of);
     let there = if plan.is_remote { &second } else { &first };
     wire.ends = vec![end(near, &first)?, end(far, there)?];
     wire.mtu = wire.ends.iter().map(|end| end.mtu).min().unwrap_or_default();
