@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+mod demo;
 mod faults;
 mod heal;
 mod hostile;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         life::tests,
         remote::tests,
         heal::tests,
+        demo::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

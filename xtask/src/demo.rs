@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the programs and shows a wire.
+//! Builds the programs and shows wires of every kind.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -10,18 +10,20 @@ use crate::report::run;
 use crate::tools::{self, IP, NSENTER, PING, SETPRIV, UNSHARE};
 use crate::{profile_folder, root};
 
-/// Build the programs and show a wire between two pods on this machine: made, measured, removed.
+/// Build the programs and show four wires between pods of two nodes on this machine: made, measured, removed.
 ///
-/// Needs no root and touches nothing outside. Exit code 0 only if every ping was answered and nothing was left.
+/// On one node, to another by VXLAN and by WireGuard, and of both IP families. Needs no root and touches nothing outside;
+/// what the machine withholds is named. Exit code 0 only if every ping was answered, nothing was left, and every wire was
+/// there that the machine allows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave it running, say how to look inside, and clean up on Ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Print the facts as one JSON document instead of a picture
+    /// Print the facts as one JSON document instead of pictures
     #[arg(long)]
     json: bool,
-    /// How many more wires to ask for, one after the other
+    /// How many more wires of the first kind to ask for, one after the other; a fifth of it of each other kind
     #[arg(long, default_value_t = 100)]
     more: u32,
     /// Use programs that are built for debugging: built sooner, and slower

@@ -1,41 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `nsm demo`: two pods, one wire, and what it takes.
+//! `nsm demo`: two nodes, four wires, and what they take.
 
-use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use nsm::mesh::{self, Client, Node, Pings, Pod, Program, Programs, Snapshot};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
+use nsm::mesh::{self, Snapshot};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod facts;
+mod measure;
 mod picture;
+mod plan;
+mod speed;
+mod stage;
+mod wire;
 
-use facts::{Facts, Latency};
+use facts::Facts;
+use plan::PLANS;
+use stage::Stage;
+use wire::Shown;
 
-const CLIENT: &str = "nsc-1";
-const ENDPOINT: &str = "nse-1";
-const SERVICE: &str = "kernel://icmp-responder/nsm-1";
-
-/// Show a wire between two pods on this machine: made, measured, removed
+/// Show wires between pods of two nodes on this machine: made, measured, removed
 ///
-/// Makes namespaces of its own (a node and two pods), starts the real programs in them, asks for a wire, pings
-/// through it both ways, asks 100 times more, and removes everything. Nothing outside is touched, and no root is
-/// needed. Exit code 0 only if every ping was answered and nothing was left.
+/// Makes namespaces of its own (two nodes, a network between them, and a pod for each end of four wires), starts the
+/// real programs in them, asks for a wire of each kind, pings through them both ways, asks many times more, and
+/// removes everything. Nothing outside is touched, and no root is needed. What the machine withholds is named. Exit
+/// code 0 only if every ping was answered, nothing was left, and every wire was there that the machine allows.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Leave it running, say how to look inside, and clean up on Ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Print the facts as one JSON document instead of a picture
+    /// Print the facts as one JSON document instead of pictures
     #[arg(long)]
     json: bool,
-    /// How many more wires to ask for, one after the other
+    /// How many more wires of the first kind to ask for, one after the other; a fifth of it of each other kind
     #[arg(long, default_value_t = 100)]
     more: u32,
+    /// What the network between the nodes carries in one packet, bytes
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=9000))]
+    mtu: u32,
     /// The level at which the programs log, into files that are shown when something fails
     #[arg(long, default_value = "INFO")]
     log_level: String,
@@ -51,19 +58,20 @@ impl Demo {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
+            let mut end = Signals::new()?;
             let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+            progress(
+                &format!("logs and sockets are in the folder {}", folder.path().display()),
+                None,
+            );
             let before = Snapshot::take(None)?;
-            let shown = tokio::select! {
-                shown = self.show(folder.path()) => shown,
-                _ = interrupt.recv() => bail!("interrupted; everything is being removed"),
-                _ = terminate.recv() => bail!("told to end; everything is being removed"),
-            };
+            let shown = self.show(folder.path(), &mut end).await;
             let path = folder.path().to_path_buf();
             folder.close()?;
             let mut facts = shown?;
-            facts.left_behind = Snapshot::take(Some(&path))?.since(&before);
+            facts
+                .left_behind
+                .extend(Snapshot::take(Some(&path))?.since(&before));
             facts.left_behind.extend(
                 facts
                     .running
@@ -71,161 +79,115 @@ impl Demo {
                     .filter(|(_, pid)| is_running(*pid))
                     .map(|(name, pid)| format!("process {name} ({pid})")),
             );
-            self.print(&facts)?;
+            // What has been printed is not repeated, and a script gets one document.
+            if !self.keep {
+                self.print(&facts)?;
+            }
+            if self.json {
+                eprintln!("{}", facts.left());
+            } else {
+                println!("{}", facts.left());
+            }
             Ok(ExitCode::from(u8::from(!facts.is_good())))
         })
     }
 
-    async fn show(&self, folder: &std::path::Path) -> Result<Facts> {
-        let settings = mesh::Settings {
-            programs: Programs::beside_us()?,
-            folder: folder.to_path_buf(),
-            log_level: self.log_level.clone(),
-            identities: vec![CLIENT.to_string(), ENDPOINT.to_string()],
-            host: None,
-        };
-        let pods = [Pod::new(CLIENT)?, Pod::new(ENDPOINT)?];
-        let [near, far] = &pods;
-        let mut facts = Facts::default();
-        let node = Node::start(settings, |name, took| {
-            self.progress(&format!("{name} is ready"), took)
+    /// Makes everything, waits if it is to be kept, and removes it.
+    async fn show(&self, folder: &Path, end: &mut Signals) -> Result<Facts> {
+        let (stage, shown, mut facts) = end.or(self.make(folder)).await?;
+        if self.keep {
+            self.print(&facts)?;
+            stage.say_how_to_look_inside(&shown);
+            end.wait().await;
+            progress("everything is being removed", None);
+        }
+        end.or(async {
+            for shown in shown {
+                shown.close().await?;
+            }
+            facts.left_behind = stage.left_of_wires().await?;
+            stage.end().await?;
+            progress("everything is closed", None);
+            Ok(facts)
         })
-        .await?;
-        let (endpoint, took) = node.start_endpoint(ENDPOINT, far, &[]).await?;
-        self.progress("the endpoint is registered", took);
-        let began = Instant::now();
-        let (client, first) = attach(&node, near).await?;
-        self.progress("the client has its wire", began.elapsed());
+        .await
+    }
 
-        let watcher = Client::new(&node, "demo", near.path())?;
-        let connection = watcher
-            .look(&format!("{CLIENT}-0"))
-            .await?
-            .context("the manager does not know the wire")?;
-        let (source, destination) = addresses(&connection)?;
-        facts.ping = vec![mesh::ping(near, destination, 10)?, mesh::ping(far, source, 10)?];
-        facts.picture = picture::of(&connection, first);
-        self.progress("pings went both ways", Duration::ZERO);
-        watcher.end().await;
-
-        facts.attach_ms = self.more(&node, near, first).await?;
-        for program in node.programs().chain([&endpoint, &client]) {
+    /// Starts the nodes, makes the wires, and measures them.
+    async fn make(&self, folder: &Path) -> Result<(Stage, Vec<Shown>, Facts)> {
+        let stage = Stage::build(folder, self.mtu, &self.log_level).await?;
+        let mut facts = Facts {
+            underlay_mtu: self.mtu,
+            ..Facts::default()
+        };
+        let mut shown = Vec::new();
+        for plan in &PLANS {
+            let (wire, running) = wire::make(&stage, plan).await?;
+            facts.wires.push(wire);
+            shown.extend(running);
+        }
+        measure::repeat(&stage, &mut facts.wires, self.more).await?;
+        speed::measure(&stage, &mut facts.wires)?;
+        let programs = stage.programs().chain(shown.iter().flat_map(Shown::programs));
+        for program in programs {
             facts.rss_mib.insert(
                 program.name().to_string(),
                 program.memory_kib()?.resident as f64 / 1024.0,
             );
             facts.running.push((program.name().to_string(), program.pid()));
         }
-        if self.keep {
-            self.wait(&node, &endpoint, &client, &facts).await?;
-        }
-        client.stop().await?;
-        endpoint.stop().await?;
-        node.end().await?;
-        Ok(facts)
-    }
-
-    /// Asks for more wires, one after the other, each until it carries a ping, and closes each.
-    async fn more(&self, node: &Node, pod: &Pod, first: f64) -> Result<Latency> {
-        let client = Client::new(node, "more", pod.path())?.pinging()?;
-        let mut took = Vec::with_capacity(self.more as usize);
-        for number in 0..self.more {
-            let attached = client
-                .attach(
-                    &format!("more-{number}"),
-                    &format!("kernel://icmp-responder/more{number}"),
-                )
-                .await?;
-            took.push(attached.carried);
-            client.close(attached.request).await?;
-        }
-        client.end().await;
-        self.progress(
-            &format!("{} more wires came and went", self.more),
-            took.iter().sum(),
-        );
-        Ok(Latency::of(first, took))
-    }
-
-    async fn wait(&self, node: &Node, endpoint: &Program, client: &Program, facts: &Facts) -> Result<()> {
-        self.print(facts)?;
-        let us = std::process::id();
-        let inside = format!("nsenter --target {us} --user --preserve-credentials --mount --net");
-        eprintln!("\nIt is running; Ctrl-C removes it. Look inside from another terminal:");
-        eprintln!("  the node          {inside}");
-        for program in [client, endpoint] {
-            eprintln!(
-                "  the pod {:<9} {inside} ip netns exec {} ip addr",
-                program.name(),
-                program.name()
-            );
-        }
-        eprintln!("  logs and sockets  {}", node.folder().display());
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        Ok(())
-    }
-
-    fn progress(&self, what: &str, took: Duration) {
-        if took.is_zero() {
-            eprintln!("  {what}");
-        } else {
-            eprintln!("  {what:<44} {:>9.1} ms", took.as_secs_f64() * 1e3);
-        }
+        facts.sum_up();
+        Ok((stage, shown, facts))
     }
 
     fn print(&self, facts: &Facts) -> Result<()> {
         if self.json {
             println!("{}", serde_json::to_string(facts)?);
         } else {
-            println!("{facts}");
+            print!("{facts}");
         }
         Ok(())
     }
 }
 
-/// Starts the client program and waits for its wire; answers how long the program says that it took, in
-/// milliseconds.
-async fn attach(node: &Node, pod: &Pod) -> Result<(Program, f64)> {
-    let mut client = node.start_client(CLIENT, pod, SERVICE)?;
-    let until = Instant::now() + Duration::from_secs(20);
-    let took = client
-        .wait_for("it had its wire", until, async |client| {
-            attached(&client.printed())
+/// What tells us to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
         })
-        .await?;
-    Ok((client, took))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// The work, unless we are told to end before it is done; what it has made goes with it.
+    async fn or<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.wait() => bail!("told to end; everything is removed"),
+        }
+    }
 }
 
-/// The duration in the line by which the client tells that it has its wire.
-fn attached(log: &str) -> Option<f64> {
-    log.lines().find_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        line["fields"]["attached_ms"].as_f64()
-    })
-}
-
-fn addresses(connection: &nsm_api::connection::Connection) -> Result<(IpAddr, IpAddr)> {
-    let addresses = connection.ip_context().and_then(|ip| {
-        let first = |nets: Vec<ipnet::IpNet>| nets.first().map(ipnet::IpNet::addr);
-        Some((first(ip.src_nets())?, first(ip.dst_nets())?))
-    });
-    addresses.context("the connection has no addresses")
+/// Tells on the way what is done.
+fn progress(what: &str, took: Option<Duration>) {
+    match took {
+        None => eprintln!("  {what}"),
+        Some(took) => eprintln!("  {what:<52} {:>9.1} ms", took.as_secs_f64() * 1e3),
+    }
 }
 
 fn is_running(pid: u32) -> bool {
-    std::path::Path::new("/proc").join(pid.to_string()).exists()
-}
-
-impl Facts {
-    /// Whether every ping was answered and nothing is left.
-    fn is_good(&self) -> bool {
-        !self.ping.is_empty()
-            && self.ping.iter().all(|ping: &Pings| ping.loss == 0.0)
-            && self.left_behind.is_empty()
-    }
+    Path::new("/proc").join(pid.to_string()).exists()
 }

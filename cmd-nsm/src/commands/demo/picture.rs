@@ -1,84 +1,137 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The path of a wire, drawn.
+//! A wire, drawn.
 
-use nsm_api::connection::{Connection, PathSegment};
+use std::fmt::Write;
+
+use super::facts::{End, Hop, Latency, Tunnel, Wire};
 
 /// The width of one hop.
 const WIDTH: usize = 17;
 
-/// The hops with the time that each took for itself, of `whole` milliseconds that the client waited, and the wire with
-/// its two ends.
-pub(crate) fn of(connection: &Connection, whole: f64) -> String {
-    let segments = connection
-        .path
-        .as_ref()
-        .map_or(&[][..], |path| &path.path_segments);
-    let names: Vec<_> = segments
-        .iter()
-        .map(|segment| format!("{:<WIDTH$}", segment.name))
-        .collect();
-    let arrows = "request ───────▶ ".repeat(segments.len().saturating_sub(1));
-    let times: Vec<_> = (0..segments.len())
-        .map(|at| format!("{:<WIDTH$}", own_time(segments, at, whole)))
-        .collect();
-    format!(
-        "  {}\n  {arrows}\n  {}\n\n{}",
-        names.concat().trim_end(),
-        times.concat().trim_end(),
-        wire(connection, segments),
-    )
-}
-
-/// What a hop took, less what the hop behind it took. The first hop is the client, which waited for all of it.
-fn own_time(segments: &[PathSegment], at: usize, whole: f64) -> String {
-    let millis = |at: usize| -> Option<f64> {
-        let micros: f64 = segments.get(at)?.metrics.get("request_us")?.parse().ok()?;
-        Some(micros / 1e3)
-    };
-    let own = if at == 0 { Some(whole) } else { millis(at) };
-    let behind = millis(at + 1).unwrap_or_default();
-    own.map_or_else(String::new, |own| format!("{:.2} ms", (own - behind).max(0.0)))
-}
-
-fn wire(connection: &Connection, segments: &[PathSegment]) -> String {
-    let ip = connection
-        .context
-        .as_ref()
-        .and_then(|context| context.ip_context.as_ref());
-    let (near, far) = ip.map_or_else(Default::default, |ip| {
-        (ip.src_ip_addrs.join(" "), ip.dst_ip_addrs.join(" "))
-    });
-    let metric = |key: &str| {
-        segments
-            .iter()
-            .find_map(|segment| segment.metrics.get(key))
-            .cloned()
-            .unwrap_or_default()
-    };
-    let first = segments.first().map_or("", |segment| &segment.name);
-    let (client, endpoint) = (metric("server_interface"), metric("client_interface"));
-    let left = [first.to_string(), client, near];
-    let right = [connection.network_service_endpoint_name.clone(), endpoint, far];
-    let width = |side: &[String; 3]| {
-        side.iter()
-            .map(|line| line.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let (l, r) = (width(&left), width(&right));
-    let mut lines = vec![format!("  ┌─{}─┐          ┌─{}─┐", "─".repeat(l), "─".repeat(r))];
-    for (row, (near, far)) in left.iter().zip(&right).enumerate() {
-        let (open, middle, close) = if row == 1 {
-            ("╞", "══════════", "╡")
-        } else {
-            ("│", "          ", "│")
-        };
-        lines.push(format!("  │ {near:<l$} {open}{middle}{close} {far:<r$} │"));
+/// The path of the request over the nodes with the time that each hop took for itself, the wire with its two ends and
+/// the tunnel between them, and what it was measured to do; or why there is none.
+pub(crate) fn of(wire: &Wire) -> String {
+    let mut drawn = format!("  {}  {}", wire.number, wire.name);
+    if let Some(why) = &wire.withheld {
+        let _always = write!(drawn, ": WITHHELD by this machine\n     {why}\n");
+        return drawn;
     }
-    lines.push(format!(
-        "  └─{}─┘          └─{}─┘\n",
-        "─".repeat(l),
-        "─".repeat(r)
-    ));
+    let _always = write!(drawn, ", {}\n\n", how(wire));
+    drawn += &path(&wire.path);
+    if let [near, far] = wire.ends.as_slice() {
+        drawn += "\n";
+        drawn += &ends(near, far, wire.tunnel.as_ref());
+    }
+    drawn += "\n";
+    drawn += &measured(wire);
+    drawn
+}
+
+fn how(wire: &Wire) -> String {
+    let by = match wire.kind.as_str() {
+        "kernel" => "a pair of devices",
+        "vxlan" => "by VXLAN",
+        "wireguard" if wire.ends.iter().all(|end| end.kind == "tun") => "by WireGuard of the forwarders",
+        "wireguard" => "by WireGuard of the kernel",
+        other => other,
+    };
+    format!("{by}, MTU {}", wire.mtu)
+}
+
+/// The hops below a line for each node.
+fn path(hops: &[Hop]) -> String {
+    let mut lines: [String; 4] = std::array::from_fn(|_| "  ".to_string());
+    for nodes in hops.chunk_by(|one, next| one.node == next.node) {
+        let node = nodes.first().map_or("", |hop| &hop.node);
+        let width = nodes.len() * WIDTH - 2;
+        lines[0] += &format!("{:─<width$}  ", format!("── {node} "));
+    }
+    for (at, hop) in hops.iter().enumerate() {
+        let own = hop.own_ms.map_or_else(String::new, |own| format!("{own:.2} ms"));
+        let arrow = if at + 1 < hops.len() {
+            "request ───────▶"
+        } else {
+            ""
+        };
+        for (line, text) in lines
+            .iter_mut()
+            .skip(1)
+            .zip([hop.name.as_str(), arrow, own.as_str()])
+        {
+            *line += &format!("{text:<WIDTH$}");
+        }
+    }
+    lines.map(|line| format!("{}\n", line.trim_end())).concat()
+}
+
+/// Two boxes and what is between them.
+fn ends(near: &End, far: &End, tunnel: Option<&Tunnel>) -> String {
+    let (left, right) = (side(near), side(far));
+    let rows = left.len().max(right.len());
+    let width = |lines: &[String]| lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    let (l, r) = (width(&left), width(&right));
+    let labels = tunnel.map_or_else(Default::default, labels);
+    let m = width(&labels).max(8) + 2;
+    let (gap, wire) = (" ".repeat(m), "═".repeat(m));
+    let mut lines = vec![format!("  ┌─{}─┐{gap}┌─{}─┐", "─".repeat(l), "─".repeat(r))];
+    for row in 0..rows {
+        let text = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
+        let (near, far) = (text(&left), text(&right));
+        let line = match row {
+            1 => format!("  │ {near:<l$} ╞{wire}╡ {far:<r$} │"),
+            0 => format!("  │ {near:<l$} │{:^m$}│ {far:<r$} │", labels[0]),
+            2 => format!("  │ {near:<l$} │{:^m$}│ {far:<r$} │", labels[1]),
+            _ => format!("  │ {near:<l$} │{gap}│ {far:<r$} │"),
+        };
+        lines.push(line);
+    }
+    lines.push(format!("  └─{}─┘{gap}└─{}─┘\n", "─".repeat(l), "─".repeat(r)));
     lines.join("\n")
+}
+
+fn side(end: &End) -> Vec<String> {
+    let mut lines = vec![
+        format!("{} on {}", end.pod, end.node),
+        format!("{} ({})", end.interface, end.kind),
+    ];
+    lines.extend(end.addresses.iter().cloned());
+    lines
+}
+
+/// What is said above and below the line between the boxes.
+fn labels(tunnel: &Tunnel) -> [String; 2] {
+    let kind = match tunnel.kind.as_str() {
+        "vxlan" => "VXLAN",
+        "wireguard" => "WireGuard",
+        other => other,
+    };
+    let number = tunnel.vni.map(|vni| format!(" {vni}")).unwrap_or_default();
+    [
+        format!("{kind}{number}"),
+        format!("{} ↔ {}", tunnel.from, tunnel.to),
+    ]
+}
+
+/// Pings, times and speed, a line each.
+fn measured(wire: &Wire) -> String {
+    let mut lines = String::new();
+    for ping in &wire.ping {
+        let verdict = if ping.loss == 0.0 { "all answered" } else { "LOST" };
+        let (from, to, took) = (&ping.from, ping.to, ping.round_trip_ms);
+        lines += &format!("  ping {from} → {to}: {verdict}, {took:.3} ms\n");
+    }
+    let Latency { first, p50, p99 } = wire.attach_ms;
+    lines += &format!("  attach: first {first:.1} ms");
+    if !p50.is_nan() {
+        lines += &format!(", then p50 {p50:.1} ms, p99 {p99:.1} ms until a ping came back");
+    }
+    lines += "\n";
+    if let Some(speed) = &wire.speed {
+        lines += &format!("  carries {:.1} Gbit/s", speed.wire);
+        if let Some(by_hand) = speed.by_hand {
+            lines += &format!("; the same device made by hand {by_hand:.1} Gbit/s");
+        }
+        lines += "\n";
+    }
+    lines
 }
