@@ -18,6 +18,9 @@ use crate::world::{PATIENCE, links, same, says, wait_for};
 /// What the link between the nodes carries in one packet.
 const UNDERLAY_MTU: u32 = 1500;
 
+/// Set where the kernel must have WireGuard, so that a run without it fails.
+const KERNEL: &str = "NSM_WIREGUARD_TEST_KERNEL";
+
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.apart("d49_ethernet_to_another_node_goes_by_vxlan", "ETHERNET", ethernet),
@@ -212,10 +215,16 @@ fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
     Ok(())
 }
 
-/// The client's interface.
+/// The client's interface, which is the kernel's where it must be.
 fn device(pod: &Pod) -> Result<Value> {
     let links = pod.ip(&["-details", "link", "show", "dev", "nsm-1"])?;
-    links.get(0).cloned().context("no interface nsm-1")
+    let link = links.get(0).cloned().context("no interface nsm-1")?;
+    let is_ours = link["linkinfo"]["info_kind"] == "tun";
+    ensure!(
+        !is_ours || std::env::var_os(KERNEL).is_none(),
+        "the forwarder did not use the kernel's WireGuard"
+    );
+    Ok(link)
 }
 
 async fn refreshing(apart: &mut Apart) -> Result<()> {

@@ -17,6 +17,7 @@ mod report;
 mod suites;
 mod test;
 mod tools;
+mod vm;
 
 macro_rules! commands {
     ($($name:ident = $module:ident,)*) => {

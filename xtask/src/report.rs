@@ -124,6 +124,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 ///
 /// A command that fails although no test did (it does not compile, or a test program died) counts as one failure.
 pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
+    run_tests_into(command, std::io::sink())
+}
+
+/// The same, and writes everything that the command prints into `log`.
+pub(crate) fn run_tests_into(command: &mut Command, mut log: impl Write) -> Result<Tally> {
     let mut child = command
         .current_dir(root())
         .stdout(Stdio::piped())
@@ -133,6 +138,8 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
     let mut tally = Tally::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("could not read the output of a test run")?;
+        log.write_all(&line)?;
+        log.write_all(b"\n")?;
         let line = String::from_utf8_lossy(&line);
         if let Some(result) = result_line(&line) {
             tally.passed += result.passed;

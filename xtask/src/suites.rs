@@ -6,7 +6,11 @@ use std::process::Command;
 use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
-use crate::tools::{IP, NSENTER, PING, SETPRIV, SS, Tool, UNSHARE, WG, WIREGUARD_GO};
+use crate::tools::{
+    IP, KERNEL, MODPROBE, NSENTER, PING, QEMU, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG,
+    WIREGUARD_GO,
+};
+use crate::vm;
 
 /// A group of tests or checks that is run by its name.
 #[derive(Debug)]
@@ -64,6 +68,13 @@ pub(crate) const SUITES: &[Suite] = &[
         tools: SYSTEM,
         run: soak,
     },
+    Suite {
+        name: "vm",
+        about: "tunnels by WireGuard and VXLAN on Debian's kernel in QEMU, where this kernel may lack WireGuard",
+        runs: Runs::WithAll,
+        tools: MACHINE,
+        run: machine,
+    },
 ];
 
 /// What tests of real programs start and look with.
@@ -71,6 +82,24 @@ const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
 
 /// What tests of single crates start and look with, too.
 const WORKSPACE: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, WG, WIREGUARD_GO];
+
+/// What boots another kernel, and what its tests start and look with.
+const MACHINE: &[Tool] = &[
+    QEMU,
+    KERNEL,
+    MODPROBE,
+    VENV,
+    STRIP,
+    TIMEOUT,
+    IP,
+    PING,
+    UNSHARE,
+    NSENTER,
+    SETPRIV,
+    SS,
+    WG,
+    WIREGUARD_GO,
+];
 
 fn workspace(report: &mut Report) {
     build(report);
@@ -108,4 +137,9 @@ fn soak(report: &mut Report) {
                 .env("NSM_SOAK_CYCLES", "10000"),
         )
     });
+}
+
+fn machine(report: &mut Report) {
+    build(report);
+    report.step("vm", vm::tests);
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The programs that tests and lints need, and how they come.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +14,15 @@ use crate::report::run;
 
 /// The cargo-deny that `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
+
+/// The system's own Python, to which the packages for Python belong.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Where the system keeps what is for root.
+const FOR_ROOT: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// The virtme-ng that `vm.rs` is written for.
+const VIRTME: &str = "1.42";
 
 /// A program, and the Debian package that brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +79,52 @@ pub(crate) const WG: Tool = Tool {
     package: "wireguard-tools",
 };
 
+/// Boots a kernel without hardware.
+pub(crate) const QEMU: Tool = Tool {
+    program: "qemu-system-x86_64",
+    package: "qemu-system-x86",
+};
+
+/// Debian's kernel with its modules: no program, but the file that [`kernel`] finds.
+pub(crate) const KERNEL: Tool = Tool {
+    program: "/boot/vmlinuz",
+    package: "linux-image-amd64",
+};
+
+/// Loads the modules of that kernel.
+pub(crate) const MODPROBE: Tool = Tool {
+    program: "modprobe",
+    package: "kmod",
+};
+
+/// Installs programs that are written in Python: no program, but a part of Python that Debian keeps apart.
+pub(crate) const VENV: Tool = Tool {
+    program: "python3 -m venv",
+    package: "python3-venv",
+};
+
+/// Makes program files small.
+pub(crate) const STRIP: Tool = Tool {
+    program: "strip",
+    package: "binutils",
+};
+
+/// Ends a program that takes too long.
+pub(crate) const TIMEOUT: Tool = Tool {
+    program: "timeout",
+    package: "coreutils",
+};
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        match *self {
+            KERNEL => kernel().is_ok(),
+            VENV => answers(Command::new(PYTHON).args(["-c", "import ensurepip, venv"])),
+            Self { program, .. } => find(program).is_some(),
+        }
+    }
+}
+
 /// Something is missing and could not be installed from here; displays as what to do.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
@@ -84,10 +141,8 @@ impl std::error::Error for Missing {}
 ///
 /// Errors: [`Missing`] with the command that brings them.
 pub(crate) fn need(tools: &[Tool]) -> Result<()> {
-    let missing = |tools: &[Tool]| -> Vec<Tool> {
-        let is_missing = |tool: &Tool| find(tool.program).is_none();
-        tools.iter().copied().filter(is_missing).collect()
-    };
+    let missing =
+        |tools: &[Tool]| -> Vec<Tool> { tools.iter().copied().filter(|tool| !tool.is_there()).collect() };
     let wanted = missing(tools);
     if wanted.is_empty() {
         return Ok(());
@@ -173,6 +228,73 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// A kernel that is installed with its modules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    /// As `uname -r` says it.
+    pub(crate) version: String,
+    /// The file to boot.
+    pub(crate) file: PathBuf,
+}
+
+/// The newest kernel that is installed here, whichever runs.
+///
+/// Errors: [`Missing`] when there is none that we may read.
+pub(crate) fn kernel() -> Result<Kernel> {
+    let versions = names(Path::new("/lib/modules"));
+    let kernels = versions.map(|version| Kernel {
+        file: Path::new("/boot").join(format!("vmlinuz-{version}")),
+        version,
+    });
+    kernels
+        .filter(|kernel| File::open(&kernel.file).is_ok())
+        .max_by_key(|kernel| numbers(&kernel.version))
+        .ok_or_else(|| {
+            Missing("there is no kernel in /boot with modules that we may read".to_string()).into()
+        })
+}
+
+/// The names in a folder, or none when it cannot be read.
+fn names(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// The numbers in a version, by which versions are ordered.
+fn numbers(version: &str) -> Vec<u64> {
+    let numbers = version.split(|letter: char| !letter.is_ascii_digit());
+    numbers.filter_map(|number| number.parse().ok()).collect()
+}
+
+/// The folder with the program `vng`, installed once for all work trees of this user.
+///
+/// Errors: [`Missing`] when it cannot be installed.
+pub(crate) fn virtme() -> Result<PathBuf> {
+    let folder = cache()?.join(format!("virtme-ng-{VIRTME}"));
+    let programs = folder.join("bin");
+    if answers(Command::new(programs.join("vng")).arg("--version")) {
+        return Ok(programs);
+    }
+    println!("installing virtme-ng {VIRTME} into {}, once", folder.display());
+    let install = || {
+        run(Command::new(PYTHON).args(["-m", "venv", "--clear"]).arg(&folder))?;
+        run(Command::new(programs.join("pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .arg(format!("virtme-ng=={VIRTME}")))
+    };
+    install().map_err(|error| Missing(format!("virtme-ng could not be installed: {error:#}")))?;
+    Ok(programs)
+}
+
+/// Our path with this folder before, and with what the system keeps for root.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_path_buf())
+        .chain(std::env::split_paths(&path))
+        .chain(FOR_ROOT.map(PathBuf::from));
+    Ok(std::env::join_paths(folders)?)
+}
+
 /// Where tools are kept that we build ourselves: outside of every work tree.
 fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
@@ -188,7 +310,7 @@ fn cache() -> Result<PathBuf> {
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(FOR_ROOT.map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }
@@ -211,6 +333,12 @@ mod tests {
     fn programs_are_found_by_name() {
         assert!(find("sh").is_some());
         assert!(find("no-program-has-this-name").is_none());
+    }
+
+    #[test]
+    fn versions_are_ordered_by_their_numbers() {
+        let ordered = ["5.10.0-30-amd64", "6.1.0-9-amd64", "6.1.0-56-amd64", "6.12.1"];
+        assert!(ordered.map(numbers).is_sorted());
     }
 
     #[test]

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs tests on Debian's kernel in a virtual machine, for what the kernel of this machine may lack.
+//!
+//! The machine is QEMU's with software emulation, which works wherever QEMU does: also inside another virtual machine
+//! or a container. Its files are ours, read-only; it can write to one folder.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::profile_folder;
+use crate::report::{Tally, run, run_tests_into};
+use crate::tools::{self, Kernel};
+
+/// What runs inside.
+const SCRIPT: &str = include_str!("vm.sh");
+
+/// What its tests start.
+const PROGRAMS: [&str; 6] = ["nsmgr", "forwarder", "registry-memory", "nse-icmp", "nsc", "nsm"];
+
+/// The tests that run inside.
+const TESTS: [&str; 2] = ["wireguard", "netns"];
+
+/// How long all of it may take, in seconds: more than the limits of the steps inside (`vm.sh`) would be too long.
+const LIMIT: &str = "900";
+
+/// Runs the tests inside, and counts them. Everything must be built.
+///
+/// What the machine printed, its kernel's log and the logs of programs in tests that failed are left in a folder, which
+/// is named when something fails.
+pub(crate) fn tests() -> Result<Tally> {
+    let kernel = tools::kernel()?;
+    let virtme = tools::virtme()?;
+    let built = profile_folder(false)?;
+    let shared = built.with_file_name("vm");
+    if shared.exists() {
+        fs::remove_dir_all(&shared).with_context(|| format!("cannot remove {}", shared.display()))?;
+    }
+    fill(&shared, &built)?;
+    println!("starting Linux {}", kernel.version);
+    let log = shared.join("log");
+    let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let tally = run_tests_into(&mut machine(&virtme, &kernel, &shared)?, output).and_then(|mut tally| {
+        if tally.failed == 0
+            && let Err(error) = verdict(&shared)
+        {
+            println!("{error:#}");
+            tally.failed = 1;
+        }
+        Ok(tally)
+    });
+    if !tally.as_ref().is_ok_and(|tally| tally.failed == 0) {
+        println!("what the virtual machine left is in {}", shared.display());
+    }
+    tally
+}
+
+/// Puts into the folder what the machine needs: programs without what only debuggers need, and the script.
+fn fill(shared: &Path, built: &Path) -> Result<()> {
+    let programs = shared.join("programs");
+    fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
+    let tests = TESTS.iter().zip(test_programs()?);
+    let tests = tests.map(|(name, file)| (*name, file));
+    let all = PROGRAMS.iter().map(|name| (*name, built.join(name))).chain(tests);
+    for (name, file) in all {
+        run(Command::new("strip").arg("-o").arg(programs.join(name)).arg(file))?;
+    }
+    fs::write(shared.join("vm.sh"), SCRIPT).context("cannot write the script")
+}
+
+/// The files of [`TESTS`], in their order.
+fn test_programs() -> Result<Vec<PathBuf>> {
+    let mut list = Command::new("cargo");
+    list.args([
+        "test",
+        "--workspace",
+        "--no-run",
+        "--quiet",
+        "--message-format=json",
+    ])
+    .args(TESTS.map(|name| format!("--test={name}")))
+    .current_dir(crate::root())
+    .stderr(Stdio::inherit());
+    let listed = list.output().context("could not start cargo")?;
+    ensure!(listed.status.success(), "{list:?} ended with {}", listed.status);
+    let listed = String::from_utf8(listed.stdout).context("cargo printed no text")?;
+    let file =
+        |name| built_test(&listed, name).with_context(|| format!("cargo did not build the test {name}"));
+    TESTS.into_iter().map(file).collect()
+}
+
+/// The file of a test in cargo's messages.
+fn built_test(messages: &str, name: &str) -> Option<PathBuf> {
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages
+        .filter(|message| message["target"]["kind"][0] == "test" && message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+/// The command that starts the machine, ends when it does, and does not outlive us.
+fn machine(virtme: &Path, kernel: &Kernel, shared: &Path) -> Result<Command> {
+    let mut machine = Command::new("setpriv");
+    machine
+        .args(["--pdeathsig", "TERM", "--"])
+        .args(["timeout", "--kill-after=10", LIMIT])
+        .arg(virtme.join("vng"))
+        .arg("--run")
+        .arg(&kernel.file)
+        // Hardware virtualization is not everywhere, and inside another machine it may hang.
+        .args(["--disable-kvm", "--user=root", "--cpus=2", "--memory=2G"])
+        .arg(format!("--rwdir={}", shared.display()))
+        .args(["--", "bash"])
+        .args([&shared.join("vm.sh"), shared])
+        .env("PATH", tools::path_with(virtme)?)
+        .stdin(Stdio::null());
+    Ok(machine)
+}
+
+/// What the script says at its end: nothing when the machine did not get so far.
+fn verdict(shared: &Path) -> Result<()> {
+    let status = fs::read_to_string(shared.join("status"))
+        .context("the virtual machine ended before the tests did")?;
+    match status.trim() {
+        "0" => Ok(()),
+        failed => bail!("{failed} steps in the virtual machine failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_program_is_found_by_its_name() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"netns"},"executable":null}
+            {"reason":"compiler-artifact","target":{"kind":["test"],"name":"kernel"},"executable":"/k"}
+            {"reason":"compiler-artifact","target":{"kind":["test"],"name":"netns"},"executable":"/n"}
+            {"reason":"build-finished","success":true}"#;
+        assert_eq!(built_test(messages, "netns"), Some(PathBuf::from("/n")));
+        assert_eq!(built_test(messages, "wireguard"), None);
+    }
+}

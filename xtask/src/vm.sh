@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# The suite "vm", inside the virtual machine: bash vm.sh <folder shared with the machine outside>.
+# Leaves "status" there once everything ran: the number of the steps that failed.
+set -u
+shared=$1
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+failed=0
+
+# step <name> <seconds> <command>...
+step() {
+    local name=$1 limit=$2 began=$SECONDS status=0
+    shift 2
+    echo "-- $name"
+    timeout --kill-after=10 "$limit" "$@" || status=$?
+    case $status in
+        0) echo "-- $name: ok after $((SECONDS - began)) s" ;;
+        124 | 137) echo "-- $name: FAILED, not done after $limit s" ;;
+        *) echo "-- $name: FAILED with status $status after $((SECONDS - began)) s" ;;
+    esac
+    [ $status = 0 ] || failed=$((failed + 1))
+}
+
+# Everything is run from memory: the machine's files come over a slow bus.
+copy() { mkdir /tmp/nsm && cp "$shared"/programs/* /tmp/nsm/; }
+
+modules() {
+    local module
+    for module in wireguard vxlan 8021q dummy veth bridge tun; do
+        modprobe "$module" || { echo "the kernel has no module $module"; return 1; }
+    done
+}
+
+devices() {
+    ip link set lo up &&
+        ip link add nsm-dummy type dummy && ip link set nsm-dummy up &&
+        ip link add link nsm-dummy name nsm-vlan type vlan id 100 && ip link set nsm-vlan up &&
+        ip -details link show nsm-vlan | grep --quiet 'vlan protocol 802.1Q id 100' &&
+        ip link del nsm-vlan && ip link del nsm-dummy
+}
+
+export -f copy modules devices
+export shared
+
+echo "-- the kernel is $(uname -r), with $(nproc) CPUs"
+step copy 120 bash -c copy
+step modules 60 bash -c modules
+step devices 30 bash -c devices
+# Where the kernel is not used after all, tests fail.
+export NSM_WIREGUARD_TEST_KERNEL=1
+step wireguard 420 /tmp/nsm/wireguard --color never
+for wires in vxlan wireguard; do
+    step "wires by $wires" 200 /tmp/nsm/netns --color never "$wires"
+done
+
+dmesg > "$shared/dmesg"
+for folder in /tmp/nsm-*; do
+    [ -d "$folder" ] && cp -r "$folder" "$shared/"
+done
+echo "$failed" > "$shared/status"
+exit $((failed > 0))
