@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use nsm_api::connection::PathSegment;
+use nsm_api::connection::{Connection, PathSegment};
 use nsm_sdk::core::Request;
 use nsm_sdk::dataplane::model::{Kind, Object};
 use nsm_sdk::identity::jwt::Claims;
@@ -74,6 +74,12 @@ fn promise(segment: &PathSegment, now: SystemTime) -> Result<Claims, String> {
     }
 }
 
+/// What an application has that wants its wire: as it was told, or as the client has mended it since.
+fn wanted(wire: &Wire) -> Option<Connection> {
+    wire.answer()
+        .and_then(|told| wire.current().or(Some(told.connection)))
+}
+
 /// I1: everything that the kernel holds is of a connection that an application has, and that one is complete.
 pub(crate) fn owned(world: &World) -> Result<(), String> {
     let mut objects: BTreeMap<String, Vec<Object>> = BTreeMap::new();
@@ -81,7 +87,7 @@ pub(crate) fn owned(world: &World) -> Result<(), String> {
         objects.entry(object.owner.clone()).or_default().push(object);
     }
     for wire in world.wires() {
-        let (Some(current), Some(held)) = (wire.current(), objects.remove(&wire.id)) else {
+        let (Some(current), Some(held)) = (wanted(wire), objects.remove(&wire.id)) else {
             continue;
         };
         let count = |kind| held.iter().filter(|object| object.kind == kind).count();
@@ -102,10 +108,10 @@ pub(crate) fn owned(world: &World) -> Result<(), String> {
     }
 }
 
-/// Every application that was told that it is connected, or whose client has mended that, is: its pings are answered.
+/// Every application that was told that it is connected is: its pings are answered.
 pub(crate) fn connected(world: &World) -> Result<(), String> {
     for wire in world.wires() {
-        let Some(current) = wire.current() else { continue };
+        let Some(current) = wanted(wire) else { continue };
         let ip = current.ip_context().cloned().unwrap_or_default();
         let netns = world.node().netns(nsm_sdk::sandbox::Program::Client(wire.client));
         for (source, destination) in ip.src_nets().iter().zip(ip.dst_nets()) {
