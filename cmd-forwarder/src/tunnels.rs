@@ -11,6 +11,7 @@ use nsm_sdk::core::{Component, Error, Result};
 use nsm_sdk::dataplane::Counters;
 use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, WireGuard};
 use nsm_sdk::dataplane::underlay::Underlay;
+use nsm_sdk::dataplane::wireguard::Towards;
 use nsm_sdk::networkservice::{vxlan, wireguard};
 use nsm_sdk_kernel::Kernel;
 use nsm_sdk_wireguard::{Choice, Config, Device, Keys, Peer, PublicKey};
@@ -18,6 +19,9 @@ use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::settings::Settings;
+
+/// How long the other node may take to answer the first handshake, which is sent again after 5 s only.
+const TO_SHAKE_HANDS: Duration = Duration::from_secs(6);
 
 /// How long removing a device may take.
 const TO_REMOVE: Duration = Duration::from_secs(5);
@@ -98,6 +102,22 @@ impl NodeTunnels {
         self.keys()?.make(&wire.id, device, peer, deadline).await
     }
 
+    /// Waits for the first handshake at the client's end: the other end is there already.
+    async fn handshake(&self, wire: &RemoteWire, to: &WireGuard, deadline: Instant) -> Result<()> {
+        if wire.id.towards == Towards::Client {
+            return Ok(());
+        }
+        let deadline = deadline.min(Instant::now() + TO_SHAKE_HANDS);
+        let done = self.keys()?.established(&wire.id, deadline).await;
+        done.map_err(|error| {
+            error.context(format!(
+                "{} has not answered by WireGuard within {TO_SHAKE_HANDS:?}: does the network between the nodes let \
+                 UDP packets through?",
+                to.remote
+            ))
+        })
+    }
+
     async fn no_device(&self, wire: &RemoteWire) -> Result<()> {
         self.keys()?.remove(&wire.id, Instant::now() + TO_REMOVE).await
     }
@@ -110,10 +130,13 @@ impl Tunnels for NodeTunnels {
             return Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         };
         self.device(wire, to, deadline).await?;
-        let done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
+        let mut done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
+        if done.is_ok() && before.is_none() {
+            done = self.handshake(wire, to, deadline).await;
+        }
         if done.is_err()
             && before.is_none()
-            && let Err(error) = self.no_device(wire).await
+            && let Err(error) = self.disconnect(wire).await
         {
             warn!(%error, tunnel = %wire.id, "a device may stay behind");
         }

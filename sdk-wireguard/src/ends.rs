@@ -83,6 +83,13 @@ impl Keys {
         self.engine.make(&tunnel, deadline).await.map(drop)
     }
 
+    /// Waits until the two ends have shaken hands: from then on no packet waits or is lost.
+    ///
+    /// Errors: those of [`Engine::established`].
+    pub async fn established(&self, id: &TunnelId, deadline: Instant) -> Result<()> {
+        self.engine.established(&alias(id), deadline).await
+    }
+
     /// Removes the device of a tunnel. Key and port stay its own until they are released.
     ///
     /// Errors: those of [`Engine::remove`].
