@@ -22,7 +22,7 @@ const TO_ATTACH: Duration = Duration::from_secs(20);
 const PINGS: u32 = 10;
 
 /// What the forwarder says when it has no engine for WireGuard, before it says why.
-const NO_WIREGUARD: &str = "no WireGuard: ";
+const NO_WIREGUARD: &str = "no WireGuard: services of IP on other nodes cannot be reached from here";
 
 /// What is in errors that are the machine's fault, and what helps where the error does not say it.
 const WITHHELD: [(&str, &str); 2] = [
@@ -228,6 +228,7 @@ fn end(pod: &Pod, node: &str) -> Result<End> {
         mtu: link["mtu"].as_u64().unwrap_or_default(),
         addresses: addresses
             .iter()
+            .filter(|address| address["scope"] != "link")
             .map(|address| format!("{}/{}", text(&address["local"]), address["prefixlen"]))
             .collect(),
     })
