@@ -127,7 +127,6 @@ impl Demo {
             shown.extend(running);
         }
         measure::repeat(&stage, &mut facts.wires, self.more).await?;
-        speed::measure(&stage, &mut facts.wires)?;
         let programs = stage.programs().chain(shown.iter().flat_map(Shown::programs));
         for program in programs {
             facts.rss_mib.insert(
@@ -136,6 +135,7 @@ impl Demo {
             );
             facts.running.push((program.name().to_string(), program.pid()));
         }
+        speed::measure(&stage, &mut facts.wires)?;
         facts.sum_up();
         Ok((stage, shown, facts))
     }
