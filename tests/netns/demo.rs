@@ -57,10 +57,10 @@ fn four_wires() -> Result<()> {
         }
         same("wire", shape(wire), (kind.to_string(), hops, pings, mtu))
     };
-    is(&wires[0], "kernel", 4, 2, 1500)?;
+    is(&wires[0], "kernel", 4, 2, 9000)?;
     is(&wires[1], "vxlan", 6, 2, 1446)?;
     is(&wires[2], "wireguard", 6, 2, 1440)?;
-    is(&wires[3], "kernel", 4, 4, 1500)?;
+    is(&wires[3], "kernel", 4, 4, 9000)?;
     same(
         "in the tunnel",
         &wires[1]["tunnel"]["to"],
@@ -69,7 +69,7 @@ fn four_wires() -> Result<()> {
 }
 
 fn withheld() -> Result<()> {
-    let hidden = "mount -t tmpfs none /dev/net && exec \"$0\" demo --json --more=1";
+    let hidden = "mount -t tmpfs -o nodev none /dev/net && exec \"$0\" demo --json --more=1";
     let facts = facts(&demo(hidden)?.output()?)?;
     for wire in wires(&facts)? {
         // Where the kernel has WireGuard, nothing needs the device.

@@ -13,7 +13,10 @@ use crate::Bench;
 use crate::world::{PATIENCE, World, same, wait_for};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
-    vec![bench.test("d70_soak", soak)]
+    vec![bench.alone("d70_soak", async |mut world| {
+        soak(&mut world).await?;
+        world.end().await
+    })]
 }
 
 /// How many wires come and go, unless told otherwise.

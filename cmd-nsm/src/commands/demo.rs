@@ -11,6 +11,7 @@ use nsm::mesh::{self, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod facts;
+mod look;
 mod measure;
 mod picture;
 mod plan;
@@ -65,7 +66,7 @@ impl Demo {
                 None,
             );
             let before = Snapshot::take(None)?;
-            let shown = self.show(folder.path(), &mut end).await;
+            let shown = Box::pin(self.show(folder.path(), &mut end)).await;
             let path = folder.path().to_path_buf();
             folder.close()?;
             let mut facts = shown?;
@@ -94,7 +95,7 @@ impl Demo {
 
     /// Makes everything, waits if it is to be kept, and removes it.
     async fn show(&self, folder: &Path, end: &mut Signals) -> Result<Facts> {
-        let (stage, shown, mut facts) = end.or(self.make(folder)).await?;
+        let (stage, shown, mut facts) = end.or(Box::pin(self.make(folder))).await?;
         if self.keep {
             self.print(&facts)?;
             stage.say_how_to_look_inside(&shown);
@@ -127,7 +128,6 @@ impl Demo {
             shown.extend(running);
         }
         measure::repeat(&stage, &mut facts.wires, self.more).await?;
-        speed::measure(&stage, &mut facts.wires)?;
         let programs = stage.programs().chain(shown.iter().flat_map(Shown::programs));
         for program in programs {
             facts.rss_mib.insert(
@@ -136,6 +136,7 @@ impl Demo {
             );
             facts.running.push((program.name().to_string(), program.pid()));
         }
+        speed::measure(&stage, &mut facts.wires)?;
         facts.sum_up();
         Ok((stage, shown, facts))
     }

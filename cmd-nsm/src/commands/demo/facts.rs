@@ -82,7 +82,7 @@ pub(crate) struct End {
     pub(crate) kind: String,
     /// Its MTU, bytes.
     pub(crate) mtu: u64,
-    /// Its addresses with their prefix lengths.
+    /// Its addresses with their prefix lengths, without those that every device gives itself.
     pub(crate) addresses: Vec<String>,
 }
 
