@@ -70,7 +70,7 @@ pub(crate) const SUITES: &[Suite] = &[
     },
     Suite {
         name: "vm",
-        about: "tunnels by WireGuard and VXLAN on Debian's kernel in QEMU, where this kernel may lack WireGuard",
+        about: "tunnels by the kernel's WireGuard and VXLAN, on Debian's kernel in QEMU, for this one may lack them",
         runs: Runs::WithAll,
         tools: MACHINE,
         run: machine,

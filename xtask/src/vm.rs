@@ -108,6 +108,8 @@ fn machine(virtme: &Path, kernel: &Kernel, shared: &Path) -> Result<Command> {
     machine
         .args(["--pdeathsig", "TERM", "--"])
         .args(["timeout", "--kill-after=10", LIMIT])
+        // QEMU opens both again by their names, and would truncate a file.
+        .args(["sh", "-c", "exec \"$0\" \"$@\" 2>&1"])
         .arg(virtme.join("vng"))
         .arg("--run")
         .arg(&kernel.file)
