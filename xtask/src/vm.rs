@@ -43,14 +43,14 @@ pub(crate) fn tests() -> Result<Tally> {
     println!("starting Linux {}", kernel.version);
     let log = shared.join("log");
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let tally = run_tests_into(&mut machine(&virtme, &kernel, &shared)?, output).and_then(|mut tally| {
+    let tally = run_tests_into(&mut machine(&virtme, &kernel, &shared)?, output).map(|mut tally| {
         if tally.failed == 0
             && let Err(error) = verdict(&shared)
         {
             println!("{error:#}");
             tally.failed = 1;
         }
-        Ok(tally)
+        tally
     });
     if !tally.as_ref().is_ok_and(|tally| tally.failed == 0) {
         println!("what the virtual machine left is in {}", shared.display());
