@@ -12,9 +12,9 @@ use crate::{profile_folder, root};
 
 /// Build the programs and show four wires between pods of two nodes on this machine: made, measured, removed.
 ///
-/// On one node, to another by VXLAN and by WireGuard, and of both IP families. Needs no root and touches nothing outside;
-/// what the machine withholds is named. Exit code 0 only if every ping was answered, nothing was left, and every wire was
-/// there that the machine allows.
+/// On one node, to another by VXLAN and by WireGuard, and of both IP families. Needs no root and touches nothing
+/// outside; what the machine withholds is named. Exit code 0 only if every ping was answered, nothing was left, and
+/// every wire was there that the machine allows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave it running, say how to look inside, and clean up on Ctrl-C
