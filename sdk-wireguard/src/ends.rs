@@ -6,7 +6,7 @@
 //! device; nobody else can take the port meanwhile, since a socket holds it until the device does.
 //! **Cost**: a key pair (40 µs) and a socket a tunnel that is being asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -97,9 +97,11 @@ impl Keys {
         self.engine.remove(&alias(id), deadline).await
     }
 
-    /// A port that nobody has, and the socket that keeps it so.
-    fn hold(&self) -> Result<(u16, UdpSocket)> {
-        for port in self.ports.from(rand::random()) {
+    /// A port that nobody has, and the socket that keeps it so. Those that are `promised` may have no socket just now: their
+    /// devices are being made.
+    fn hold(&self, promised: &HashSet<u16>) -> Result<(u16, UdpSocket)> {
+        let free = |port: &u16| !promised.contains(port);
+        for port in self.ports.from(rand::random()).filter(free) {
             // One socket of IPv6 holds the port of both families, where there is IPv6.
             let held = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
                 .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
@@ -132,7 +134,8 @@ impl Ends for Keys {
                 let text = format!("{MAX_TUNNELS} WireGuard tunnels are open, the most that one node has");
                 return Err(Error::exhausted("too-many-tunnels", text));
             }
-            let (port, socket) = self.hold()?;
+            let promised = kept.values().map(|kept| kept.port).collect();
+            let (port, socket) = self.hold(&promised)?;
             let fresh = Kept {
                 key: PrivateKey::random()?,
                 port,
@@ -151,5 +154,75 @@ impl Ends for Keys {
 
     fn release(&self, tunnel: &TunnelId) {
         self.kept.lock().remove(tunnel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsm_sdk::core::Component;
+
+    use super::*;
+    use crate::Kind;
+
+    /// Makes nothing.
+    struct Nothing;
+
+    #[async_trait]
+    impl Engine for Nothing {
+        fn kind(&self) -> Kind {
+            Kind::Userspace
+        }
+        async fn make(&self, tunnel: &Tunnel, _: Instant) -> Result<crate::Made> {
+            Ok(crate::Made {
+                index: 1,
+                listen_port: tunnel.listen_port,
+            })
+        }
+        async fn remove(&self, _: &str, _: Instant) -> Result<()> {
+            Ok(())
+        }
+        async fn statistics(&self, _: &str) -> Result<Vec<crate::Statistics>> {
+            Ok(Vec::new())
+        }
+        async fn established(&self, _: &str, _: Instant) -> Result<()> {
+            Ok(())
+        }
+        async fn left(&self, _: &Path, _: &str) -> Result<Option<Tunnel>> {
+            Ok(None)
+        }
+    }
+
+    fn tunnel(connection: usize) -> TunnelId {
+        TunnelId {
+            connection: connection.to_string(),
+            towards: Towards::Client,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_is_one_tunnels_alone_also_while_its_device_is_being_made() {
+        let first =
+            40_000 + Component::new("test").random(|random| rand::Rng::random_range(random, 0..20_000));
+        let ports = Ports::new(first, first + 7).expect("a range");
+        let keys = Keys::new(Arc::new(Nothing), ports);
+        let mut seen = HashSet::new();
+        for number in 0..4 {
+            let end = keys.end(&tunnel(number)).await.expect("a port is free");
+            assert_eq!(keys.end(&tunnel(number)).await.expect("the same"), end);
+            // The holder lets go of the port; this engine takes none.
+            let (name, netns) = ("nsm-1", Path::new("/proc/self/ns/net"));
+            let device = Device {
+                netns,
+                name,
+                mtu: 1400,
+            };
+            let peer = Peer::only([7; 32].into(), "10.0.0.1:1".parse().expect("an address"));
+            let id = tunnel(number);
+            let made = keys.make(&id, device, peer, Instant::now());
+            made.await.expect("made");
+            assert!(seen.insert(end.port), "{} twice", end.port);
+        }
+        keys.release(&tunnel(0));
+        assert_eq!(keys.kept.lock().len(), 3);
     }
 }
