@@ -15,12 +15,21 @@ use async_trait::async_trait;
 use nsm_sdk::core::{Error, Result};
 use nsm_sdk::dataplane::wireguard::{End, Ends, Towards, TunnelId};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
+use tracing::debug;
 
 use crate::{Engine, Peer, Ports, PrivateKey, Tunnel};
 
 /// How many tunnels a node may have: as many as a node has connections.
 const MAX_TUNNELS: usize = 65_536;
+
+/// The pauses after which a port is tried again that the peer was told: who has it for a moment, as a program that looks
+/// for a free one, lets go of it.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(125),
+];
 
 /// See the [module](self).
 pub struct Keys {
@@ -80,6 +89,15 @@ impl Keys {
         };
         // The device takes the port over.
         drop(holder);
+        for pause in PAUSES {
+            match self.engine.make(&tunnel, deadline).await {
+                Err(error) if error.reason() == "port-taken" && Instant::now() + pause < deadline => {
+                    debug!(tunnel = tunnel.id, port = listen_port, %error, "trying the port again");
+                    sleep(pause).await;
+                }
+                done => return done.map(drop),
+            }
+        }
         self.engine.make(&tunnel, deadline).await.map(drop)
     }
 
