@@ -7,6 +7,7 @@
 //! **Cost**: a key pair (40 µs) and a socket a tunnel that is being asked for.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,21 +16,13 @@ use async_trait::async_trait;
 use nsm_sdk::core::{Error, Result};
 use nsm_sdk::dataplane::wireguard::{End, Ends, Towards, TunnelId};
 use parking_lot::Mutex;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{Engine, Peer, Ports, PrivateKey, Tunnel};
 
 /// How many tunnels a node may have: as many as a node has connections.
 const MAX_TUNNELS: usize = 65_536;
-
-/// The pauses after which a port is tried again that the peer was told: who has it for a moment, as a program that looks
-/// for a free one, lets go of it.
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(5),
-    Duration::from_millis(25),
-    Duration::from_millis(125),
-];
 
 /// See the [module](self).
 pub struct Keys {
@@ -89,16 +82,27 @@ impl Keys {
         };
         // The device takes the port over.
         drop(holder);
-        for pause in PAUSES {
-            match self.engine.make(&tunnel, deadline).await {
-                Err(error) if error.reason() == "port-taken" && Instant::now() + pause < deadline => {
-                    debug!(tunnel = tunnel.id, port = listen_port, %error, "trying the port again");
-                    sleep(pause).await;
-                }
-                done => return done.map(drop),
+        match self.engine.make(&tunnel, deadline).await {
+            Err(error) if error.reason() == "port-taken" && id.towards == Towards::Endpoint => {
+                debug!(tunnel = tunnel.id, port = listen_port, %error, "taking another port");
+                self.elsewhere(id, tunnel, deadline).await
             }
+            done => done.map(drop),
         }
-        self.engine.make(&tunnel, deadline).await.map(drop)
+    }
+
+    /// Makes the device on another port than its peer was told. The client's end speaks first, and the other end answers
+    /// to where it is spoken to from (white paper, section 2.1); the next request tells the port.
+    async fn elsewhere(&self, id: &TunnelId, tunnel: Tunnel, deadline: Instant) -> Result<()> {
+        let tunnel = Tunnel {
+            listen_port: 0,
+            ..tunnel
+        };
+        let made = self.engine.make(&tunnel, deadline).await?;
+        if let Some(kept) = self.kept.lock().get_mut(id) {
+            kept.port = made.listen_port;
+        }
+        Ok(())
     }
 
     /// Waits until the two ends have shaken hands: from then on no packet waits or is lost.
@@ -121,8 +125,12 @@ impl Keys {
         let free = |port: &u16| !promised.contains(port);
         for port in self.ports.from(rand::random()).filter(free) {
             // One socket of IPv6 holds the port of both families, where there is IPv6.
-            let held = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
-                .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+            let held = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+                Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+                }
+                held => held,
+            };
             if let Ok(socket) = held {
                 return Ok((port, socket));
             }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::{Attached, Client, Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay, ping};
+use nsm::mesh::{Attached, Client, Host, Node, Pod, Program, Settings, Snapshot, Underlay, ping};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Bench;
 use crate::soak::{cycle, cycles};
-use crate::world::{PATIENCE, links, same, says, wait_for};
+use crate::world::{PATIENCE, links, programs, same, says, wait_for};
 
 /// What the link between the nodes carries in one packet.
 const UNDERLAY_MTU: u32 = 1500;
@@ -84,9 +84,9 @@ impl Apart {
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
         let settings = Settings {
-            programs: Programs::beside_us()?,
+            programs: programs()?,
             folder: folder.path().to_path_buf(),
-            log_level: "DEBUG".to_string(),
+            log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
             identities: ["nsmgr-2", "forwarder-2", "nse", "nsc"]
                 .map(String::from)
                 .to_vec(),

@@ -37,15 +37,20 @@ pub(crate) struct World {
     folder: TempDir,
 }
 
+/// The programs: those of `NSM_PROGRAMS`, or those that were built with the tests.
+pub(crate) fn programs() -> Result<Programs> {
+    match std::env::var_os("NSM_PROGRAMS") {
+        Some(folder) => Ok(Programs::in_folder(folder)),
+        None => Programs::beside_us(),
+    }
+}
+
 impl World {
     pub(crate) async fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
-        let programs = match std::env::var_os("NSM_PROGRAMS") {
-            Some(folder) => Programs::in_folder(folder),
-            None => Programs::beside_us()?,
-        };
+        let programs = programs()?;
         let settings = Settings {
             programs,
             folder: folder.path().to_path_buf(),
