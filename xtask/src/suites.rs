@@ -123,11 +123,16 @@ fn build(report: &mut Report) {
     });
 }
 
-/// Counts everything before and after many wires of the programs as people run them.
-fn soak(report: &mut Report) {
+/// Builds the programs as people run them.
+fn build_for_release(report: &mut Report) {
     report.check("build for release", || {
         run(Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]))
     });
+}
+
+/// Counts everything before and after many wires of the programs as people run them.
+fn soak(report: &mut Report) {
+    build_for_release(report);
     report.step("soak", || {
         run_tests(
             Command::new("cargo")
@@ -141,5 +146,6 @@ fn soak(report: &mut Report) {
 
 fn machine(report: &mut Report) {
     build(report);
+    build_for_release(report);
     report.step("vm", vm::tests);
 }

@@ -27,19 +27,18 @@ const TESTS: [&str; 2] = ["wireguard", "netns"];
 /// How long all of it may take, in seconds: more than the limits of the steps inside (`vm.sh`) would be too long.
 const LIMIT: &str = "900";
 
-/// Runs the tests inside, and counts them. Everything must be built.
+/// Runs the tests inside, and counts them. The tests must be built, and the programs for release.
 ///
 /// What the machine printed, its kernel's log and the logs of programs in tests that failed are left in a folder, which
 /// is named when something fails.
 pub(crate) fn tests() -> Result<Tally> {
     let kernel = tools::kernel()?;
     let virtme = tools::virtme()?;
-    let built = profile_folder(false)?;
-    let shared = built.with_file_name("vm");
+    let shared = profile_folder(false)?.with_file_name("vm");
     if shared.exists() {
         fs::remove_dir_all(&shared).with_context(|| format!("cannot remove {}", shared.display()))?;
     }
-    fill(&shared, &built)?;
+    fill(&shared)?;
     println!("starting Linux {}", kernel.version);
     let log = shared.join("log");
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -59,7 +58,10 @@ pub(crate) fn tests() -> Result<Tally> {
 }
 
 /// Puts into the folder what the machine needs: programs without what only debuggers need, and the script.
-fn fill(shared: &Path, built: &Path) -> Result<()> {
+///
+/// Programs are those built for release: an emulated processor is slow, and they have no more patience than on others.
+fn fill(shared: &Path) -> Result<()> {
+    let built = profile_folder(true)?;
     let programs = shared.join("programs");
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
     let tests = TESTS.iter().zip(test_programs()?);

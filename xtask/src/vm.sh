@@ -3,6 +3,7 @@
 # Leaves "status" there once everything ran: the number of the steps that failed.
 set -u -o pipefail
 shared=$1
+memory=/mnt
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 failed=0
 
@@ -12,6 +13,8 @@ step() {
     shift 2
     echo "-- $name"
     timeout --kill-after=10 "$limit" "$@" || status=$?
+    # What was stopped may have left a line open.
+    echo
     case $status in
         0) echo "-- $name: ok after $((SECONDS - began)) s" ;;
         124 | 137) echo "-- $name: FAILED, not done after $limit s" ;;
@@ -22,7 +25,8 @@ step() {
 
 # Everything is run from memory: the files of the machine outside are slow, and each start reads them again.
 copy() {
-    mkdir /tmp/nsm /tmp/system && cp "$shared"/programs/* /tmp/nsm/ || return
+    mount -t tmpfs -o mode=1777 nsm "$memory" && mkdir "$memory/programs" "$memory/system" &&
+        cp "$shared"/programs/* "$memory/programs/" || return
     local program file copy count=0
     for program in bash cat ip mount nsenter ping setpriv sh ss timeout unshare wg wireguard-go; do
         file=$(type -P "$program") || { echo "there is no $program"; return 1; }
@@ -31,7 +35,7 @@ copy() {
         ldd "$file" | grep --only-matching '/[^ ]*' || true
     done | xargs readlink --canonicalize | sort --unique | while read -r file; do
         count=$((count + 1))
-        copy=/tmp/system/$count
+        copy=$memory/system/$count
         cp "$file" "$copy" && mount --bind "$copy" "$file" || return
     done
 }
@@ -52,7 +56,7 @@ devices() {
 }
 
 export -f copy modules devices
-export shared
+export shared memory TMPDIR=$memory
 
 echo "-- the kernel is $(uname -r), with $(nproc) CPUs"
 step copy 120 bash -o pipefail -c copy
@@ -61,14 +65,13 @@ step devices 30 bash -c devices
 # Where the kernel is not used after all, tests fail.
 export NSM_WIREGUARD_TEST_KERNEL=1
 # Our own engine alone is tested outside, where hundreds of tunnels at once are not too much for their patience, too.
-step engines 300 /tmp/nsm/wireguard --color never --skip many:: kernel
+step engines 420 "$memory/programs/wireguard" --color never --skip many:: kernel
 for wires in vxlan wireguard; do
-    step "wires by $wires" 180 /tmp/nsm/netns --color never "$wires"
+    step "wires by $wires" 180 "$memory/programs/netns" --color never "$wires"
 done
 
 dmesg > "$shared/dmesg"
-for folder in /tmp/nsm-*; do
-    [ -d "$folder" ] && cp -r "$folder" "$shared/"
-done
+# Folders of tests that passed are gone.
+find "$memory" -path "$memory/nsm-*" -name '*.log' -printf '%P\n' | tar -C "$memory" -cf - -T - | tar -C "$shared" -xf -
 echo "$failed" > "$shared/status"
 exit $((failed > 0))
