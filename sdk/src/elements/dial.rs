@@ -76,12 +76,18 @@ impl<A: Api> Dial<A> {
     }
 
     /// Passes a request on, again when it could not even be sent.
-    async fn ask(&self, ctx: &Ctx, url: &str, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
-        let asked = message.clone();
+    async fn ask(
+        &self,
+        ctx: &Ctx,
+        url: &str,
+        asked: &A::Message,
+        message: &mut A::Message,
+        next: Next<'_, A>,
+    ) -> Result<()> {
         match next.request(ctx, message).await {
             Err(error) if error.reason() == GONE => {
                 ctx.store().insert(self.open(ctx, url).await?);
-                *message = asked;
+                message.clone_from(asked);
                 next.request(ctx, message).await
             }
             done => done,
@@ -141,13 +147,13 @@ impl<A: Api> Element<A> for Dial<A> {
         }
         ctx.store().insert(self.open(ctx, &url).await?);
         ctx.store().insert(Dialed(url.clone()));
-        if stays {
-            return self.ask(ctx, &url, message, next).await;
-        }
         let asked = message.clone();
+        if stays {
+            return self.ask(ctx, &url, &asked, message, next).await;
+        }
         ctx.call()
             .insert(SegmentId(ctx.component().next_id(message.id())));
-        let done = self.ask(ctx, &url, message, next).await;
+        let done = self.ask(ctx, &url, &asked, message, next).await;
         if let Err(error) = &done {
             if !A::CLOSE_UNKNOWN && is_unheard(error) {
                 undo(ctx, asked, next).await;

@@ -3,13 +3,19 @@
 
 use std::net::IpAddr;
 
-use nsm_api::connection::Mechanism;
+use nsm_api::connection::{Connection, Mechanism};
 
 use crate::core::{Error, Result};
 
 /// The smaller of two MTUs, of which 0 says nothing.
 pub(super) fn lowest(theirs: u32, ours: u32) -> u32 {
     if theirs == 0 { ours } else { theirs.min(ours) }
+}
+
+/// Makes the connection carry no more in one packet than a tunnel does.
+pub(super) fn narrow(connection: &mut Connection, mtu: u32) {
+    let context = connection.context.get_or_insert_default();
+    context.mtu = lowest(context.mtu, mtu);
 }
 
 /// The port under `key`. Errors: `bad-port`.

@@ -25,7 +25,7 @@ use nsm_api::payload;
 use rand::Rng;
 
 use super::filtermechanisms::is_local;
-use super::tunnel::{lowest, port, remote};
+use super::tunnel::{lowest, narrow, port, remote};
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
 
@@ -198,8 +198,7 @@ impl Vxlan {
         vxlan.set_vni(vni);
         let mtu = lowest(vxlan.mtu(), mtu);
         vxlan.set_mtu(mtu);
-        let context = request.connection.context.get_or_insert_default();
-        context.mtu = lowest(context.mtu, mtu);
+        narrow(&mut request.connection, mtu);
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use nsm_api::mechanism::{REMOTE, WIREGUARD, Wireguard as View, key};
 use nsm_api::payload;
 
 use super::filtermechanisms::is_local;
-use super::tunnel::{lowest, port, remote};
+use super::tunnel::{lowest, narrow, port, remote};
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
 use crate::dataplane::wireguard::{End, Ends, PublicKey, Towards, TunnelId};
@@ -158,8 +158,7 @@ impl Wireguard {
         wireguard.set_dst_public_key(STANDARD.encode(end.public_key));
         let mtu = lowest(wireguard.mtu(), mtu);
         wireguard.set_mtu(mtu);
-        let context = request.connection.context.get_or_insert_default();
-        context.mtu = lowest(context.mtu, mtu);
+        narrow(&mut request.connection, mtu);
         Ok(())
     }
 }
