@@ -185,6 +185,13 @@ impl std::fmt::Debug for Component {
 #[derive(Debug)]
 pub struct Task(AbortHandle);
 
+impl Task {
+    /// Whether it has ended by itself.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();

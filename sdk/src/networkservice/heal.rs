@@ -9,11 +9,11 @@
 //! control plane is mended the wire is still looked at before every try. A wire is dead only after half a dozen
 //! questions in a row without an answer, and only where answers were ever heard: who drops pings is left alone.
 //! **Placement**: in the chain of a client, behind `begin` and before `dial`.
-//! **Reads / writes**: reads the [`Way`] in [`Ctx::store`], the mechanism and the addresses; one task in the store,
+//! **Reads / writes**: reads the [`Way`](crate::core::Way) in [`Ctx::store`], the mechanism and the addresses; one task in the store,
 //! which outlives a reselection that fails.
 //! **On failure**: of a request, everything is listened to as before.
 //! **On close**: the task ends with the connection; what it asks for meanwhile is withdrawn.
-//! **Cost**: one task and one stream a connection; one check an interval.
+//! **Cost**: one task a connection; one stream, shared with `upstreamrefresh`, kept over refreshes; one check an interval.
 
 mod healer;
 mod pulse;
@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tracing::info;
 
+use super::monitor::upstream::hear;
 use crate::core::{Ctx, Element, Later, NetworkService, Next, Request, Result};
 use healer::Healer;
 use pulse::Vitals;
@@ -81,7 +82,7 @@ impl Element<NetworkService> for Heal {
         }
         let healer = Healer {
             component: ctx.component().clone(),
-            way: ctx.store().get(),
+            news: hear(ctx, &message.connection),
             connection: Arc::new(message.connection.clone()),
             check: self.check.clone(),
             vitals: Arc::clone(&vitals),

@@ -6,7 +6,7 @@
 //! initial transfer instead. A connection is never told after its deletion. Where the connection goes on to another
 //! hop, what that hop tells is told as ours; when that hop cannot be heard any more, the connection is down.
 //! **Placement**: behind `begin` and `timeout`, before `trimpath`; `find` ends here.
-//! **Reads / writes**: the whole connection; the [`Way`] in [`Ctx::store`]; leaves an [`Announcer`] there.
+//! **Reads / writes**: the whole connection; the [`Way`](crate::core::Way) in [`Ctx::store`]; leaves an [`Announcer`] there.
 //! **On failure**: of a refresh that goes through to another hop, the connection is told to be down.
 //! **On close**: the connection is told to be deleted, whatever the outcome.
 //! **Cost**: one copy of the connection an event and subscriber; one task and one stream a connection that goes on.
@@ -14,7 +14,8 @@
 mod hub;
 mod list;
 mod subscriber;
-pub(crate) mod watch;
+pub(crate) mod upstream;
+mod watch;
 
 use std::sync::Arc;
 
@@ -22,11 +23,9 @@ use async_trait::async_trait;
 use nsm_api::connection::{Connection, ConnectionEventType as Kind, MonitorScopeSelector, State};
 use tracing::info;
 
-use crate::core::{
-    Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result, Task, Way,
-};
+use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result};
 use hub::Hub;
-use watch::{Watch, is_refusal};
+use upstream::{Told, Upstream};
 
 /// See the [module](self).
 pub struct Monitor {
@@ -61,11 +60,6 @@ impl Drop for Listing {
     }
 }
 
-/// The task that tells what the next hop tells.
-struct Relay {
-    _task: Task,
-}
-
 impl Monitor {
     /// Serves the connections of `component`.
     pub fn new(component: &Component) -> Self {
@@ -74,46 +68,23 @@ impl Monitor {
         }
     }
 
-    fn relay(&self, ctx: &Ctx, epoch: u64, connection: Arc<Connection>) {
-        let Some(way) = ctx.store().get::<Way<NetworkService>>() else {
-            return;
-        };
-        let (hub, component) = (Arc::clone(&self.hub), ctx.component().clone());
-        let task = ctx.component().spawn("monitor", async move {
-            let Some(mut down) = relay(&hub, epoch, &component, &way, connection).await else {
-                return;
-            };
-            info!(id = down.id, "the hop behind cannot be heard any more");
-            Arc::make_mut(&mut down).set_state(State::Down);
-            hub.relay(epoch, &down);
-        });
-        ctx.store().insert(Relay { _task: task });
-    }
-}
-
-/// Tells what the next hop tells; returns the connection as it was last when that breaks.
-async fn relay(
-    hub: &Hub,
-    epoch: u64,
-    component: &Component,
-    way: &Way<NetworkService>,
-    mut connection: Arc<Connection>,
-) -> Option<Arc<Connection>> {
-    let mut watch = match Box::pin(Watch::persist(component, way, &connection)).await {
-        Ok(watch) => watch,
-        Err(error) if is_refusal(&error) => return None,
-        Err(_) => return Some(connection),
-    };
-    loop {
-        match watch.next().await {
-            Some(Ok(change)) => {
-                connection = change.connection;
-                if change.kind != Kind::InitialStateTransfer || connection.state() != change.was {
-                    hub.relay(epoch, &connection);
+    /// Tells from now on what the next hop tells.
+    fn relay(&self, ctx: &Ctx, epoch: u64, connection: &Arc<Connection>) {
+        let hub = Arc::clone(&self.hub);
+        let tell = move |epoch, told| match told {
+            Told::Change(change) => {
+                if change.kind != Kind::InitialStateTransfer || change.connection.state() != change.was {
+                    hub.relay(epoch, &change.connection);
                 }
             }
-            Some(Err(error)) if is_refusal(&error) => return None,
-            Some(Err(_)) | None => return Some(connection),
+            Told::End(mut down) => {
+                info!(id = down.id, "the hop behind cannot be heard any more");
+                Arc::make_mut(&mut down).set_state(State::Down);
+                hub.relay(epoch, &down);
+            }
+        };
+        if let Some(upstream) = Upstream::listen(ctx, epoch, connection, tell) {
+            ctx.store().insert(upstream);
         }
     }
 }
@@ -125,8 +96,11 @@ impl Element<NetworkService> for Monitor {
     }
 
     async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let relayed = ctx.store().take::<Relay>();
-        let asked = relayed.map(|_| message.connection.clone());
+        let upstream = ctx.store().take::<Upstream>();
+        let asked = upstream.as_ref().map(|upstream| {
+            upstream.hold();
+            message.connection.clone()
+        });
         let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
         ctx.store().insert(Announcer { hub, id });
         if let Err(error) = next.request(ctx, message).await {
@@ -144,12 +118,15 @@ impl Element<NetworkService> for Monitor {
             let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
             ctx.store().insert(Listing { hub, id });
         }
-        self.relay(ctx, epoch, connection);
+        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, &connection)) {
+            Some(upstream) => drop(ctx.store().insert(upstream)),
+            None => self.relay(ctx, epoch, &connection),
+        }
         Ok(())
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        drop(ctx.store().take::<Relay>());
+        drop(ctx.store().take::<Upstream>());
         let done = next.close(ctx, message).await;
         drop(ctx.store().take::<Listing>());
         done

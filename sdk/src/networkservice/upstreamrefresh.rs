@@ -4,24 +4,23 @@
 //! **Guarantees**: after [`State::RefreshRequested`] has been told for the connection it is requested again, until that
 //! succeeds; with local notifications every other connection of this program is, too.
 //! **Placement**: in a client chain, behind `dial` and before `connect`.
-//! **Reads / writes**: the [`Way`] in [`Ctx::store`]; one task there.
+//! **Reads / writes**: the [`Way`](crate::core::Way) in [`Ctx::store`]; one task there.
 //! **On failure**: of a refresh, the next hop is listened to as before. One that cannot be listened to does not fail
 //! the request: the connection is as good, only not refreshed on demand.
 //! **On close**: ends the task first.
-//! **Cost**: one task and one stream a connection.
+//! **Cost**: one task a connection; one stream, shared with `heal`, kept over refreshes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::monitor::watch::Watch;
+use super::monitor::upstream::{News, hear};
 use crate::core::{
-    Backoff, Component, Ctx, Element, Event, Events, Later, NetworkService, Next, Request, Result, Way,
+    Backoff, Component, Ctx, Element, Event, Events, Later, Message, NetworkService, Next, Request, Result,
 };
 
 /// See the [module](self).
@@ -38,8 +37,8 @@ struct Listening {
 /// What one connection listens to.
 struct Listener {
     component: Component,
-    way: Way<NetworkService>,
-    connection: Arc<Connection>,
+    id: String,
+    news: Receiver<News>,
     /// The other connections of this program: how often one of them was asked to refresh.
     local: Option<(Arc<Sender<u64>>, Receiver<u64>)>,
 }
@@ -71,11 +70,11 @@ impl Element<NetworkService> for UpstreamRefresh {
             .map(|local| (Arc::clone(local), local.subscribe()));
         next.request(ctx, message).await?;
         drop(ctx.store().take::<Listening>());
-        if let Some(way) = ctx.store().get() {
+        if let Some(news) = hear(ctx, &message.connection) {
             let listener = Listener {
                 component: ctx.component().clone(),
-                way,
-                connection: Arc::new(message.connection.clone()),
+                id: message.id().to_string(),
+                news,
                 local,
             };
             let task = ctx.later("upstreamrefresh", |events| listener.run(events))?;
@@ -93,11 +92,11 @@ impl Element<NetworkService> for UpstreamRefresh {
 impl Listener {
     /// Ends with a refresh, which begins anew.
     async fn run(mut self, events: Events) {
-        let id = self.connection.id.clone();
+        let id = &self.id;
         let (sender, receiver) = self.local.take().unzip();
         tokio::select! {
             biased;
-            () = self.asked() => {
+            () = asked(self.news) => {
                 info!(id, "the hop behind asks for a refresh");
                 if let Some(sender) = sender {
                     sender.send_modify(|count| *count = count.wrapping_add(1));
@@ -111,16 +110,12 @@ impl Listener {
             sleep(backoff.next(&self.component)).await;
         }
     }
+}
 
-    /// Waits until the next hop asks; for ever, once it cannot be heard.
-    async fn asked(&self) {
-        if let Ok(mut watch) = Box::pin(Watch::persist(&self.component, &self.way, &self.connection)).await {
-            while let Some(Ok(change)) = watch.next().await {
-                if change.kind != Kind::Delete && change.connection.state() == State::RefreshRequested {
-                    return;
-                }
-            }
-        }
+/// Waits until the next hop asks once more; for ever, once it cannot be heard.
+async fn asked(mut news: Receiver<News>) {
+    let before = news.borrow().refreshes;
+    if news.wait_for(|news| news.refreshes != before).await.is_err() {
         std::future::pending().await
     }
 }
@@ -139,7 +134,9 @@ async fn others(receiver: Option<Receiver<u64>>) {
 mod tests {
     use super::*;
     use crate::core::testing::{Probe, end_at, request, standard_cases};
-    use crate::core::{Chain, Error, Message};
+    use nsm_api::connection::State;
+
+    use crate::core::{Chain, Error, Way};
     use crate::elements::begin::Begin;
     use crate::elements::connect::Connect;
     use crate::elements::updatepath::UpdatePath;

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
+use nsm_api::connection::Connection;
 use parking_lot::Mutex;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::Check;
 use super::pulse::{Pulse, Vitals};
-use crate::core::{Component, Error, Event, Events, NetworkService, Retry, Way};
+use crate::core::{Component, Error, Event, Events, Retry};
 use crate::networkservice::discover::LOST;
-use crate::networkservice::monitor::watch::{Watch, is_refusal};
+use crate::networkservice::monitor::upstream::{Broken, News};
 
 /// How many looks in a row a wire has to be silent to be dead. When the control plane is broken as well, one is enough.
 const LOOKS: u32 = 2;
@@ -34,7 +35,7 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 /// One connection after a request that has succeeded.
 pub(super) struct Healer {
     pub(super) component: Component,
-    pub(super) way: Option<Way<NetworkService>>,
+    pub(super) news: Option<Receiver<News>>,
     pub(super) connection: Arc<Connection>,
     pub(super) check: Option<Check>,
     pub(super) vitals: Arc<Mutex<Vitals>>,
@@ -42,13 +43,9 @@ pub(super) struct Healer {
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Broken {
-    /// The next hop is gone, or cannot be heard.
-    Hop,
-    /// The next hop tells that a hop behind it is.
-    Behind,
-    /// The next hop has closed the connection.
-    Closed,
+enum Fault {
+    /// What the next hop tells of, or itself.
+    Control(Broken),
     /// The wire carries nothing.
     Wire,
 }
@@ -88,14 +85,14 @@ impl Healer {
     pub(super) async fn run(self, events: Events) {
         let broken = tokio::select! {
             biased;
-            broken = self.control() => broken,
-            () = self.wire() => Broken::Wire,
+            broken = self.control() => Fault::Control(broken),
+            () = self.wire() => Fault::Wire,
         };
         self.vitals.lock().breaks();
         info!(id = self.connection.id, ?broken, "the connection is broken");
-        let mut reselects = matches!(broken, Broken::Closed | Broken::Wire);
+        let mut reselects = matches!(broken, Fault::Control(Broken::Closed) | Fault::Wire);
         let (mut limit, mut refused) = (TRY.0, Refused::default());
-        refused.hop_has_lived = broken == Broken::Behind;
+        refused.hop_has_lived = broken == Fault::Control(Broken::Behind);
         let mut pause = self.vitals.lock().pause(&self.component);
         loop {
             reselects = self.rest(pause, reselects).await;
@@ -156,29 +153,13 @@ impl Healer {
     /// Waits until the next hop tells that the connection is broken, or tells no more; for ever when it may not be
     /// heard.
     async fn control(&self) -> Broken {
-        let unheard = async |error: &Error| {
-            if is_refusal(error) {
-                debug!(id = self.connection.id, %error, "the next hop cannot be listened to");
-                std::future::pending().await
-            }
-            Broken::Hop
-        };
-        let Some(way) = &self.way else {
-            return std::future::pending().await;
-        };
-        let mut watch = match Watch::persist(&self.component, way, &self.connection).await {
-            Ok(watch) => watch,
-            Err(error) => return unheard(&error).await,
-        };
-        loop {
-            match watch.next().await {
-                Some(Ok(change)) if change.kind == Kind::Delete => return Broken::Closed,
-                Some(Ok(change)) if change.connection.state() == State::Down => return Broken::Behind,
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return unheard(&error).await,
-                None => return Broken::Hop,
-            }
+        if let Some(mut news) = self.news.clone()
+            && let Ok(news) = news.wait_for(|news| news.broken.is_some()).await
+            && let Some(broken) = news.broken
+        {
+            return broken;
         }
+        std::future::pending().await
     }
 
     /// Waits until the wire is dead; for ever when nobody looks at it.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::subscriber::MAX_QUEUE;
 use super::*;
 use crate::core::testing::{Probe, end_at, request, standard_cases};
-use crate::core::{Chain, Error, Peer, Remote};
+use crate::core::{Chain, Error, Peer, Remote, Way};
 use crate::elements::begin::Begin;
 use crate::elements::connect::Connect;
 use crate::elements::updatepath::UpdatePath;
@@ -20,6 +21,8 @@ struct Hop {
     component: Component,
     chain: Chain<NetworkService>,
     probe: Arc<Probe<NetworkService>>,
+    /// How many monitors of the next hop were opened.
+    opened: Arc<AtomicUsize>,
 }
 
 /// A hop at which requests end.
@@ -35,15 +38,18 @@ fn last(name: &str) -> Hop {
         component,
         chain,
         probe,
+        opened: Arc::default(),
     }
 }
 
 /// A hop from which requests go on to `next` until the way is broken.
 fn before(name: &str, next: &Hop, broken: &CancellationToken) -> Hop {
     let (component, probe) = (Component::new(name), Probe::new());
+    let opened = Arc::default();
     let way = Fragile {
         way: end_at(&next.component, next.chain.clone()),
         broken: broken.clone(),
+        opened: Arc::clone(&opened),
     };
     let chain = crate::chain![
         UpdatePath,
@@ -57,6 +63,7 @@ fn before(name: &str, next: &Hop, broken: &CancellationToken) -> Hop {
         component,
         chain,
         probe,
+        opened,
     }
 }
 
@@ -78,6 +85,7 @@ impl Element<NetworkService> for To {
 struct Fragile {
     way: Way<NetworkService>,
     broken: CancellationToken,
+    opened: Arc<AtomicUsize>,
 }
 
 impl Fragile {
@@ -104,6 +112,7 @@ impl Remote<NetworkService> for Fragile {
     }
     async fn find(&self, ctx: &Ctx, query: MonitorScopeSelector) -> Result<Found<NetworkService>> {
         self.check()?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         let events = self.way.0.find(ctx, query).await?;
         let broken = self.broken.clone().cancelled_owned();
         let error = futures::stream::once(async { Err(Error::unavailable("peer", "the way broke")) });
@@ -344,6 +353,27 @@ async fn c52_an_endpoint_that_dies_is_told_as_down_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_is_told_once_and_opens_no_other_monitor() {
+    let ([manager, forwarder, endpoint], mut message, _) = mesh().await;
+    let mut events = manager.watch_all().await.skip_initial().await;
+    assert!(events.is_silent().await);
+    for payload in ["IP", "ETHERNET", "IP"] {
+        message.connection.payload = payload.into();
+        manager.ask(&mut message).await.expect("refreshed");
+        assert_eq!(events.next().await.0, Kind::Update);
+        assert!(events.is_silent().await);
+    }
+    let opened = [&manager, &forwarder].map(|hop| hop.opened.load(Ordering::Relaxed));
+    assert_eq!(opened, [1, 1]);
+    endpoint.component.end().await;
+    assert_eq!(events.next().await.1[0].2, State::Down);
+    manager
+        .ask(&mut message)
+        .await
+        .expect_err("the endpoint has ended");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_next_hop_that_is_gone_before_it_can_be_watched_is_down_too() {
     let ([manager, ..], mut message, broken) = mesh().await;
     let mut events = manager.watch_all().await.skip_initial().await;
@@ -467,6 +497,7 @@ async fn an_announcement_is_told_as_long_as_the_connection_is_there() {
         ],
         component,
         probe: Probe::new(),
+        opened: Arc::default(),
     };
     let mut message = request();
     hop.ask(&mut message).await.expect("established");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the hop behind says about a connection, as this hop sees it: for `monitor`, `upstreamrefresh` and `heal`.
+//! What the hop behind says about a connection, as this hop sees it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,23 +74,19 @@ impl Watch {
         }
     }
 
-    /// The next change; an error or nothing when the next hop tells no more.
-    pub(crate) async fn next(&mut self) -> Option<Result<Change>> {
-        loop {
-            match self.events.next().await? {
-                Err(error) => return Some(Err(error)),
-                Ok(event) => {
-                    if let Some(change) = self.apply(event) {
-                        return Some(Ok(change));
-                    }
-                }
-            }
-        }
+    /// What the next hop tells next; an error or nothing when it tells no more.
+    pub(crate) async fn event(&mut self) -> Option<Result<ConnectionEvent>> {
+        self.events.next().await
+    }
+
+    /// The connection is known to be like this meanwhile.
+    pub(crate) fn know(&mut self, connection: Arc<Connection>) {
+        self.known = connection;
     }
 
     /// What the event changes; nothing when it tells of others, or what is known. A transfer tells of everything:
     /// what it does not tell of was deleted.
-    fn apply(&mut self, event: ConnectionEvent) -> Option<Change> {
+    pub(crate) fn apply(&mut self, event: ConnectionEvent) -> Option<Change> {
         let (mut kind, was) = (event.r#type(), self.known.state());
         let told = event.connections.into_values();
         let mut seen: Vec<_> = told.filter_map(|told| seen(&self.known, kind, told)).collect();
@@ -204,8 +200,8 @@ mod tests {
             .await
             .expect("opens");
         let mut changes = Vec::new();
-        while let Some(change) = watch.next().await {
-            changes.push(change.expect("no errors"));
+        while let Some(event) = watch.event().await {
+            changes.extend(watch.apply(event.expect("no errors")));
         }
         changes
     }

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listens to what the hop behind tells of a connection: for `monitor`, `upstreamrefresh` and `heal`.
+//!
+//! **Guarantees**: one stream serves a connection for as long as it goes on to the same hop by the same connection and
+//! stands there: a refresh does not open another. What is told while a request is under way is held back until its
+//! answer is known, so that what both tell is told on once.
+//! **Cost**: one task and one stream.
+
+use std::sync::Arc;
+
+use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tracing::debug;
+
+use super::watch::{Change, Watch, is_refusal};
+use crate::core::{Component, Ctx, NetworkService, Task, Way};
+
+/// Somebody who listens to the next hop.
+pub(crate) struct Upstream {
+    way: Way<NetworkService>,
+    next: String,
+    course: Arc<Course>,
+    task: Task,
+}
+
+/// What the next hop tells.
+pub(crate) enum Told {
+    /// The connection has changed.
+    Change(Change),
+    /// It tells no more; the connection is the one that was known last.
+    End(Arc<Connection>),
+}
+
+/// What requests and the one who listens tell each other.
+struct Course {
+    state: Mutex<Progress>,
+    goes_on: Notify,
+}
+
+struct Progress {
+    is_held: bool,
+    /// What was answered since the one who listens looked, and since when that holds.
+    answer: Option<(u64, Arc<Connection>)>,
+    /// Whether nothing but good was heard.
+    stands: bool,
+}
+
+impl Upstream {
+    /// Listens to the hop at the end of the connection's way, if it has one. `connection` is as that was answered in
+    /// `epoch`; both are told with everything that is heard until there is another answer.
+    pub(crate) fn listen(
+        ctx: &Ctx,
+        epoch: u64,
+        connection: &Arc<Connection>,
+        tell: impl Fn(u64, Told) + Send + 'static,
+    ) -> Option<Self> {
+        let way: Way<NetworkService> = ctx.store().get()?;
+        let course = Arc::new(Course {
+            state: Mutex::new(Progress {
+                is_held: false,
+                answer: None,
+                stands: true,
+            }),
+            goes_on: Notify::new(),
+        });
+        let listening = listen(
+            ctx.component().clone(),
+            way.clone(),
+            Arc::clone(&course),
+            (epoch, Arc::clone(connection)),
+            tell,
+        );
+        Some(Self {
+            next: next_id(connection).to_string(),
+            task: ctx.component().spawn("upstream", listening),
+            way,
+            course,
+        })
+    }
+
+    /// Holds back what is told until [`Upstream::go_on`].
+    pub(crate) fn hold(&self) {
+        self.course.state.lock().is_held = true;
+    }
+
+    /// Goes on with the answer of another request; false when the connection does not go to where this listens any
+    /// more, or when something is wrong there.
+    pub(crate) fn go_on(&self, ctx: &Ctx, epoch: u64, connection: &Arc<Connection>) -> bool {
+        let is_same = |way: &Way<NetworkService>| Arc::ptr_eq(&way.0, &self.way.0);
+        let leads_here = ctx.store().with(is_same).unwrap_or(false) && next_id(connection) == self.next;
+        let mut state = self.course.state.lock();
+        if !leads_here || !state.stands || self.task.is_finished() {
+            return false;
+        }
+        state.answer = Some((epoch, Arc::clone(connection)));
+        state.is_held = false;
+        drop(state);
+        self.course.goes_on.notify_one();
+        true
+    }
+}
+
+impl Course {
+    /// Waits while things are held back; the answer that has come meanwhile, if any.
+    async fn answer(&self) -> Option<(u64, Arc<Connection>)> {
+        loop {
+            let goes_on = self.goes_on.notified();
+            {
+                let mut state = self.state.lock();
+                if !state.is_held {
+                    return state.answer.take();
+                }
+            }
+            goes_on.await;
+        }
+    }
+}
+
+/// The id of the connection at the next hop; empty when it goes no further.
+fn next_id(connection: &Connection) -> &str {
+    let next = connection.path.as_ref().and_then(|path| {
+        let next = usize::try_from(path.index).ok()?.checked_add(1)?;
+        path.path_segments.get(next)
+    });
+    next.map_or("", |segment| &segment.id)
+}
+
+async fn listen(
+    component: Component,
+    way: Way<NetworkService>,
+    course: Arc<Course>,
+    (mut epoch, mut connection): (u64, Arc<Connection>),
+    tell: impl Fn(u64, Told) + Send,
+) {
+    let mut heard = Box::pin(Watch::persist(&component, &way, &connection)).await;
+    loop {
+        let event = match &mut heard {
+            Ok(watch) => watch.event().await.transpose(),
+            Err(error) => Err(error.clone()),
+        };
+        if let Some((since, answer)) = course.answer().await {
+            (epoch, connection) = (since, Arc::clone(&answer));
+            if let Ok(watch) = &mut heard {
+                watch.know(answer);
+            }
+        }
+        match (event, &mut heard) {
+            (Ok(Some(event)), Ok(watch)) => {
+                let Some(change) = watch.apply(event) else {
+                    continue;
+                };
+                connection = Arc::clone(&change.connection);
+                course.state.lock().stands = connection.state() == State::Up;
+                tell(epoch, Told::Change(change));
+            }
+            (Err(error), _) if is_refusal(&error) => {
+                return debug!(id = connection.id, %error, "the next hop cannot be listened to");
+            }
+            _ => {
+                course.state.lock().stands = false;
+                return tell(epoch, Told::End(connection));
+            }
+        }
+    }
+}
+
+/// How a client's connection stands, by what the next hop tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct News {
+    /// How often the next hop has asked to refresh it.
+    pub(crate) refreshes: u64,
+    /// What is wrong with it, if anything.
+    pub(crate) broken: Option<Broken>,
+}
+
+/// What is wrong with a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Broken {
+    /// The next hop is gone, or cannot be heard.
+    Hop,
+    /// The next hop tells that a hop behind it is.
+    Behind,
+    /// The next hop has closed the connection.
+    Closed,
+}
+
+/// The one who listens for all elements of a client.
+struct Shared {
+    upstream: Upstream,
+    news: watch::Sender<News>,
+}
+
+/// What is heard of a client's connection after an answer; nothing where it has no way.
+pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<watch::Receiver<News>> {
+    let connection = Arc::new(connection.clone());
+    let shared = ctx.store().take::<Shared>();
+    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, &connection));
+    let shared = shared.or_else(|| {
+        let news = watch::Sender::new(News::default());
+        let sender = news.clone();
+        let tell = move |_, told| sender.send_modify(|news| news.hear(told));
+        let upstream = Upstream::listen(ctx, 0, &connection, tell)?;
+        Some(Shared { upstream, news })
+    })?;
+    let news = shared.news.subscribe();
+    ctx.store().insert(shared);
+    Some(news)
+}
+
+impl News {
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::End(_) => self.broken = Some(Broken::Hop),
+            Told::Change(change) if change.kind == Kind::Delete => self.broken = Some(Broken::Closed),
+            Told::Change(change) => match change.connection.state() {
+                State::Down => self.broken = Some(Broken::Behind),
+                State::RefreshRequested => self.refreshes += 1,
+                _ => self.broken = None,
+            },
+        }
+    }
+}
