@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 mod connect;
+mod cork;
 mod files;
 pub mod grpcmetadata;
 pub mod health;

@@ -20,6 +20,47 @@ const WINDOW: usize = 25;
 /// One after the other: attach until a ping is back, refresh, close.
 pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
     let (mut attach, mut refresh, mut close) = (Vec::new(), Vec::new(), Vec::new());
+    if std::env::var("NSM_ADHOC").is_ok() {
+        let mut attached = bench
+            .client
+            .attach("adhoc", "kernel://icmp-responder/adhoc")
+            .await?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut times = Vec::new();
+        let count = std::env::var("NSM_ADHOC")?.parse::<usize>()?;
+        for round in 0..count {
+            attached = bench.client.again(attached.request).await?;
+            times.push(attached.answered);
+            if round % (count / 10) == 0 {
+                let path = attached.request.connection.path.as_ref().expect("path");
+                let hops: Vec<_> = path
+                    .path_segments
+                    .iter()
+                    .map(|s| (s.name.clone(), s.metrics.get("request_us").cloned()))
+                    .collect();
+                eprintln!("{:?} {hops:?}", attached.answered);
+            }
+        }
+        let times = Times::new(times);
+        eprintln!(
+            "refresh repeated p50 {} p99 {}",
+            times.p50_ms(),
+            times.quantile_ms(0.99)
+        );
+        let mut times = Vec::new();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            attached = bench.client.again(attached.request).await?;
+            times.push(attached.answered);
+        }
+        let times = Times::new(times);
+        eprintln!(
+            "refresh after pause p50 {} p99 {}",
+            times.p50_ms(),
+            times.quantile_ms(0.99)
+        );
+        std::process::exit(0);
+    }
     for round in 0..rounds + WARM_UP {
         let attached = bench
             .client

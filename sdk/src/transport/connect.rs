@@ -19,7 +19,7 @@ pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
         Address::Unix(path) => loop {
             match UnixStream::connect(path).await {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_FULL).await,
-                done => return done.map(Stream::unix),
+                done => return done.and_then(Stream::unix),
             }
         },
         Address::Tcp(authority) if authority.starts_with(':') => {

@@ -26,6 +26,7 @@ use tonic::{Code, Status};
 use tracing::debug;
 
 use super::connect::{connect, explain};
+use super::cork::Cork;
 use super::files::Files;
 use super::tls::{Connector, describe};
 use super::{Address, GRACE, MAX_HEADERS};
@@ -73,7 +74,7 @@ impl Link {
             // Who drops a stream races with what the server still sends on it. The library counts each such frame as an
             // offence and ends the connection at the 1024th of its life, however long that is.
             .max_local_error_reset_streams(None)
-            .handshake::<_, Body>(TokioIo::new(io))
+            .handshake::<_, Body>(TokioIo::new(Cork::new(io)))
             .await
             .map_err(|error| failed(watch.failure().unwrap_or_else(|| chain(&error))))?;
         let driver = drive(component.clone(), Arc::clone(&watch), connection);
@@ -183,7 +184,7 @@ impl tower::Service<http::Request<Body>> for Transport {
 async fn drive(
     component: Component,
     watch: Arc<Watch>,
-    connection: http2::Connection<TokioIo<Wire>, Body, TokioExecutor>,
+    connection: http2::Connection<TokioIo<Cork<Wire>>, Body, TokioExecutor>,
 ) {
     let mut connection = pin!(connection);
     let driven = poll_fn(|cx| {

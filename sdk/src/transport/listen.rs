@@ -52,7 +52,7 @@ impl Listener {
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Unix(listener, _) => Ok(Stream::unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Stream::unix(listener.accept().await?.0),
             Self::Tcp(listener, _) => Stream::tcp(listener.accept().await?.0),
         }
     }

@@ -9,6 +9,8 @@
 //! **On close**: all files of the connection are closed, and who waits for one is told.
 //! **Cost**: that of the plain socket, and 5 µs for a file.
 
+mod socket;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,10 +23,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::files::Files;
+use socket::Socket;
 
 /// How many files one message carries: what a peer makes room for.
 pub(crate) const MAX_FILES: usize = 64;
@@ -38,14 +41,14 @@ const TCP_USER_TIMEOUT_MS: u32 = 20_000;
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Unix(UnixStream, Arc<Files>),
+    Unix(Socket, Arc<Files>),
     Tcp(TcpStream),
 }
 
 impl Stream {
     /// A unix stream that passes files.
-    pub(crate) fn unix(socket: UnixStream) -> Self {
-        Self::Unix(socket, Arc::default())
+    pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
+        Ok(Self::Unix(Socket::new(socket)?, Arc::default()))
     }
 
     /// A TCP stream that sends at once and notices when its peer's machine is gone.
@@ -80,20 +83,14 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Unix(socket, files) => loop {
-                ready!(socket.poll_read_ready(cx))?;
-                files.expire();
-                match socket.try_io(Interest::READABLE, || {
+            Self::Unix(socket, files) => {
+                let read = ready!(socket.poll_read(cx, |socket| {
+                    files.expire();
                     receive(socket, files, buf.initialize_unfilled())
-                }) {
-                    Ok(read) => {
-                        buf.advance(read);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            },
+                }))?;
+                buf.advance(read);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }
@@ -110,13 +107,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Self::Unix(socket, files) => loop {
-                ready!(socket.poll_write_ready(cx))?;
-                match socket.try_io(Interest::WRITABLE, || send(socket, files, bufs)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    done => return Poll::Ready(done),
-                }
-            },
+            Self::Unix(socket, files) => socket.poll_write(cx, |socket| send(socket, files, bufs)),
         }
     }
 
@@ -131,13 +122,13 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Unix(socket, _) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket, _) => Poll::Ready(socket.shutdown()),
         }
     }
 }
 
 /// Reads into `into`, and keeps the files that come along.
-fn receive(socket: &UnixStream, files: &Files, into: &mut [u8]) -> io::Result<usize> {
+fn receive(socket: BorrowedFd<'_>, files: &Files, into: &mut [u8]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -154,12 +145,12 @@ fn receive(socket: &UnixStream, files: &Files, into: &mut [u8]) -> io::Result<us
 }
 
 /// Writes from `bufs`, and with the first byte the files that wait.
-fn send(socket: &UnixStream, files: &Files, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+fn send(socket: BorrowedFd<'_>, files: &Files, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
     files.send_with(MAX_FILES, |queued, count| {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let mut with = [socket.as_fd(); MAX_FILES];
+        let mut with = [socket; MAX_FILES];
         for (place, (_, file)) in with.iter_mut().zip(queued.iter().take(count)) {
             *place = file.as_fd();
         }

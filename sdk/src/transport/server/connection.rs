@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::Status;
 use tracing::{debug, warn};
 
+use super::super::cork::Cork;
 use super::super::stream::Stream;
 use super::super::tls::{Acceptor, describe};
 use super::super::{GRACE, MAX_HEADERS};
@@ -74,7 +75,7 @@ impl Connection {
                 .max_pending_accept_reset_streams(MAX_CANCELLED)
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), calls)
+                .serve_connection(TokioIo::new(Cork::new(stream)), calls)
         );
         let (mut ending, mut draining) = (false, false);
         let mut until = Instant::now();

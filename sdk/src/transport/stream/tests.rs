@@ -23,7 +23,7 @@ struct End {
 fn pair() -> (End, End) {
     let (one, two) = UnixStream::pair().unwrap();
     let end = |socket| {
-        let stream = Stream::unix(socket);
+        let stream = Stream::unix(socket).unwrap();
         let files = stream.files().unwrap();
         End { stream, files }
     };

@@ -197,7 +197,7 @@ async fn a_connection_that_breaks_under_a_call_fails_it_at_once() {
     let dying = async {
         let socket = listener.accept().await.unwrap().0;
         let (mut stream, _) = acceptor
-            .accept(crate::transport::stream::Stream::unix(socket))
+            .accept(crate::transport::stream::Stream::unix(socket).unwrap())
             .await
             .unwrap();
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

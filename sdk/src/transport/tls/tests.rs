@@ -35,8 +35,8 @@ async fn shake(server: &Credentials, client: &Credentials) -> Shaken {
     let (one, two) = UnixStream::pair().unwrap();
     let (acceptor, connector) = (Acceptor::new(server).unwrap(), Connector::new(client).unwrap());
     tokio::join!(
-        acceptor.accept(Stream::unix(one)),
-        connector.connect(Stream::unix(two))
+        acceptor.accept(Stream::unix(one).unwrap()),
+        connector.connect(Stream::unix(two).unwrap())
     )
 }
 
@@ -154,14 +154,14 @@ async fn plain_text_and_silence_are_told_apart() {
     let acceptor = Acceptor::new(&server).unwrap();
     let (one, mut two) = UnixStream::pair().unwrap();
     two.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    let error = acceptor.accept(Stream::unix(one)).await.unwrap_err();
+    let error = acceptor.accept(Stream::unix(one).unwrap()).await.unwrap_err();
     assert_eq!(
         describe(&error, &server.svid),
         "the peer does not speak TLS (plain text?)"
     );
     let (one, two) = UnixStream::pair().unwrap();
     drop(two);
-    let error = acceptor.accept(Stream::unix(one)).await.unwrap_err();
+    let error = acceptor.accept(Stream::unix(one).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }
 
@@ -171,7 +171,7 @@ async fn c77_a_file_that_comes_with_the_handshake_is_not_lost() {
     let (server, client) = (issuer.issue("/server").unwrap(), issuer.issue("/client").unwrap());
     let (acceptor, connector) = (Acceptor::new(&server).unwrap(), Connector::new(&client).unwrap());
     let (one, two) = UnixStream::pair().unwrap();
-    let (one, two) = (Stream::unix(one), Stream::unix(two));
+    let (one, two) = (Stream::unix(one).unwrap(), Stream::unix(two).unwrap());
     let file = || OwnedFd::from(std::fs::File::open("/proc/self/ns/net").unwrap());
     let inode = Inode::of(file()).unwrap();
     for end in [&one, &two] {
