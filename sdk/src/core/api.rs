@@ -10,7 +10,9 @@ use nsm_api::registry::{
     NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
 };
 
-use super::Peer;
+use prost::DecodeError;
+
+use super::{Pack, Peer};
 use crate::identity::same_namespace;
 
 /// An API that chains can serve and call: `request` and `close` of one thing by id, and `find` that streams.
@@ -28,15 +30,15 @@ pub trait Api: Send + Sync + Debug + 'static {
     /// Whether `close` of an id that nobody requested here still concerns the elements behind `begin`.
     const CLOSE_UNKNOWN: bool;
 
-    /// Whether `caller` may request or close what `owner` has requested, as `stored`, under the same id. Unless an
-    /// API says otherwise everybody may.
-    fn admits(_owner: &Peer, _stored: &Self::Message, _caller: &Peer) -> bool {
+    /// Whether `caller` may request or close what `owner` has requested under the same id, at `index` of its path.
+    /// Unless an API says otherwise everybody may.
+    fn admits(_owner: &Peer, _index: u32, _caller: &Peer) -> bool {
         true
     }
 }
 
 /// A call's payload: something with an id and a path.
-pub trait Message: Clone + Send + Sync + Debug + 'static {
+pub trait Message: Pack + Clone + Send + Sync + Debug + 'static {
     /// The id by which this hop knows it; empty when the caller left it to us.
     fn id(&self) -> &str;
     /// Sets the id.
@@ -59,7 +61,7 @@ pub trait Message: Clone + Send + Sync + Debug + 'static {
     fn closing(self, stored: Self) -> Self;
     /// What an application that repeats `self` means, when `returned` is what it was last told and `current`
     /// is what has become of it since.
-    fn merge(self, _returned: &Self, _current: &Self) -> Self {
+    fn merge(self, _returned: Self, _current: Self) -> Self {
         self
     }
 }
@@ -77,11 +79,11 @@ impl Api for NetworkService {
 
     /// The one who made the connection may. A hop in the middle of the path may also be replaced by one of its own
     /// namespace, as a new pod of the same kind is; the first hop, the workload itself, may not.
-    fn admits(owner: &Peer, stored: &Request, caller: &Peer) -> bool {
+    fn admits(owner: &Peer, index: u32, caller: &Peer) -> bool {
         let (Some(owner), Some(caller)) = (owner.spiffe_id(), caller.spiffe_id()) else {
             return true;
         };
-        owner == caller || (stored.path().index > 1 && same_namespace(owner, caller))
+        owner == caller || (index > 1 && same_namespace(owner, caller))
     }
 }
 
@@ -116,6 +118,26 @@ pub struct Request {
     pub connection: Connection,
     /// The mechanisms that the caller offers, best first.
     pub mechanism_preferences: Vec<Mechanism>,
+}
+
+impl Pack for Request {
+    fn pack(&self, into: &mut Vec<u8>) {
+        self.connection.pack(into);
+        for mechanism in &self.mechanism_preferences {
+            mechanism.pack(into);
+        }
+    }
+
+    fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        let mut request = Self {
+            connection: Pack::unpack(from)?,
+            mechanism_preferences: Vec::new(),
+        };
+        while !from.is_empty() {
+            request.mechanism_preferences.push(Pack::unpack(from)?);
+        }
+        Ok(request)
+    }
 }
 
 static NO_PATH: Path = Path {
@@ -160,9 +182,9 @@ impl Message for Request {
 
     /// The application decides the endpoint's name and the context where it changed them, and offers new
     /// preferences; the rest of the connection is as it has become.
-    fn merge(self, returned: &Self, current: &Self) -> Self {
-        let mut connection = current.connection.clone();
-        let (asked, told) = (self.connection, &returned.connection);
+    fn merge(self, returned: Self, current: Self) -> Self {
+        let mut connection = current.connection;
+        let (asked, told) = (self.connection, returned.connection);
         if asked.network_service_endpoint_name != told.network_service_endpoint_name {
             connection.network_service_endpoint_name = asked.network_service_endpoint_name;
         }
@@ -210,7 +232,7 @@ pub struct Registration<T> {
 }
 
 /// What a registry keeps under a name.
-pub trait Entry: Clone + Default + Send + Sync + Debug + PartialEq + 'static {
+pub trait Entry: Pack + Clone + Default + Send + Sync + Debug + PartialEq + 'static {
     /// The name.
     fn name(&self) -> &str;
     /// Sets the name.
@@ -260,6 +282,20 @@ impl Entry for Service {
 
     fn path_ids(&self) -> &[String] {
         &self.path_ids
+    }
+}
+
+impl<T: Entry> Pack for Registration<T> {
+    fn pack(&self, into: &mut Vec<u8>) {
+        self.entry.pack(into);
+        self.path.pack(into);
+    }
+
+    fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self {
+            entry: Pack::unpack(from)?,
+            path: Pack::unpack(from)?,
+        })
     }
 }
 

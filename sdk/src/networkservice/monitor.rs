@@ -69,7 +69,7 @@ impl Monitor {
     }
 
     /// Tells from now on what the next hop tells.
-    fn relay(&self, ctx: &Ctx, epoch: u64, connection: &Arc<Connection>) {
+    fn relay(&self, ctx: &Ctx, epoch: u64, connection: &Connection) {
         let hub = Arc::clone(&self.hub);
         let tell = move |epoch, told| match told {
             Told::Change(change) => {
@@ -79,8 +79,8 @@ impl Monitor {
             }
             Told::End(mut down) => {
                 info!(id = down.id, "the hop behind cannot be heard any more");
-                Arc::make_mut(&mut down).set_state(State::Down);
-                hub.relay(epoch, &down);
+                down.set_state(State::Down);
+                hub.relay(epoch, &Arc::new(down));
             }
         };
         if let Some(upstream) = Upstream::listen(ctx, epoch, connection, tell) {

@@ -10,7 +10,9 @@ use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, Place, Reply};
 use crate::core::events::Queued;
-use crate::core::{Api, Chain, Component, Ctx, Error, Event, Events, Message, Result, Store, Unfinished};
+use crate::core::{
+    Api, Chain, Component, Ctx, Error, Event, Events, Message, Packed, Result, Store, Unfinished,
+};
 use crate::policy::DENIED;
 
 /// What a call may overrun its deadline by, for undoing, before it is cut.
@@ -41,14 +43,25 @@ pub(super) struct Actor<A: Api> {
 /// What the last successful request left.
 struct Committed<A: Api> {
     /// As it is now.
-    message: A::Message,
+    message: Packed<A::Message>,
+    /// Our place on its path.
+    index: u32,
     /// As the application was told.
-    returned: Option<Box<A::Message>>,
+    returned: Option<Packed<A::Message>>,
     /// The circumstances of the last successful request.
     ctx: Ctx,
     /// The time that the first request had.
     budget: Duration,
     life: Life,
+}
+
+impl<A: Api> Committed<A> {
+    /// What is requested again and closed.
+    fn stored(&self) -> A::Message {
+        let mut message = self.message.open();
+        message.remember();
+        message
+    }
 }
 
 /// What a connection that was established is now.
@@ -171,10 +184,10 @@ impl<A: Api> Actor<A> {
     /// Refuses a caller who may not act on what somebody else has requested.
     fn admit(&self, ctx: &Ctx) -> Result<()> {
         match self.committed.as_deref() {
-            Some(committed) if !A::admits(committed.ctx.peer(), &committed.message, ctx.peer()) => {
+            Some(committed) if !A::admits(committed.ctx.peer(), committed.index, ctx.peer()) => {
                 let text = format!(
                     "{} was requested by somebody else than {}: {DENIED}",
-                    committed.message.id(),
+                    committed.message.open().id(),
                     ctx.peer().spiffe_id().unwrap_or("the caller"),
                 );
                 Err(Error::denied("not-the-owner", text))
@@ -204,12 +217,12 @@ impl<A: Api> Actor<A> {
                 message: current,
                 returned: Some(returned),
                 ..
-            }) if self.client => message.merge(returned, current),
+            }) if self.client => message.merge(returned.open(), current.open()),
             _ => message,
         };
         let answer = self.pass(ctx, message).await?;
         if let Some(committed) = self.committed.as_deref_mut().filter(|_| self.client) {
-            committed.returned = Some(Box::new(answer.clone()));
+            committed.returned = Some(Packed::new(&answer));
         }
         Ok(answer)
     }
@@ -233,14 +246,13 @@ impl<A: Api> Actor<A> {
             }
         })?;
         message.establish();
-        let mut stored = message.clone();
-        stored.remember();
         let (budget, returned) = match self.committed.take() {
             Some(before) => (before.budget, before.returned),
             None => (ctx.budget(), None),
         };
         self.committed = Some(Box::new(Committed {
-            message: stored,
+            message: Packed::new(&message),
+            index: message.path().index,
             returned,
             ctx: ctx.attempt(),
             budget,
@@ -252,7 +264,7 @@ impl<A: Api> Actor<A> {
     async fn close(&mut self, ctx: &Ctx, message: A::Message) -> Result<A::Message> {
         let committed = self.committed.take();
         let mut message = match committed.as_deref() {
-            Some(committed) if committed.life != Life::Lost => message.closing(committed.message.clone()),
+            Some(committed) if committed.life != Life::Lost => message.closing(committed.stored()),
             _ if A::CLOSE_UNKNOWN => message,
             _ => return Ok(message),
         };
@@ -282,7 +294,7 @@ impl<A: Api> Actor<A> {
             return;
         };
         let ctx = committed.ctx.event(committed.budget).within(within);
-        let message = committed.message.clone();
+        let message = committed.stored();
         if let Err(error) = self.close(&ctx, message).await {
             debug!(%error, "closing the connection by ourselves");
         }
@@ -300,7 +312,7 @@ impl<A: Api> Actor<A> {
         }
         let stored = self.committed.as_deref().map(|committed| {
             let ctx = committed.ctx.event(committed.budget).within(queued.within);
-            (committed.life, ctx, committed.message.clone())
+            (committed.life, ctx, committed.stored())
         });
         let done = match (queued.event, stored) {
             (Event::Close, Some((_, ctx, message))) => self.close(&ctx, message).await.map(drop),
@@ -324,7 +336,7 @@ impl<A: Api> Actor<A> {
         message.reselect();
         if let Some(committed) = self.committed.as_deref_mut() {
             committed.life = Life::Lost;
-            committed.message = message.clone();
+            committed.message = Packed::new(&message);
         }
         let ctx = ctx.event(ctx.budget()).within(within);
         self.pass(ctx, message).await.map(drop)

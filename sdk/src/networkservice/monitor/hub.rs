@@ -46,8 +46,8 @@ impl Hub {
         let mut table = self.table.lock();
         table.last += 1;
         let epoch = table.last;
+        table.connections.insert(&connection, epoch);
         table.publish(Kind::Update, &connection);
-        table.connections.insert(connection, epoch);
         epoch
     }
 
@@ -56,7 +56,7 @@ impl Hub {
         let mut table = self.table.lock();
         let current = table.connections.get(&connection.id);
         if current.is_some_and(|listed| listed.epoch == epoch) {
-            table.connections.insert(Arc::clone(connection), epoch);
+            table.connections.insert(connection, epoch);
             table.publish(Kind::Update, connection);
         }
     }
@@ -67,10 +67,10 @@ impl Hub {
         let Some(listed) = table.connections.get(id) else {
             return false;
         };
-        let (mut connection, epoch) = (Arc::clone(&listed.connection), listed.epoch);
-        change(Arc::make_mut(&mut connection));
-        table.publish(Kind::Update, &connection);
-        table.connections.insert(connection, epoch);
+        let (mut connection, epoch) = (listed.connection.open(), listed.epoch);
+        change(&mut connection);
+        table.connections.insert(&connection, epoch);
+        table.publish(Kind::Update, &Arc::new(connection));
         true
     }
 
@@ -81,7 +81,7 @@ impl Hub {
             return;
         };
         if !self.component.shutdown().is_cancelled() {
-            table.publish(Kind::Delete, &connection);
+            table.publish(Kind::Delete, &Arc::new(connection));
         }
     }
 

@@ -9,6 +9,7 @@ use nsm_api::connection::{Connection, MonitorScopeSelector};
 use nsm_api::matching::connection_matches;
 
 use super::subscriber::asked_id;
+use crate::core::Packed;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -21,58 +22,69 @@ pub(super) struct List {
 
 #[derive(Debug)]
 pub(super) struct Listed {
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Packed<Connection>,
+    /// The hashes of the ids on its path.
+    hashes: Box<[u64]>,
     /// Since when it is as its own hop says; what was relayed of an earlier epoch comes too late.
     pub(super) epoch: u64,
 }
 
 impl List {
     /// Lists a connection in place of what was listed under its id.
-    pub(super) fn insert(&mut self, connection: Arc<Connection>, epoch: u64) {
-        let id: Arc<str> = connection.id.as_str().into();
-        let hashes = self.hashes(&connection);
-        let listed = Listed { connection, epoch };
-        let old = self.connections.insert(Arc::clone(&id), listed);
-        let old = old.map_or(Vec::new(), |old| self.hashes(&old.connection));
+    pub(super) fn insert(&mut self, connection: &Connection, epoch: u64) {
+        let hashes = self.hashes(connection);
+        let connections = &mut self.connections;
+        let (id, old) = match connections.remove_entry(connection.id.as_str()) {
+            Some((id, old)) => (id, old.hashes),
+            None => (connection.id.as_str().into(), Box::default()),
+        };
         if old != hashes {
             for hash in old {
                 self.by_segment.remove(&(hash, Arc::clone(&id)));
             }
             self.by_segment
-                .extend(hashes.into_iter().map(|hash| (hash, Arc::clone(&id))));
+                .extend(hashes.iter().map(|hash| (*hash, Arc::clone(&id))));
         }
+        let listed = Listed {
+            connection: Packed::new(connection),
+            hashes,
+            epoch,
+        };
+        connections.insert(id, listed);
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Listed> {
         self.connections.get(id)
     }
 
-    pub(super) fn remove(&mut self, id: &str) -> Option<Arc<Connection>> {
+    pub(super) fn remove(&mut self, id: &str) -> Option<Connection> {
         let (id, listed) = self.connections.remove_entry(id)?;
-        for hash in self.hashes(&listed.connection) {
+        for hash in listed.hashes {
             self.by_segment.remove(&(hash, Arc::clone(&id)));
         }
-        Some(listed.connection)
+        Some(listed.connection.open())
     }
 
     /// Those that `selector` chooses.
     pub(super) fn matching(&self, selector: &MonitorScopeSelector) -> Vec<Arc<Connection>> {
-        let matches = |listed: &&Listed| connection_matches(selector, &listed.connection);
-        let copy = |listed: &Listed| Arc::clone(&listed.connection);
+        let matching = |listed: &Listed| {
+            let connection = listed.connection.open();
+            connection_matches(selector, &connection).then(|| Arc::new(connection))
+        };
         match asked_id(selector) {
-            "" => self.connections.values().filter(matches).map(copy).collect(),
+            "" => self.connections.values().filter_map(matching).collect(),
             asked => {
                 let hash = self.hash.hash_one(asked);
                 let named = self.by_segment.range((hash, "".into())..);
                 let named = named.take_while(|(other, _)| *other == hash);
                 let listed = named.filter_map(|(_, id)| self.connections.get(id));
-                listed.filter(matches).map(copy).collect()
+                listed.filter_map(matching).collect()
             }
         }
     }
 
     /// The hashes of the ids on its path.
-    fn hashes(&self, connection: &Connection) -> Vec<u64> {
+    fn hashes(&self, connection: &Connection) -> Box<[u64]> {
         let segments = connection.path.iter().flat_map(|path| &path.path_segments);
         segments
             .map(|segment| self.hash.hash_one(segment.id.as_str()))
@@ -86,19 +98,19 @@ mod tests {
 
     use super::*;
 
-    fn connection(ids: &[&str]) -> Arc<Connection> {
+    fn connection(ids: &[&str]) -> Connection {
         let segment = |id: &&str| PathSegment {
             id: id.to_string(),
             ..Default::default()
         };
-        Arc::new(Connection {
+        Connection {
             id: ids[1].into(),
             path: Some(Path {
                 index: 1,
                 path_segments: ids.iter().map(segment).collect(),
             }),
             ..Default::default()
-        })
+        }
     }
 
     fn found(list: &List, asked: &str) -> Vec<String> {
@@ -117,14 +129,14 @@ mod tests {
     #[test]
     fn a_connection_is_found_by_every_id_that_its_path_has_now() {
         let mut list = List::default();
-        list.insert(connection(&["a", "b", "c"]), 1);
-        list.insert(connection(&["a", "d", "e"]), 2);
+        list.insert(&connection(&["a", "b", "c"]), 1);
+        list.insert(&connection(&["a", "d", "e"]), 2);
         assert_eq!(found(&list, "a"), ["b", "d"]);
         assert_eq!(
             (found(&list, "c"), found(&list, "")),
             (vec!["b".into()], vec!["b".into(), "d".into()])
         );
-        list.insert(connection(&["a", "b", "f"]), 3);
+        list.insert(&connection(&["a", "b", "f"]), 3);
         assert_eq!(
             (found(&list, "c").len(), found(&list, "f")),
             (0, vec!["b".to_string()])

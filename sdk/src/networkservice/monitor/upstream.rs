@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tracing::debug;
 
 use super::watch::{Change, Watch, is_refusal};
-use crate::core::{Component, Ctx, NetworkService, Task, Way};
+use crate::core::{Component, Ctx, NetworkService, Packed, Result, Task, Way};
 
 /// Somebody who listens to the next hop.
 pub(crate) struct Upstream {
@@ -29,7 +29,7 @@ pub(crate) enum Told {
     /// The connection has changed.
     Change(Change),
     /// It tells no more; the connection is the one that was known last.
-    End(Arc<Connection>),
+    End(Connection),
 }
 
 /// What requests and the one who listens tell each other.
@@ -41,10 +41,13 @@ struct Course {
 struct Progress {
     is_held: bool,
     /// What was answered since the one who listens looked, and since when that holds.
-    answer: Option<(u64, Arc<Connection>)>,
+    answer: Option<Answer>,
     /// Whether nothing but good was heard.
     stands: bool,
 }
+
+/// What was answered to a request, and the epoch that it has begun.
+type Answer = (u64, Packed<Connection>);
 
 impl Upstream {
     /// Listens to the hop at the end of the connection's way, if it has one. `connection` is as that was answered in
@@ -52,8 +55,8 @@ impl Upstream {
     pub(crate) fn listen(
         ctx: &Ctx,
         epoch: u64,
-        connection: &Arc<Connection>,
-        tell: impl Fn(u64, Told) + Send + 'static,
+        connection: &Connection,
+        tell: impl Fn(u64, Told) + Send + Sync + 'static,
     ) -> Option<Self> {
         let way: Way<NetworkService> = ctx.store().get()?;
         let course = Arc::new(Course {
@@ -68,7 +71,7 @@ impl Upstream {
             ctx.component().clone(),
             way.clone(),
             Arc::clone(&course),
-            (epoch, Arc::clone(connection)),
+            (epoch, Packed::new(connection)),
             tell,
         );
         Some(Self {
@@ -86,14 +89,14 @@ impl Upstream {
 
     /// Goes on with the answer of another request; false when the connection does not go to where this listens any
     /// more, or when something is wrong there.
-    pub(crate) fn go_on(&self, ctx: &Ctx, epoch: u64, connection: &Arc<Connection>) -> bool {
+    pub(crate) fn go_on(&self, ctx: &Ctx, epoch: u64, connection: &Connection) -> bool {
         let is_same = |way: &Way<NetworkService>| Arc::ptr_eq(&way.0, &self.way.0);
         let leads_here = ctx.store().with(is_same).unwrap_or(false) && next_id(connection) == self.next;
         let mut state = self.course.state.lock();
         if !leads_here || !state.stands || self.task.is_finished() {
             return false;
         }
-        state.answer = Some((epoch, Arc::clone(connection)));
+        state.answer = Some((epoch, Packed::new(connection)));
         state.is_held = false;
         drop(state);
         self.course.goes_on.notify_one();
@@ -103,7 +106,7 @@ impl Upstream {
 
 impl Course {
     /// Waits while things are held back; the answer that has come meanwhile, if any.
-    async fn answer(&self) -> Option<(u64, Arc<Connection>)> {
+    async fn answer(&self) -> Option<Answer> {
         loop {
             let goes_on = self.goes_on.notified();
             {
@@ -130,39 +133,49 @@ async fn listen(
     component: Component,
     way: Way<NetworkService>,
     course: Arc<Course>,
-    (mut epoch, mut connection): (u64, Arc<Connection>),
-    tell: impl Fn(u64, Told) + Send,
+    (mut epoch, known): Answer,
+    tell: impl Fn(u64, Told) + Send + Sync,
 ) {
-    let mut heard = Box::pin(Watch::persist(&component, &way, &connection)).await;
-    loop {
-        let event = match &mut heard {
-            Ok(watch) => watch.event().await.transpose(),
-            Err(error) => Err(error.clone()),
-        };
-        if let Some((since, answer)) = course.answer().await {
-            (epoch, connection) = (since, Arc::clone(&answer));
-            if let Ok(watch) = &mut heard {
-                watch.know(answer);
-            }
+    let ended = |epoch, known| {
+        course.state.lock().stands = false;
+        tell(epoch, Told::End(known));
+    };
+    let mut watch = match open(&component, &way, &known).await {
+        Ok(watch) => watch,
+        Err(error) if is_refusal(&error) => {
+            return debug!(%error, "the next hop cannot be listened to");
         }
-        match (event, &mut heard) {
-            (Ok(Some(event)), Ok(watch)) => {
-                let Some(change) = watch.apply(event) else {
-                    continue;
-                };
-                connection = Arc::clone(&change.connection);
-                course.state.lock().stands = connection.state() == State::Up;
-                tell(epoch, Told::Change(change));
+        Err(_) => {
+            let (epoch, known) = course.answer().await.unwrap_or((epoch, known));
+            return ended(epoch, known.open());
+        }
+    };
+    drop(known);
+    loop {
+        let event = watch.event().await;
+        if let Some((since, answer)) = course.answer().await {
+            epoch = since;
+            watch.know(answer);
+        }
+        match event {
+            Some(Ok(event)) => {
+                if let Some(change) = watch.apply(event) {
+                    course.state.lock().stands = change.connection.state() == State::Up;
+                    tell(epoch, Told::Change(change));
+                }
             }
-            (Err(error), _) if is_refusal(&error) => {
-                return debug!(id = connection.id, %error, "the next hop cannot be listened to");
+            Some(Err(error)) if is_refusal(&error) => {
+                return debug!(%error, "the next hop tells no more");
             }
-            _ => {
-                course.state.lock().stands = false;
-                return tell(epoch, Told::End(connection));
-            }
+            Some(Err(_)) | None => return ended(epoch, watch.known()),
         }
     }
+}
+
+/// Opens the stream; what that takes is gone when it is open.
+async fn open(component: &Component, way: &Way<NetworkService>, known: &Packed<Connection>) -> Result<Watch> {
+    let connection = known.open();
+    Box::pin(Watch::persist(component, way, &connection)).await
 }
 
 /// How a client's connection stands, by what the next hop tells.
@@ -193,14 +206,13 @@ struct Shared {
 
 /// What is heard of a client's connection after an answer; nothing where it has no way.
 pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<watch::Receiver<News>> {
-    let connection = Arc::new(connection.clone());
     let shared = ctx.store().take::<Shared>();
-    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, &connection));
+    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, connection));
     let shared = shared.or_else(|| {
         let news = watch::Sender::new(News::default());
         let sender = news.clone();
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
-        let upstream = Upstream::listen(ctx, 0, &connection, tell)?;
+        let upstream = Upstream::listen(ctx, 0, connection, tell)?;
         Some(Shared { upstream, news })
     })?;
     let news = shared.news.subscribe();

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tonic::Code;
 use tracing::debug;
 
-use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Result, Way};
+use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Packed, Result, Way};
 
 /// How long opening a stream may take.
 const OPEN: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ const OPEN_TRIES: u32 = 4;
 
 /// The changes of one connection that the next hop tells.
 pub(crate) struct Watch {
-    known: Arc<Connection>,
+    known: Packed<Connection>,
     events: Found<NetworkService>,
 }
 
@@ -43,13 +43,13 @@ impl Watch {
     pub(crate) async fn open(
         component: &Component,
         way: &Way<NetworkService>,
-        connection: Arc<Connection>,
+        connection: &Connection,
     ) -> Result<Self> {
         let ctx = Ctx::own(component, OPEN);
-        let opened = way.0.find(&ctx, selector(&connection));
+        let opened = way.0.find(&ctx, selector(connection));
         let events = ctx.bounded("open a monitor of the next hop", opened).await?;
         Ok(Self {
-            known: connection,
+            known: Packed::new(connection),
             events,
         })
     }
@@ -58,12 +58,12 @@ impl Watch {
     pub(crate) async fn persist(
         component: &Component,
         way: &Way<NetworkService>,
-        connection: &Arc<Connection>,
+        connection: &Connection,
     ) -> Result<Self> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         let mut tries = 1;
         loop {
-            match Self::open(component, way, Arc::clone(connection)).await {
+            match Self::open(component, way, connection).await {
                 Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
                     debug!(id = connection.id, %error, "opening a monitor of the next hop");
                     tries += 1;
@@ -80,33 +80,42 @@ impl Watch {
     }
 
     /// The connection is known to be like this meanwhile.
-    pub(crate) fn know(&mut self, connection: Arc<Connection>) {
+    pub(crate) fn know(&mut self, connection: Packed<Connection>) {
         self.known = connection;
+    }
+
+    /// The connection as it is known.
+    pub(crate) fn known(&self) -> Connection {
+        self.known.open()
     }
 
     /// What the event changes; nothing when it tells of others, or what is known. A transfer tells of everything:
     /// what it does not tell of was deleted.
     pub(crate) fn apply(&mut self, event: ConnectionEvent) -> Option<Change> {
-        let (mut kind, was) = (event.r#type(), self.known.state());
+        let mut known = self.known.open();
+        let (mut kind, was) = (event.r#type(), known.state());
         let told = event.connections.into_values();
-        let mut seen: Vec<_> = told.filter_map(|told| seen(&self.known, kind, told)).collect();
+        let mut seen: Vec<_> = told.filter_map(|told| seen(&known, kind, told)).collect();
         if kind == Kind::InitialStateTransfer && seen.is_empty() {
-            let mut deleted = Connection::clone(&self.known);
+            let mut deleted = known.clone();
             deleted.set_state(State::Down);
             seen.push(deleted);
             kind = Kind::Delete;
         }
         let mut is_changed = false;
         for seen in seen {
-            if seen != *self.known {
-                self.known = Arc::new(seen);
+            if seen != known {
+                known = seen;
                 is_changed = true;
             }
         }
-        is_changed.then(|| Change {
-            kind,
-            connection: Arc::clone(&self.known),
-            was,
+        is_changed.then(|| {
+            self.known = Packed::new(&known);
+            Change {
+                kind,
+                connection: Arc::new(known),
+                was,
+            }
         })
     }
 }
@@ -196,7 +205,7 @@ mod tests {
         let probe = Probe::<NetworkService>::new();
         probe.as_ref().find(events);
         let (component, way) = (Component::new("hop-1"), end(crate::chain![probe]));
-        let mut watch = Watch::open(&component, &way, connection(1).into())
+        let mut watch = Watch::open(&component, &way, &connection(1))
             .await
             .expect("opens");
         let mut changes = Vec::new();
