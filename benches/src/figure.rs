@@ -6,6 +6,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+/// On which side of its goal a figure is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Bound {
+    /// Below it, or on it.
+    #[serde(rename = "at most")]
+    AtMost,
+    /// Above it, or on it.
+    #[serde(rename = "at least")]
+    AtLeast,
+}
+
 /// One measured figure.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
@@ -15,8 +26,10 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
     /// In what.
     pub(crate) unit: &'static str,
-    /// What it is to be at most, if something was promised.
+    /// What it is to be, if something was promised.
     pub(crate) goal: Option<f64>,
+    /// On which side of the goal.
+    pub(crate) bound: Option<Bound>,
     /// How many measurements the value was made of.
     pub(crate) runs: usize,
 }
@@ -29,6 +42,7 @@ impl Figure {
             value,
             unit,
             goal: None,
+            bound: None,
             runs,
         }
     }
@@ -36,36 +50,56 @@ impl Figure {
     /// The same with what it is to be at most.
     #[must_use]
     pub(crate) fn at_most(self, goal: f64) -> Self {
+        self.bound(Bound::AtMost, goal)
+    }
+
+    /// The same with what it is to be at least.
+    #[must_use]
+    pub(crate) fn at_least(self, goal: f64) -> Self {
+        self.bound(Bound::AtLeast, goal)
+    }
+
+    fn bound(self, bound: Bound, goal: f64) -> Self {
         Self {
             goal: Some(goal),
+            bound: Some(bound),
             ..self
         }
     }
 
-    fn verdict(&self) -> &'static str {
-        match self.goal {
-            None => "",
-            Some(goal) if self.value <= goal => "met",
-            Some(_) => "MISSED",
+    /// The goal for people.
+    fn wanted(&self) -> String {
+        match (self.bound, self.goal) {
+            (Some(Bound::AtMost), Some(goal)) => format!("≤ {goal}"),
+            (Some(Bound::AtLeast), Some(goal)) => format!("≥ {goal}"),
+            _ => String::new(),
         }
+    }
+
+    fn verdict(&self) -> &'static str {
+        let is_met = match (self.bound, self.goal) {
+            (Some(Bound::AtMost), Some(goal)) => self.value <= goal,
+            (Some(Bound::AtLeast), Some(goal)) => self.value >= goal,
+            _ => return "",
+        };
+        if is_met { "met" } else { "MISSED" }
     }
 }
 
 /// The figures for people.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let mut text = format!(
-        "{:<34} {:>10} {:<8} {:>8} {:<7} {:>7}\n",
-        "figure", "value", "unit", "at most", "", "runs"
+        "{:<46} {:>10} {:<8} {:>8} {:<7} {:>7}\n",
+        "figure", "value", "unit", "goal", "", "runs"
     );
     for figure in figures {
-        let goal = figure.goal.map(|goal| goal.to_string()).unwrap_or_default();
         let _infallible = writeln!(
             text,
-            "{:<34} {:>10.3} {:<8} {:>8} {:<7} {:>7}",
+            "{:<46} {:>10.3} {:<8} {:>8} {:<7} {:>7}",
             figure.name,
             figure.value,
             figure.unit,
-            goal,
+            figure.wanted(),
             figure.verdict(),
             figure.runs
         );
@@ -106,4 +140,34 @@ impl Times {
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_meets_its_goal_on_the_right_side_and_on_the_goal_itself() {
+        let figure = |value| Figure::new("name", value, "ratio", 1);
+        for (figure, verdict) in [
+            (figure(1.0), ""),
+            (figure(1.0).at_most(1.0), "met"),
+            (figure(1.1).at_most(1.0), "MISSED"),
+            (figure(1.0).at_least(1.0), "met"),
+            (figure(0.9).at_least(1.0), "MISSED"),
+            (figure(f64::NAN).at_least(1.0), "MISSED"),
+        ] {
+            assert_eq!(figure.verdict(), verdict, "{figure:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_can_tell_on_which_side_the_goal_is() {
+        let figure = Figure::new("name", 2.0, "ratio", 3).at_least(1.5);
+        let json = serde_json::to_value(&figure).expect("plain data");
+        let wanted = serde_json::json!(
+            {"name": "name", "value": 2.0, "unit": "ratio", "goal": 1.5, "bound": "at least", "runs": 3}
+        );
+        assert_eq!(json, wanted);
+    }
 }

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use futures::future::{FutureExt, LocalBoxFuture};
 
 mod figure;
 mod one_node;
+mod two_nodes;
 
 /// What the mesh costs, beside what its parts cost bare, measured in the same run
 #[derive(Parser)]
@@ -17,7 +19,7 @@ mod one_node;
 struct Bench {
     #[command(subcommand)]
     suite: Suite,
-    /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "runs"}
+    /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, global = true)]
     json: Option<PathBuf>,
 }
@@ -26,6 +28,8 @@ struct Bench {
 enum Suite {
     /// One node: attach, refresh, close, memory, start, registry
     OneNode(one_node::OneNode),
+    /// Two nodes: attach, throughput, round trips, memory
+    TwoNodes(two_nodes::TwoNodes),
     /// The bare server that floors are measured against; started by the suites themselves
     #[command(hide = true)]
     FloorServer(one_node::floor::FloorServer),
@@ -39,9 +43,10 @@ fn main() -> ExitCode {
 }
 
 fn run(bench: Bench) -> Result<ExitCode> {
-    let suite = match bench.suite {
+    let suite: LocalBoxFuture<'_, Result<Vec<figure::Figure>>> = match bench.suite {
         Suite::FloorServer(server) => return server.run(),
-        Suite::OneNode(suite) => suite,
+        Suite::OneNode(suite) => suite.run().boxed_local(),
+        Suite::TwoNodes(suite) => suite.run().boxed_local(),
     };
     if let Some(code) = nsm::mesh::enter()? {
         return Ok(code);
@@ -49,7 +54,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(suite.run())?;
+    let figures = runtime.block_on(suite)?;
     print!("{}", figure::table(&figures));
     if let Some(file) = bench.json {
         let text = serde_json::to_string_pretty(&figures)?;

@@ -8,26 +8,39 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::report::run;
-use crate::tools::{self, IP, NSENTER, PING, SETPRIV, UNSHARE};
+use crate::tools::{self, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
+
+/// What each suite needs.
+const TOOLS: [Tool; 5] = [IP, PING, UNSHARE, NSENTER, SETPRIV];
+
+/// What two nodes need besides: the load of wires, and WireGuard by other hands to compare with.
+const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 
 /// Build the programs for release, run a suite of benchmarks, and print its figures beside their goals.
 ///
-/// Every figure that compares is measured against a floor in the same run.
+/// Suites: `one-node` (attach, refresh, close, memory, start, registry) and `two-nodes` (attach, throughput, round trips
+/// and memory of wires between nodes). Every figure that compares is measured against a floor in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
-    #[arg(value_name = "SUITE", value_parser = ["one-node"])]
+    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes"])]
     suite: String,
-    /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "runs"}
+    /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Options of the suite itself; `-- --help` tells them
+    #[arg(last = true, value_name = "OPTION")]
+    options: Vec<String>,
 }
 
 impl Args {
     /// Builds, and becomes the benchmark.
     pub(crate) fn run(self) -> Result<()> {
-        tools::need(&[IP, PING, UNSHARE, NSENTER, SETPRIV])?;
+        tools::need(&TOOLS)?;
+        if self.suite == "two-nodes" {
+            tools::need(&TOOLS_OF_TWO_NODES)?;
+        }
         eprintln!("building the programs for release");
         run(Command::new("cargo").args(["build", "--release", "--workspace", "--bins", "--exclude=xtask"]))?;
         run(Command::new("cargo").args([
@@ -42,6 +55,7 @@ impl Args {
         if let Some(file) = self.json {
             bench.arg("--json").arg(std::path::absolute(file)?);
         }
+        bench.args(&self.options);
         Err(bench.exec()).with_context(|| format!("could not start {}", program.display()))
     }
 }

@@ -79,6 +79,12 @@ pub(crate) const WG: Tool = Tool {
     package: "wireguard-tools",
 };
 
+/// Sends as much as a wire carries.
+pub(crate) const IPERF3: Tool = Tool {
+    program: "iperf3",
+    package: "iperf3",
+};
+
 /// Boots a kernel without hardware.
 pub(crate) const QEMU: Tool = Tool {
     program: "qemu-system-x86_64",

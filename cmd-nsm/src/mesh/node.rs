@@ -179,6 +179,7 @@ impl Node {
         ];
         if let Some(host) = &self.settings.host {
             variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
+            variables.push(("NSM_WIREGUARD_ENGINE", host.wireguard_engine().to_string()));
         }
         let (program, took) = self.ready(&name, "forwarder", &variables, &listen_on).await?;
         self.forwarder = Some(program);

@@ -27,6 +27,7 @@ pub struct Host {
     ip6: Ipv6Addr,
     /// Whether tunnels go over IPv6.
     tunnels_over_ipv6: bool,
+    wireguard_engine: &'static str,
     _underlay: Underlay,
 }
 
@@ -83,6 +84,7 @@ impl Underlay {
             ip,
             ip6,
             tunnels_over_ipv6: false,
+            wireguard_engine: "auto",
             _underlay: self.clone(),
         })
     }
@@ -111,6 +113,20 @@ impl Host {
             tunnels_over_ipv6: true,
             ..self
         }
+    }
+
+    /// Lets its node make WireGuard tunnels by this engine: `auto`, `kernel` or `userspace`.
+    #[must_use]
+    pub fn with_wireguard_engine(self, engine: &'static str) -> Self {
+        Self {
+            wireguard_engine: engine,
+            ..self
+        }
+    }
+
+    /// The engine of its node's WireGuard tunnels.
+    pub fn wireguard_engine(&self) -> &'static str {
+        self.wireguard_engine
     }
 
     /// The address that its node's tunnels go from.

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What wires carry and how long packets need, beside the same devices made by hand, by turns.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nsm::mesh::Pinger;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::TwoNodes;
+use super::stage::{Kind, Stage, endpoint, url};
+use super::{hand, iperf};
+use crate::figure::{Figure, Times, median};
+
+/// How often a ping is sent; each line gets every other one.
+const PACE: Duration = Duration::from_millis(1);
+
+/// How long a ping may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The interface of the wire.
+const INTERFACE: &str = "traffic";
+
+/// A wire of this kind and its counterpart made by hand.
+pub(crate) async fn measure(stage: &Stage, kind: Kind, how: &TwoNodes) -> Result<Vec<Figure>> {
+    let client = stage.client()?.pinging()?;
+    let wire = client.attach(kind.name(), &url(kind, INTERFACE)).await?;
+    let links = stage.near().ip(&["link", "show", "dev", INTERFACE])?;
+    let mtu = links[0]["mtu"].as_u64().context("the wire has no MTU")?;
+    let hand = hand::make(stage, kind, mtu).await?;
+    let lines = [endpoint(&wire)?, hand.to];
+    let mut figures = Vec::new();
+    if how.wants(super::Part::Roundtrip) && matches!(kind, Kind::Local | Kind::Vxlan) {
+        figures.extend(round_trips(stage, kind, lines, how.seconds).await?);
+    }
+    if how.wants(super::Part::Throughput) {
+        figures.extend(throughput(stage, kind, lines, how).await?);
+    }
+    client.close(wire.request).await?;
+    client.end().await;
+    Ok(figures)
+}
+
+/// What the wire carries over what the other line does.
+async fn throughput(stage: &Stage, kind: Kind, lines: [Ipv4Addr; 2], how: &TwoNodes) -> Result<Vec<Figure>> {
+    let _server = iperf::serve(stage.far(kind)?, stage.folder()).await?;
+    let names = [kind.name(), hand::name(kind)];
+    let mut figures = Vec::new();
+    for streams in [1, 4] {
+        let [wire, bare] = by_turns(stage, lines, streams, how).await?;
+        let runs = wire.len();
+        let (wire, bare) = (median(wire), median(bare));
+        let [name, other] = names;
+        let ratio = |name: String| Figure::new(name, wire / bare, "ratio", runs);
+        figures.push(match (kind, streams) {
+            (Kind::WireGuardUser, 1) => ratio(format!("throughput.{name}_over_{other}")).at_least(2.5),
+            (Kind::WireGuardUser, _) => ratio(format!("throughput.{name}_over_{other}_{streams}")),
+            _ => ratio(format!("throughput.{name}_over_bare_{streams}")).at_least(0.97),
+        });
+        for (name, gbit) in [(name, wire), (other, bare)] {
+            figures.push(Figure::new(
+                format!("throughput.{name}_{streams}_gbit"),
+                gbit,
+                "Gbit/s",
+                runs,
+            ));
+        }
+    }
+    Ok(figures)
+}
+
+/// Gigabits a second of each line; who is first changes from turn to turn.
+async fn by_turns(
+    stage: &Stage,
+    lines: [Ipv4Addr; 2],
+    streams: usize,
+    how: &TwoNodes,
+) -> Result<[Vec<f64>; 2]> {
+    let mut gbit = [Vec::new(), Vec::new()];
+    for turn in 0..how.turns {
+        for at in [turn % 2, 1 - turn % 2] {
+            gbit[at].push(iperf::gbit(stage.near(), lines[at], streams, how.seconds).await?);
+        }
+    }
+    if std::env::var_os("NSM_SHOW").is_some() {
+        eprintln!("{gbit:.2?}");
+    }
+    Ok(gbit)
+}
+
+/// How long pings of the wire take over those of the other line.
+async fn round_trips(stage: &Stage, kind: Kind, lines: [Ipv4Addr; 2], seconds: usize) -> Result<Vec<Figure>> {
+    let pinger = Pinger::new(stage.near().path())?;
+    let mut times = [Vec::new(), Vec::new()];
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in 0..u16::try_from(seconds * 2000)? {
+        pace.tick().await;
+        let at = usize::from(number % 2);
+        times[at].push(pinger.once(lines[at], number, Instant::now() + PATIENCE)?);
+    }
+    let [wire, bare] = times.map(Times::new);
+    let (name, runs) = (kind.name(), wire.runs());
+    let figure = |name: &str, times: &Times| {
+        Figure::new(
+            format!("roundtrip.{name}_p50_us"),
+            times.p50_ms() * 1e3,
+            "µs",
+            runs,
+        )
+    };
+    Ok(vec![
+        Figure::new(
+            format!("roundtrip.{name}_over_bare"),
+            wire.p50_ms() / bare.p50_ms(),
+            "ratio",
+            runs,
+        )
+        .at_most(1.05),
+        figure(name, &wire),
+        figure(hand::name(kind), &bare),
+    ])
+}
