@@ -27,10 +27,10 @@ pub(crate) struct TwoNodes {
     #[arg(long, default_value_t = 100)]
     rounds: usize,
     /// How often each line carries what it can, by turns
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 9)]
     turns: usize,
-    /// How long each of these turns takes, and how long pings are sent, seconds
-    #[arg(long, default_value_t = 3)]
+    /// How long each of these turns takes, seconds
+    #[arg(long, default_value_t = 1)]
     seconds: usize,
     /// Where the program files are; beside this one by default
     #[arg(long)]

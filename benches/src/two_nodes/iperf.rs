@@ -30,11 +30,22 @@ pub(crate) async fn serve(pod: &Pod, folder: &Path) -> Result<Program> {
     Ok(server)
 }
 
+/// The CPUs on which the ends run, if there are two: where the scheduler puts them would decide what they carry.
+fn places() -> Result<Option<String>> {
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let places = cpus.next().zip(cpus.next());
+    Ok(places.map(|(client, server)| format!("{client},{server}")))
+}
+
 /// Gigabits a second from `pod` to the server that has the address `to`.
 pub(crate) async fn gbit(pod: &Pod, to: Ipv4Addr, streams: usize, seconds: usize) -> Result<f64> {
+    let places = places()?;
+    let places = places.iter().flat_map(|places| ["--affinity", places]);
     let done = Command::from(pod.command("iperf3"))
         .args(["--json", "--client", &to.to_string()])
         .args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()])
+        .args(places)
         .kill_on_drop(true)
         .output()
         .await

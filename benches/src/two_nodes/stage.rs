@@ -44,6 +44,15 @@ impl Kind {
         }
     }
 
+    /// Where the addresses of such wires come from: they share the near pod.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Local => "10.1.0.0/16",
+            Self::Vxlan => "10.2.0.0/16",
+            Self::WireGuardUser | Self::WireGuardKernel => "10.3.0.0/16",
+        }
+    }
+
     fn payload(self) -> &'static str {
         match self {
             Self::Local | Self::Vxlan => "ETHERNET",
@@ -106,6 +115,7 @@ impl Stage {
         let variables = [
             ("NSM_SERVICE_NAMES", kind.service().to_string()),
             ("NSM_PAYLOAD", kind.payload().to_string()),
+            ("NSM_CIDR_PREFIX", kind.prefix().to_string()),
         ];
         let (program, _) = node.start_endpoint(kind.service(), &pod, &variables).await?;
         self.endpoints.push((kind, program, pod));
