@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use nsm::mesh::Pinger;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::TwoNodes;
+use super::hand;
+use super::iperf::Server;
 use super::stage::{Kind, Stage, endpoint, url};
-use super::{hand, iperf};
+use super::{Part, TwoNodes};
 use crate::figure::{Figure, Times, median};
 
 /// How often a ping is sent; each line gets every other one.
@@ -34,10 +35,10 @@ pub(crate) async fn measure(stage: &Stage, kind: Kind, how: &TwoNodes) -> Result
     let hand = hand::make(stage, kind, mtu).await?;
     let lines = [endpoint(&wire)?, hand.to];
     let mut figures = Vec::new();
-    if how.wants(super::Part::Roundtrip) && matches!(kind, Kind::Local | Kind::Vxlan) {
+    if how.wants(Part::Roundtrip) && matches!(kind, Kind::Local | Kind::Vxlan) {
         figures.extend(round_trips(stage, kind, lines).await?);
     }
-    if how.wants(super::Part::Throughput) {
+    if how.wants(Part::Throughput) {
         figures.extend(throughput(stage, kind, lines, how).await?);
     }
     client.close(wire.request).await?;
@@ -47,7 +48,7 @@ pub(crate) async fn measure(stage: &Stage, kind: Kind, how: &TwoNodes) -> Result
 
 /// What the wire carries over what the other line does.
 async fn throughput(stage: &Stage, kind: Kind, lines: [Ipv4Addr; 2], how: &TwoNodes) -> Result<Vec<Figure>> {
-    let _server = iperf::serve(stage.far(kind)?, stage.folder()).await?;
+    let mut server = Server::start(stage.far(kind)?, stage.folder())?;
     let (name, other) = (kind.name(), hand::name(kind));
     let mut figures = Vec::new();
     for streams in [1, 4] {
@@ -57,7 +58,7 @@ async fn throughput(stage: &Stage, kind: Kind, lines: [Ipv4Addr; 2], how: &TwoNo
             _ => format!("throughput.{name}_over_bare_{streams}"),
         };
         let goal = if kind == Kind::WireGuardUser { 2.5 } else { 0.97 };
-        let [wire, bare] = by_turns(stage, lines, streams, how).await?;
+        let [wire, bare] = by_turns(stage, &mut server, lines, streams, how).await?;
         // Neighbours in time, so that what else the machine does is the same for both.
         let over = wire.iter().zip(&bare).map(|(wire, bare)| wire / bare).collect();
         figures.push(Figure::new(ratio, median(over), "ratio", how.turns).at_least(goal));
@@ -72,6 +73,7 @@ async fn throughput(stage: &Stage, kind: Kind, lines: [Ipv4Addr; 2], how: &TwoNo
 /// Gigabits a second of each line; who is first changes from turn to turn.
 async fn by_turns(
     stage: &Stage,
+    server: &mut Server,
     lines: [Ipv4Addr; 2],
     streams: usize,
     how: &TwoNodes,
@@ -79,7 +81,7 @@ async fn by_turns(
     let mut gbit = [Vec::new(), Vec::new()];
     for turn in 0..how.turns {
         for at in [turn % 2, 1 - turn % 2] {
-            gbit[at].push(iperf::gbit(stage.near(), lines[at], streams, how.seconds).await?);
+            gbit[at].push(server.gbit(stage.near(), lines[at], streams, how.seconds).await?);
         }
     }
     if std::env::var_os("NSM_SHOW").is_some() {
