@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use nsm::mesh::Programs;
 
@@ -60,58 +60,80 @@ impl TwoNodes {
             None => Programs::beside_us()?,
         };
         let kinds = [Kind::Local, Kind::Vxlan, Kind::WireGuardUser];
-        let mut figures = self.nodes(&programs, &kinds).await?;
-        match hand::no_wireguard()? {
-            None => {
-                let kernels = self
-                    .nodes(&programs, &[Kind::Local, Kind::WireGuardKernel])
-                    .await?;
-                // Local wires are made here as well, to compare; what they take is told once.
-                figures.extend(
-                    kernels
-                        .into_iter()
-                        .filter(|figure| !figure.name.contains(".local_")),
-                );
+        let mut figures = on_nodes(&programs, &kinds, async |stage| {
+            let mut figures = self.attach(stage, &kinds).await?;
+            if self.wants(Part::AtOnce) {
+                say("100 at once");
+                figures.extend(attach::at_once(stage).await?);
             }
+            figures.extend(self.traffic(stage, &kinds).await?);
+            Ok(figures)
+        })
+        .await?;
+        match hand::no_wireguard()? {
+            None => figures.extend(self.kernels_wireguard(&programs).await?),
             Some(why) => eprintln!("left out: WireGuard of the kernel, since it makes no such device: {why}"),
         }
         if self.wants(Part::Memory) {
             say("many tunnels");
-            let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
-            let stage = Stage::start(&programs, folder.path(), &[Kind::WireGuardUser]).await?;
-            figures.extend(attach::many(&stage).await?);
-            stage.end().await?;
+            figures.extend(on_nodes(&programs, &[Kind::WireGuardUser], attach::many).await?);
         }
         Ok(figures)
     }
 
-    /// Measures all but memory, on two nodes with wires of these kinds.
-    async fn nodes(&self, programs: &Programs, kinds: &[Kind]) -> Result<Vec<Figure>> {
-        let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
-        let stage = Stage::start(programs, folder.path(), kinds).await?;
+    async fn kernels_wireguard(&self, programs: &Programs) -> Result<Vec<Figure>> {
+        let kinds = [Kind::Local, Kind::WireGuardKernel];
+        on_nodes(programs, &kinds, async |stage| {
+            let mut figures = self.attach(stage, &kinds).await?;
+            // What local wires take has been told; here they are what others are compared with.
+            figures.retain(|figure| figure.name != "remote_attach.local_p50_ms");
+            figures.extend(self.traffic(stage, &[Kind::WireGuardKernel]).await?);
+            Ok(figures)
+        })
+        .await
+    }
+
+    async fn attach(&self, stage: &Stage, kinds: &[Kind]) -> Result<Vec<Figure>> {
+        if !self.wants(Part::Attach) {
+            return Ok(Vec::new());
+        }
+        say("attach");
+        attach::by_turns(stage, kinds, self.rounds).await
+    }
+
+    async fn traffic(&self, stage: &Stage, kinds: &[Kind]) -> Result<Vec<Figure>> {
         let mut figures = Vec::new();
-        if self.wants(Part::Attach) {
-            say("attach");
-            figures.extend(attach::by_turns(&stage, kinds, self.rounds).await?);
-        }
-        if self.wants(Part::AtOnce) && kinds.contains(&Kind::WireGuardUser) {
-            say("100 at once");
-            figures.extend(attach::at_once(&stage).await?);
-        }
         if self.wants(Part::Throughput) || self.wants(Part::Roundtrip) {
-            let told = |kind: &Kind| *kind != Kind::Local || kinds.contains(&Kind::Vxlan);
-            for kind in kinds.iter().copied().filter(told) {
+            for kind in kinds.iter().copied() {
                 say(&format!("traffic of {}", kind.name()));
-                figures.extend(traffic::measure(&stage, kind, self).await?);
+                figures.extend(traffic::measure(stage, kind, self).await?);
             }
         }
-        stage.end().await?;
         Ok(figures)
     }
 
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
+}
+
+/// Starts two nodes with wires of these kinds, measures, and ends them. When something fails their logs stay.
+async fn on_nodes(
+    programs: &Programs,
+    kinds: &[Kind],
+    measure: impl AsyncFnOnce(&Stage) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
+    let mut folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+    let path = folder.path().to_path_buf();
+    let measured = async {
+        let stage = Stage::start(programs, &path, kinds).await?;
+        let figures = measure(&stage).await?;
+        stage.end().await?;
+        Ok(figures)
+    };
+    let measured: Result<_> = measured.await;
+    folder.disable_cleanup(measured.is_err());
+    measured.with_context(|| format!("the logs are in {}", path.display()))
 }
 
 fn say(what: &str) {

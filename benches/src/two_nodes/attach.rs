@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use futures::stream::{StreamExt, TryStreamExt};
 use nsm::mesh::{Attached, Client, Pinger};
@@ -124,7 +124,8 @@ pub(crate) async fn many(stage: &Stage) -> Result<Vec<Figure>> {
 
 fn ping_all(pinger: &Pinger, wires: &[Attached]) -> Result<()> {
     for (number, wire) in (0_u16..).zip(wires) {
-        pinger.once(endpoint(wire)?, number, Instant::now() + PATIENCE)?;
+        let answer = pinger.once(endpoint(wire)?, number, Instant::now() + PATIENCE);
+        answer.with_context(|| format!("the wire {} carries no ping", wire.request.connection.id))?;
     }
     Ok(())
 }

@@ -84,9 +84,6 @@ async fn by_turns(
             gbit[at].push(server.gbit(stage.near(), lines[at], streams, how.seconds).await?);
         }
     }
-    if std::env::var_os("NSM_SHOW").is_some() {
-        eprintln!("{gbit:.2?}");
-    }
     Ok(gbit)
 }
 
