@@ -19,7 +19,7 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 
 /// Build the programs for release, run a suite of benchmarks, and print its figures beside their goals.
 ///
-/// Suites: `one-node` (attach, refresh, close, memory, start, registry) and `two-nodes` (attach, throughput, round trips
+/// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
 /// and memory of wires between nodes). Every figure that compares is measured against a floor in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
