@@ -56,6 +56,7 @@ impl OneNode {
         let floor = floor::measure(&bench.node, self.rounds).await?;
         say("attach, refresh, close");
         figures.extend(attach::one_by_one(&bench, &floor, self.rounds).await?);
+        figures.extend(attach::refresh(&bench, &floor, self.rounds).await?);
         say("100 at once");
         figures.extend(attach::at_once(&bench, 100).await?);
         say("many connections");

@@ -188,6 +188,13 @@ impl End {
         self
     }
 
+    /// Whether it carries IPv4 and nothing else, ever: only where the payload is IP is what passes known beforehand.
+    pub(crate) fn is_v4_only(&self) -> bool {
+        let is_ip =
+            self.link.device == Device::WireGuard || self.neighbours.values().any(|peer| peer.permanent);
+        is_ip && !self.uses_v6()
+    }
+
     /// Whether anything here needs IPv6.
     pub(crate) fn uses_v6(&self) -> bool {
         self.addresses

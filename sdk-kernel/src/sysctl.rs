@@ -14,10 +14,10 @@ use rustix::io::Errno;
 /// Everybody: the greatest group id that the kernel takes here.
 const ALL_GROUPS: u32 = i32::MAX as u32;
 
-/// Lets interface `name` have IPv6 addresses. A kernel without IPv6 has no such setting, which is no error here.
-pub(crate) fn enable_v6(name: &str) -> Result<()> {
+/// Lets interface `name` have IPv6 addresses, or not. A kernel without IPv6 has no such setting, which is no error here.
+pub(crate) fn allow_v6(name: &str, allowed: bool) -> Result<()> {
     let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    match set(&path, "0") {
+    match set(&path, if allowed { "0" } else { "1" }) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done.map_err(|error| refused(&path, &error)),
     }

@@ -132,7 +132,12 @@ pub(crate) fn configure(
     let link = &half.end.link;
     let (mut socket, ()) = station.enter(half.netns, || {
         if half.end.uses_v6() {
-            sysctl::enable_v6(&link.name)?;
+            sysctl::allow_v6(&link.name, true)?;
+        } else if half.end.is_v4_only() && !now.link.up {
+            // For a link-local address that nobody uses, the kernel would look through all IPv6 routes.
+            if let Err(error) = sysctl::allow_v6(&link.name, false) {
+                tracing::debug!(%error, "it has IPv6 though nobody uses it");
+            }
         }
         if is_localnet_new {
             sysctl::route_localnet(&link.name, link.route_localnet)?;

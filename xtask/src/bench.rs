@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the programs for release and measures them.
+//! Builds the programs as they are shipped and measures them.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ const TOOLS: [Tool; 5] = [IP, PING, UNSHARE, NSENTER, SETPRIV];
 /// What two nodes need besides: the load of wires, and WireGuard by other hands to compare with.
 const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 
-/// Build the programs for release, run a suite of benchmarks, and print its figures beside their goals.
+/// Build the programs as they are shipped, run a suite of benchmarks, and print its figures beside their goals.
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
 /// and memory of wires between nodes). Every figure that compares is measured against a floor in the same run.
@@ -41,15 +41,15 @@ impl Args {
         if self.suite == "two-nodes" {
             tools::need(&TOOLS_OF_TWO_NODES)?;
         }
-        eprintln!("building the programs for release");
-        run(Command::new("cargo").args(["build", "--release", "--workspace", "--bins", "--exclude=xtask"]))?;
+        eprintln!("building the programs as images have them: about 8 minutes at first");
         run(Command::new("cargo").args([
             "build",
-            "--release",
-            "--package=nsm-sdk-kernel",
-            "--example=veth_floor",
+            "--profile=dist",
+            "--workspace",
+            "--bins",
+            "--exclude=xtask",
         ]))?;
-        let program = profile_folder(true)?.join("nsm-bench");
+        let program = profile_folder("dist")?.join("nsm-bench");
         let mut bench = Command::new(&program);
         bench.arg(&self.suite).current_dir(root());
         if let Some(file) = self.json {

@@ -52,7 +52,7 @@ impl Args {
         }
         eprintln!("building the programs");
         run(&mut build)?;
-        let program = profile_folder(!self.debug)?.join("nsm");
+        let program = profile_folder(if self.debug { "debug" } else { "release" })?.join("nsm");
         let mut demo = Command::new(&program);
         demo.arg("demo")
             .current_dir(root())

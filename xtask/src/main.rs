@@ -71,7 +71,7 @@ fn root() -> PathBuf {
 }
 
 /// The folder into which cargo puts programs.
-fn profile_folder(release: bool) -> Result<PathBuf> {
+fn profile_folder(profile: &str) -> Result<PathBuf> {
     let printed = Process::new("cargo")
         .args(["metadata", "--format-version=1", "--no-deps"])
         .current_dir(root())
@@ -83,5 +83,5 @@ fn profile_folder(release: bool) -> Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join(if release { "release" } else { "debug" }))
+    Ok(Path::new(target).join(profile))
 }

@@ -137,7 +137,7 @@ fn soak(report: &mut Report) {
         run_tests(
             Command::new("cargo")
                 .args(["test", "--package", "nsm-tests", "--test", "netns", "soak"])
-                .env("NSM_PROGRAMS", profile_folder(true)?)
+                .env("NSM_PROGRAMS", profile_folder("release")?)
                 .env("NSM_LOG_LEVEL", "INFO")
                 .env("NSM_SOAK_CYCLES", "10000"),
         )

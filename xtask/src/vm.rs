@@ -34,7 +34,7 @@ const LIMIT: &str = "900";
 pub(crate) fn tests() -> Result<Tally> {
     let kernel = tools::kernel()?;
     let virtme = tools::virtme()?;
-    let shared = profile_folder(false)?.with_file_name("vm");
+    let shared = profile_folder("debug")?.with_file_name("vm");
     if shared.exists() {
         fs::remove_dir_all(&shared).with_context(|| format!("cannot remove {}", shared.display()))?;
     }
@@ -61,7 +61,7 @@ pub(crate) fn tests() -> Result<Tally> {
 ///
 /// Programs are those built for release: an emulated processor is slow, and they have no more patience than on others.
 fn fill(shared: &Path) -> Result<()> {
-    let built = profile_folder(true)?;
+    let built = profile_folder("release")?;
     let programs = shared.join("programs");
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
     let tests = TESTS.iter().zip(test_programs()?);

@@ -17,50 +17,9 @@ const WARM_UP: usize = 20;
 /// How many attaches stand for "the first" and "the thousandth".
 const WINDOW: usize = 25;
 
-/// One after the other: attach until a ping is back, refresh, close.
+/// One after the other: attach until a ping is back, close.
 pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
-    let (mut attach, mut refresh, mut close) = (Vec::new(), Vec::new(), Vec::new());
-    if std::env::var("NSM_ADHOC").is_ok() {
-        let mut attached = bench
-            .client
-            .attach("adhoc", "kernel://icmp-responder/adhoc")
-            .await?;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let mut times = Vec::new();
-        let count = std::env::var("NSM_ADHOC")?.parse::<usize>()?;
-        for round in 0..count {
-            attached = bench.client.again(attached.request).await?;
-            times.push(attached.answered);
-            if round % (count / 10) == 0 {
-                let path = attached.request.connection.path.as_ref().expect("path");
-                let hops: Vec<_> = path
-                    .path_segments
-                    .iter()
-                    .map(|s| (s.name.clone(), s.metrics.get("request_us").cloned()))
-                    .collect();
-                eprintln!("{:?} {hops:?}", attached.answered);
-            }
-        }
-        let times = Times::new(times);
-        eprintln!(
-            "refresh repeated p50 {} p99 {}",
-            times.p50_ms(),
-            times.quantile_ms(0.99)
-        );
-        let mut times = Vec::new();
-        for _ in 0..100 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            attached = bench.client.again(attached.request).await?;
-            times.push(attached.answered);
-        }
-        let times = Times::new(times);
-        eprintln!(
-            "refresh after pause p50 {} p99 {}",
-            times.p50_ms(),
-            times.quantile_ms(0.99)
-        );
-        std::process::exit(0);
-    }
+    let (mut attach, mut close) = (Vec::new(), Vec::new());
     for round in 0..rounds + WARM_UP {
         let attached = bench
             .client
@@ -70,15 +29,13 @@ pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> R
             )
             .await?;
         let carried = attached.carried;
-        let refreshed = bench.client.again(attached.request).await?;
-        let closed = bench.client.close(refreshed.request).await?;
+        let closed = bench.client.close(attached.request).await?;
         if round >= WARM_UP {
             attach.push(carried);
-            refresh.push(refreshed.answered);
             close.push(closed);
         }
     }
-    let (attach, refresh, close) = (Times::new(attach), Times::new(refresh), Times::new(close));
+    let (attach, close) = (Times::new(attach), Times::new(close));
     Ok(vec![
         Figure::new(
             "attach.p50_over_floor",
@@ -90,14 +47,6 @@ pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> R
         Figure::new("attach.p50_ms", attach.p50_ms(), "ms", rounds),
         Figure::new("attach.p99_ms", attach.quantile_ms(0.99), "ms", rounds).at_most(10.0),
         Figure::new(
-            "refresh.p50_over_hops",
-            refresh.p50_ms() / floor.hops_ms(),
-            "ratio",
-            rounds,
-        )
-        .at_most(1.5),
-        Figure::new("refresh.p50_ms", refresh.p50_ms(), "ms", rounds),
-        Figure::new(
             "close.p50_over_attach",
             close.p50_ms() / attach.p50_ms(),
             "ratio",
@@ -105,6 +54,33 @@ pub(crate) async fn one_by_one(bench: &Bench, floor: &Floor, rounds: usize) -> R
         )
         .at_most(1.0),
         Figure::new("close.p50_ms", close.p50_ms(), "ms", rounds),
+    ])
+}
+
+/// One wire that stays, refreshed time after time, as the floor's calls are made.
+pub(crate) async fn refresh(bench: &Bench, floor: &Floor, rounds: usize) -> Result<Vec<Figure>> {
+    let mut wire = bench
+        .client
+        .attach("refreshed", "kernel://icmp-responder/refreshed")
+        .await?;
+    let mut refresh = Vec::with_capacity(rounds);
+    for round in 0..rounds + WARM_UP {
+        wire = bench.client.again(wire.request).await?;
+        if round >= WARM_UP {
+            refresh.push(wire.answered);
+        }
+    }
+    bench.client.close(wire.request).await?;
+    let refresh = Times::new(refresh);
+    Ok(vec![
+        Figure::new(
+            "refresh.p50_over_hops",
+            refresh.p50_ms() / floor.hops_ms(),
+            "ratio",
+            rounds,
+        )
+        .at_most(1.5),
+        Figure::new("refresh.p50_ms", refresh.p50_ms(), "ms", rounds),
     ])
 }
 

@@ -156,7 +156,7 @@ fn token(identity: &Identity, rounds: usize) -> Result<Times> {
 
 /// The median of a veth pair with addresses and routes, by netlink alone, in a process of its own; milliseconds.
 fn veth(programs: &Path, rounds: usize) -> Result<f64> {
-    let file = programs.join("examples/veth_floor");
+    let file = programs.join("veth-floor");
     let done = Command::new(&file)
         .arg(rounds.to_string())
         .stderr(Stdio::inherit())

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::role;
 use crate::tests;
-use crate::world::{PATIENCE, World, lines, net, peer, route, via};
+use crate::world::{PATIENCE, Pod, World, lines, net, peer, route, via};
 
 tests![
     case_01_addresses_are_exact,
@@ -16,6 +16,7 @@ tests![
     case_04_both_families_work_at_once,
     case_05_ipv6_is_enabled_where_it_was_not,
     case_06_ipv4_alone_leaves_ipv6_disabled,
+    a_wire_of_ip_has_ipv6_only_when_it_carries_some,
     case_07_the_first_packet_is_answered_both_ways,
     case_08_the_mtu_is_that_of_both_ends,
     case_10_a_name_is_used_verbatim_or_refused,
@@ -105,6 +106,21 @@ fn case_06_ipv4_alone_leaves_ipv6_disabled() {
     world.up(&world.wire("c6", "nsm-1"));
     assert_eq!(world.client.sysctl("net.ipv6.conf.nsm-1.disable_ipv6"), "1");
     assert!(world.client.ping("172.16.1.100"));
+}
+
+fn a_wire_of_ip_has_ipv6_only_when_it_carries_some() {
+    let world = World::new();
+    let (before, after) = (world.wire("v4", "nsm-1"), world.dual("v4", "nsm-1"));
+    let local = |pod: &Pod| pod.run("ip -6 addr show dev nsm-1 scope link");
+    world.up(&before);
+    for pod in [&world.client, &world.endpoint] {
+        assert_eq!(
+            (local(pod), pod.routes("-6 route show dev nsm-1").len()),
+            (String::new(), 0)
+        );
+    }
+    world.refresh(&after, &before);
+    assert!(world.client.ping("172.16.1.100") && world.client.ping("2001:db8::1"));
 }
 
 fn case_07_the_first_packet_is_answered_both_ways() {

@@ -5,7 +5,7 @@
 //! sockets that are open already; no checks, no books, no second thread. Needs root; makes its own namespaces.
 //!
 //! ```text
-//! cargo run --release -p nsm-sdk-kernel --example veth_floor [ROUNDS]
+//! cargo run --release -p nsm-benches --bin veth-floor [ROUNDS]
 //! ```
 #![forbid(unsafe_code)]
 
