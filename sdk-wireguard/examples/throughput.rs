@@ -8,63 +8,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::error::Error;
-use std::io::{BufRead, BufReader};
+#[path = "common/place.rs"]
+mod place;
+
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nsm_sdk::core::Component;
 use nsm_sdk_wireguard::{Config, Peer, PrivateKey, Tunnel, kernel, userspace};
 use tokio::time::{Instant, sleep};
 
-type Done<T> = Result<T, Box<dyn Error>>;
+use place::{Done, Place};
 
 /// How long each measurement takes, seconds.
 const TIME: u32 = 4;
-
-/// A process in a network namespace of its own, which ends with this.
-struct Place(Child);
-
-impl Place {
-    fn new() -> Done<Self> {
-        let mut child = Command::new("unshare")
-            .args(["-n", "sh", "-c", "ip link set lo up; echo ready; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = child.stdout.take().ok_or("no output")?;
-        BufReader::new(output).read_line(&mut String::new())?;
-        Ok(Self(child))
-    }
-
-    fn netns(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    /// A shell command in this place.
-    fn shell(&self, line: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.0.id().to_string(), "-n", "sh", "-c", line]);
-        command
-    }
-
-    fn run(&self, line: &str) -> Done<String> {
-        let output = self.shell(line).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return Ok(text);
-        }
-        Err(format!("{line}: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
 
 /// Two nodes with a link between them, and a pod on each.
 struct World {
