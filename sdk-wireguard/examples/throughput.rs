@@ -191,7 +191,8 @@ async fn go() -> Done<()> {
 async fn main() -> Done<()> {
     let every = ["kernel", "userspace", "wireguard-go", "userspace", "wireguard-go"].map(String::from);
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    for what in if asked.is_empty() { &every } else { &*asked } {
+    let asked = if asked.is_empty() { &every[..] } else { &asked[..] };
+    for what in asked {
         let measured = match what.as_str() {
             "wireguard-go" => go().await,
             "kernel" => engine("kernel").await,

@@ -145,6 +145,17 @@ mod tests {
         }
     }
 
+    /// Notes that it was asked.
+    struct Never(Arc<AtomicBool>);
+
+    #[async_trait]
+    impl Starter for Never {
+        async fn start(&self) -> Result<Arc<dyn Engine>> {
+            self.0.store(true, Ordering::Relaxed);
+            Err(Error::internal("wireguard", "never"))
+        }
+    }
+
     fn soon() -> Instant {
         Instant::now() + std::time::Duration::from_secs(1)
     }
@@ -191,14 +202,6 @@ mod tests {
     async fn other_errors_are_not_fallen_back_from() {
         let kernel = Arc::new(Model::new(Kind::Kernel));
         let was_started = Arc::new(AtomicBool::new(false));
-        struct Never(Arc<AtomicBool>);
-        #[async_trait]
-        impl Starter for Never {
-            async fn start(&self) -> Result<Arc<dyn Engine>> {
-                self.0.store(true, Ordering::Relaxed);
-                Err(Error::internal("wireguard", "never"))
-            }
-        }
         kernel.take_ports();
         let engine = Fallback::new(kernel, Never(was_started.clone()));
         let error = engine.make(&tunnel("a"), soon()).await.expect_err("taken");

@@ -252,8 +252,12 @@ impl Driver for Userspace {
             mtu,
         };
         let alive = Arc::new(Mutex::new(Some(alive)));
-        let _watch = self.watch(netns, Arc::downgrade(&alive));
-        Ok(Device { made, alive, _watch })
+        let watch = self.watch(netns, Arc::downgrade(&alive));
+        Ok(Device {
+            made,
+            alive,
+            _watch: watch,
+        })
     }
 
     fn made(&self, device: &Device) -> Made {
