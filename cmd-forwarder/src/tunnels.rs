@@ -11,10 +11,10 @@ use nsm_sdk::core::{Component, Error, Result};
 use nsm_sdk::dataplane::Counters;
 use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, WireGuard};
 use nsm_sdk::dataplane::underlay::Underlay;
-use nsm_sdk::dataplane::wireguard::Towards;
+use nsm_sdk::dataplane::wireguard::{Towards, TunnelId};
 use nsm_sdk::networkservice::{vxlan, wireguard};
 use nsm_sdk_kernel::Kernel;
-use nsm_sdk_wireguard::{Choice, Config, Device, Keys, Peer, PublicKey};
+use nsm_sdk_wireguard::{Choice, Config, Device, Engine, Former, Keys, Peer, PublicKey};
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -22,9 +22,6 @@ use crate::settings::Settings;
 
 /// How long the other node may take to answer the first handshake, which is sent again after 5 s only.
 const TO_SHAKE_HANDS: Duration = Duration::from_secs(6);
-
-/// How long removing a device may take.
-const TO_REMOVE: Duration = Duration::from_secs(5);
 
 /// See the [module](self).
 pub(crate) struct NodeTunnels {
@@ -41,7 +38,7 @@ pub(crate) async fn start(
 ) -> Result<(forwarder::Tunnels, Arc<NodeTunnels>), Failure> {
     let mtu = kernel.mtu(ip, None).await?;
     info!(%ip, mtu, "tunnels go from here");
-    let keys = keys(component, settings).await?;
+    let keys = keys(component, settings, kernel).await?;
     let vxlan = vxlan::Ours {
         ip,
         port: if settings.vxlan_port == 0 {
@@ -65,18 +62,38 @@ pub(crate) async fn start(
 }
 
 /// The keys of the engine that the settings choose; none where `auto` finds none that works.
-async fn keys(component: &Component, settings: &Settings) -> Result<Option<Arc<Keys>>, Failure> {
+async fn keys(
+    component: &Component,
+    settings: &Settings,
+    kernel: &Arc<Kernel>,
+) -> Result<Option<Arc<Keys>>, Failure> {
     let config = Config {
         ports: settings.wireguard_port_range,
         ..Config::default()
     };
     match nsm_sdk_wireguard::start(component, settings.wireguard_engine, &config).await {
-        Ok(engine) => Ok(Some(Arc::new(Keys::new(engine, config.ports)))),
+        Ok(engine) => {
+            let keys = Keys::new(engine, config.ports).with_former(Before(kernel.clone()));
+            Ok(Some(Arc::new(keys)))
+        }
         Err(error) if settings.wireguard_engine == Choice::Auto => {
             warn!(%error, "no WireGuard: services of IP on other nodes cannot be reached from here");
             Ok(None)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What an earlier life of this forwarder left.
+struct Before(Arc<Kernel>);
+
+#[async_trait]
+impl Former for Before {
+    async fn tunnel(&self, id: &TunnelId, engine: &dyn Engine) -> Result<Option<nsm_sdk_wireguard::Tunnel>> {
+        match self.0.left(id).await? {
+            Some(left) => engine.left(&left.netns(), left.name()).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -117,10 +134,6 @@ impl NodeTunnels {
             ))
         })
     }
-
-    async fn no_device(&self, wire: &RemoteWire) -> Result<()> {
-        self.keys()?.remove(&wire.id, Instant::now() + TO_REMOVE).await
-    }
 }
 
 #[async_trait]
@@ -147,7 +160,10 @@ impl Tunnels for NodeTunnels {
         let done = Tunnels::disconnect(&*self.kernel, wire).await;
         match &wire.tunnel {
             Tunnel::Vxlan(_) => done,
-            Tunnel::WireGuard(_) => done.and(self.no_device(wire).await),
+            Tunnel::WireGuard(_) => {
+                self.keys()?.dismiss(&wire.id);
+                done
+            }
         }
     }
 

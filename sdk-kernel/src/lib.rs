@@ -32,6 +32,7 @@ mod holder;
 mod journal;
 mod kernel;
 mod leave;
+mod left;
 mod make;
 mod message;
 mod monitor;
@@ -56,4 +57,5 @@ mod veth;
 mod vxlan;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};
+pub use left::Left;
 pub use ping::Ping;

@@ -5,7 +5,7 @@
 //! made, when it still looks so a second later: a program with the same mark may be at work on it. What was whole is
 //! kept, untouched, until its connection is asked for again or the time of grace is over: packets flow on while we are
 //! away.
-//! **Cost**: a few microseconds a process of the node, and one dump of links a namespace.
+//! **Cost**: a few microseconds a process and a named namespace of the node, and one dump of links a namespace.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -58,24 +58,32 @@ pub(crate) fn check(home: Arc<Netns>) -> Result<()> {
     }
 }
 
-/// Every namespace that a process of the node is in, by one path that leads to it.
+/// Every namespace that a process of the node is in, or that has a name, by one path that leads to it.
 fn spaces() -> BTreeMap<NetnsId, PathBuf> {
-    let mut spaces = BTreeMap::new();
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return spaces;
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let is_process = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
     };
-    for entry in entries.flatten().take(MAX_PROCESSES) {
-        let is_process = entry
-            .file_name()
-            .as_encoded_bytes()
-            .iter()
-            .all(u8::is_ascii_digit);
-        let path = entry.path().join("ns/net");
-        if is_process && let Ok(id) = identify(&path) {
+    let entries = entries.flatten().take(MAX_PROCESSES).filter(is_process);
+    let processes = entries.map(|entry| entry.path().join("ns/net"));
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let mut spaces = BTreeMap::new();
+    for path in processes.chain(mounted(&mounts).take(MAX_PROCESSES)) {
+        if let Ok(id) = identify(&path) {
             spaces.entry(id).or_insert(path);
         }
     }
     spaces
+}
+
+/// The names that `ip netns` and container runtimes give to namespaces, of what `/proc/PID/mountinfo` has (proc(5)).
+fn mounted(mounts: &str) -> impl Iterator<Item = PathBuf> + '_ {
+    mounts.lines().filter_map(|line| {
+        let (root, name) = line.split(' ').nth(3).zip(line.split(' ').nth(4))?;
+        // A name with a space in it is written in another way; nobody gives one.
+        (root.starts_with("net:[") && !name.contains('\\')).then(|| name.into())
+    })
 }
 
 /// Opens those of the wanted namespaces that a process is in.
@@ -241,4 +249,19 @@ fn pair(shared: &Shared, left: Vec<Left>) {
     }
     let single = left.into_iter().filter(|left| !paired.contains(&left.seen.index));
     single.for_each(|left| shared.state().stray(left.remains()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_have_a_name_are_found_among_the_mounts() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/root rw\n\
+                      40 22 0:4 net:[4026532281] /run/netns/a rw shared:5 - nsfs nsfs rw\n\
+                      41 22 0:4 mnt:[4026532282] /run/b rw - nsfs nsfs rw\n\
+                      42 22 0:4 net:[4026532283] /run/netns/c\\040d rw - nsfs nsfs rw\nnonsense\n";
+        let names: Vec<PathBuf> = mounted(mounts).collect();
+        assert_eq!(names, [PathBuf::from("/run/netns/a")]);
+    }
 }

@@ -4,67 +4,29 @@
 //!
 //! ```sh
 //! cargo build --release -p nsm-sdk-wireguard --example throughput
-//! unshare -nm target/release/examples/throughput
+//! unshare -nm target/release/examples/throughput [userspace|kernel|wireguard-go ...]
 //! ```
 #![forbid(unsafe_code)]
 
-use std::error::Error;
-use std::io::{BufRead, BufReader};
+#[path = "common/place.rs"]
+mod place;
+
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nsm_sdk::core::Component;
-use nsm_sdk_wireguard::{Config, Peer, PrivateKey, Tunnel, kernel, userspace};
+use nsm_sdk_wireguard::{Config, Engine, Peer, PrivateKey, Tunnel, kernel, userspace};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-type Done<T> = Result<T, Box<dyn Error>>;
+use place::{Done, Place};
 
 /// How long each measurement takes, seconds.
 const TIME: u32 = 4;
-
-/// A process in a network namespace of its own, which ends with this.
-struct Place(Child);
-
-impl Place {
-    fn new() -> Done<Self> {
-        let mut child = Command::new("unshare")
-            .args(["-n", "sh", "-c", "ip link set lo up; echo ready; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = child.stdout.take().ok_or("no output")?;
-        BufReader::new(output).read_line(&mut String::new())?;
-        Ok(Self(child))
-    }
-
-    fn netns(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    /// A shell command in this place.
-    fn shell(&self, line: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.0.id().to_string(), "-n", "sh", "-c", line]);
-        command
-    }
-
-    fn run(&self, line: &str) -> Done<String> {
-        let output = self.shell(line).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return Ok(text);
-        }
-        Err(format!("{line}: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
 
 /// Two nodes with a link between them, and a pod on each.
 struct World {
@@ -123,38 +85,72 @@ impl World {
     }
 }
 
-async fn engine(component: &Component, kind: &str) -> Done<()> {
-    let world = World::new()?;
-    let mut tunnels = Vec::new();
-    let mut engines = Vec::new();
-    for (node, pod) in world.nodes.iter().zip(&world.pods) {
-        let config = Config {
-            node: node.netns().into(),
-            ..Config::default()
-        };
-        engines.push(match kind {
-            "kernel" => kernel::start(component, &config).await?,
-            _ => userspace::start(component, &config).await?,
+/// An engine with one tunnel on a thread of its own, as a forwarder is a process of one thread.
+struct Forwarder {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Forwarder {
+    async fn new(kind: &'static str, node: String, tunnel: Tunnel) -> Done<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(async {
+                let made = make(kind, node, &tunnel).await;
+                let (engine, made) = made.map_or_else(|error| (None, Err(error)), |it| (Some(it), Ok(())));
+                let _ = ready.send(made);
+                let _ = stopped.await;
+                drop(engine);
+            });
         });
-        tunnels.push(Tunnel {
+        is_ready.await??;
+        Ok(Self { stop, thread })
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
+async fn make(kind: &str, node: String, tunnel: &Tunnel) -> nsm_sdk::core::Result<Arc<dyn Engine>> {
+    let component = Component::new("forwarder");
+    let config = Config {
+        node: node.into(),
+        ..Config::default()
+    };
+    let engine = match kind {
+        "kernel" => kernel::start(&component, &config).await?,
+        _ => userspace::start(&component, &config).await?,
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    engine.make(tunnel, deadline).await?;
+    Ok(engine)
+}
+
+async fn engine(kind: &'static str) -> Done<()> {
+    let world = World::new()?;
+    let keys = [PrivateKey::random()?, PrivateKey::random()?];
+    let mut forwarders = Vec::new();
+    for (at, key) in keys.iter().enumerate() {
+        let there: SocketAddr = format!("192.0.2.{}:51900", 2 - at).parse()?;
+        let tunnel = Tunnel {
             id: "c".into(),
-            netns: pod.netns().into(),
+            netns: world.pods[at].netns().into(),
             name: "nsm".into(),
             mtu: 1420,
-            private_key: PrivateKey::random()?,
+            private_key: key.clone(),
             listen_port: 51_900,
-            peers: Vec::new(),
-        });
+            peers: vec![Peer::only(keys[1 - at].public(), there)],
+        };
+        forwarders.push(Forwarder::new(kind, world.nodes[at].netns(), tunnel).await?);
     }
-    for (at, engine) in engines.iter().enumerate() {
-        let there: SocketAddr = format!("192.0.2.{}:51900", 2 - at).parse()?;
-        let key = tunnels[1 - at].private_key.public();
-        tunnels[at].peers = vec![Peer::only(key, there)];
-        engine
-            .make(&tunnels[at], Instant::now() + Duration::from_secs(10))
-            .await?;
-    }
-    world.measure(kind).await
+    let measured = world.measure(kind).await;
+    forwarders.into_iter().for_each(Forwarder::end);
+    measured
 }
 
 /// `wireguard-go` at both ends, its devices moved to the pods.
@@ -193,11 +189,14 @@ async fn go() -> Done<()> {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Done<()> {
-    let component = Component::new("forwarder");
-    for what in ["userspace", "kernel", "wireguard-go", "userspace"] {
-        let measured = match what {
+    let every = ["kernel", "userspace", "wireguard-go", "userspace", "wireguard-go"].map(String::from);
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let asked = if asked.is_empty() { &every[..] } else { &asked[..] };
+    for what in asked {
+        let measured = match what.as_str() {
             "wireguard-go" => go().await,
-            kind => engine(&component, kind).await,
+            "kernel" => engine("kernel").await,
+            _ => engine("userspace").await,
         };
         if let Err(error) = measured {
             println!("{what:<14} {error}");

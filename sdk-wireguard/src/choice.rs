@@ -8,12 +8,13 @@ use std::sync::Arc;
 use nsm_sdk::core::{Component, Error, Result};
 
 use crate::engine::{Config, Engine};
+use crate::fallback::{Fallback, Userspace};
 use crate::{kernel, userspace};
 
 /// What the settings say about the engine. In text `auto`, `kernel` or `userspace`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The kernel's, or the one of this program where the kernel has none.
+    /// The kernel's, or the one of this program where the kernel has none, or has none any more.
     #[default]
     Auto,
     /// The kernel's, or none.
@@ -63,7 +64,13 @@ pub async fn start(component: &Component, choice: Choice, config: &Config) -> Re
         Choice::Kernel => kernel::start(component, config).await?,
         Choice::Userspace => userspace::start(component, config).await?,
         Choice::Auto => match kernel::start(component, config).await {
-            Ok(engine) => engine,
+            Ok(engine) => {
+                let userspace = Userspace {
+                    component: component.clone(),
+                    config: config.clone(),
+                };
+                Arc::new(Fallback::new(engine, userspace))
+            }
             Err(why) => {
                 let engine = userspace::start(component, config).await;
                 let engine = engine.map_err(|error| error.context(format!("neither engine works: {why}")))?;

@@ -3,7 +3,8 @@
 //! peer is known.
 //!
 //! **Guarantees**: a tunnel keeps its key and port from the first question until it is released, whatever happens to its
-//! device; nobody else can take the port meanwhile, since a socket holds it until the device does.
+//! device; nobody else can take the port meanwhile, since a socket holds it until the device does. What an earlier life
+//! of the program left in the kernel keeps them too: neither end of it notices the new life.
 //! **Cost**: a key pair (40 µs) and a socket a tunnel that is being asked for.
 
 use std::collections::{HashMap, HashSet};
@@ -17,17 +18,28 @@ use nsm_sdk::core::{Error, Result};
 use nsm_sdk::dataplane::wireguard::{End, Ends, Towards, TunnelId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{Engine, Peer, Ports, PrivateKey, Tunnel};
 
 /// How many tunnels a node may have: as many as a node has connections.
 const MAX_TUNNELS: usize = 65_536;
 
+/// Knows where the devices are that an earlier life of the program left.
+#[async_trait]
+pub trait Former: Send + Sync + 'static {
+    /// The tunnel that is left of `id`, read by `engine` ([`Engine::left`]) from where its device is. None where nothing
+    /// is left, which is said without asking the kernel.
+    ///
+    /// Errors: those of [`Engine::left`].
+    async fn tunnel(&self, id: &TunnelId, engine: &dyn Engine) -> Result<Option<Tunnel>>;
+}
+
 /// See the [module](self).
 pub struct Keys {
     engine: Arc<dyn Engine>,
     ports: Ports,
+    former: Option<Box<dyn Former>>,
     kept: Mutex<HashMap<TunnelId, Kept>>,
 }
 
@@ -56,8 +68,16 @@ impl Keys {
         Self {
             engine,
             ports,
+            former: None,
             kept: Mutex::default(),
         }
+    }
+
+    /// With what an earlier life left.
+    #[must_use]
+    pub fn with_former(self, former: impl Former) -> Self {
+        let former: Option<Box<dyn Former>> = Some(Box::new(former));
+        Self { former, ..self }
     }
 
     /// Makes the device of a tunnel to `peer`, or changes it.
@@ -112,11 +132,9 @@ impl Keys {
         self.engine.established(&alias(id), deadline).await
     }
 
-    /// Removes the device of a tunnel. Key and port stay its own until they are released.
-    ///
-    /// Errors: those of [`Engine::remove`].
-    pub async fn remove(&self, id: &TunnelId, deadline: Instant) -> Result<()> {
-        self.engine.remove(&alias(id), deadline).await
+    /// Lets the device of a tunnel go, as [`Engine::dismiss`] does. Key and port stay its own until they are released.
+    pub fn dismiss(&self, id: &TunnelId) {
+        self.engine.dismiss(&alias(id));
     }
 
     /// A port that nobody has, and the socket that keeps it so. Those that are `promised` may have no socket just now: their
@@ -151,31 +169,67 @@ fn alias(id: &TunnelId) -> String {
     }
 }
 
+impl Keys {
+    /// Our end of a tunnel that has been asked for before.
+    fn known(&self, tunnel: &TunnelId) -> Option<End> {
+        self.kept.lock().get(tunnel).map(Kept::end)
+    }
+
+    /// What an earlier life left of a tunnel. The device has the port.
+    async fn left(&self, id: &TunnelId) -> Option<Kept> {
+        let found = self.former.as_ref()?.tunnel(id, &*self.engine).await;
+        let unread = |error: &Error| warn!(%error, tunnel = %id, "a tunnel that was left gets another key");
+        let tunnel = found.inspect_err(unread).ok().flatten()?;
+        let is_whole = tunnel.id == alias(id) && tunnel.listen_port != 0;
+        is_whole.then(|| {
+            debug!(tunnel = %id, port = tunnel.listen_port, "a tunnel that was left keeps its key and port");
+            Kept {
+                key: tunnel.private_key,
+                port: tunnel.listen_port,
+                holder: None,
+            }
+        })
+    }
+}
+
+impl Kept {
+    fn end(&self) -> End {
+        End {
+            public_key: *self.key.public().as_bytes(),
+            port: self.port,
+        }
+    }
+}
+
 #[async_trait]
 impl Ends for Keys {
     async fn end(&self, tunnel: &TunnelId) -> Result<End> {
-        let mut kept = self.kept.lock();
-        if !kept.contains_key(tunnel) {
-            if kept.len() >= MAX_TUNNELS {
-                let text = format!("{MAX_TUNNELS} WireGuard tunnels are open, the most that one node has");
-                return Err(Error::exhausted("too-many-tunnels", text));
-            }
-            let promised = kept.values().map(|kept| kept.port).collect();
-            let (port, socket) = self.hold(&promised)?;
-            let fresh = Kept {
-                key: PrivateKey::random()?,
-                port,
-                holder: Some(socket),
-            };
-            kept.insert(tunnel.clone(), fresh);
+        if let Some(end) = self.known(tunnel) {
+            return Ok(end);
         }
-        let kept = kept
-            .get(tunnel)
-            .ok_or_else(|| Error::internal("no-tunnel", "a key that was just made is gone"))?;
-        Ok(End {
-            public_key: *kept.key.public().as_bytes(),
-            port: kept.port,
-        })
+        let left = self.left(tunnel).await;
+        let mut kept = self.kept.lock();
+        if let Some(kept) = kept.get(tunnel) {
+            return Ok(kept.end());
+        }
+        if kept.len() >= MAX_TUNNELS {
+            let text = format!("{MAX_TUNNELS} WireGuard tunnels are open, the most that one node has");
+            return Err(Error::exhausted("too-many-tunnels", text));
+        }
+        let ours = match left {
+            Some(left) => left,
+            None => {
+                let (port, socket) = self.hold(&kept.values().map(|kept| kept.port).collect())?;
+                Kept {
+                    key: PrivateKey::random()?,
+                    port,
+                    holder: Some(socket),
+                }
+            }
+        };
+        let end = ours.end();
+        kept.insert(tunnel.clone(), ours);
+        Ok(end)
     }
 
     fn release(&self, tunnel: &TunnelId) {
@@ -189,34 +243,22 @@ mod tests {
 
     use super::*;
     use crate::Kind;
+    use crate::model::Model;
 
-    /// Makes nothing.
-    struct Nothing;
+    /// What a data plane knows of the interfaces that were left.
+    struct Known(HashMap<TunnelId, &'static str>);
 
     #[async_trait]
-    impl Engine for Nothing {
-        fn kind(&self) -> Kind {
-            Kind::Userspace
-        }
-        async fn make(&self, tunnel: &Tunnel, _: Instant) -> Result<crate::Made> {
-            Ok(crate::Made {
-                index: 1,
-                listen_port: tunnel.listen_port,
-            })
-        }
-        async fn remove(&self, _: &str, _: Instant) -> Result<()> {
-            Ok(())
-        }
-        async fn statistics(&self, _: &str) -> Result<Vec<crate::Statistics>> {
-            Ok(Vec::new())
-        }
-        async fn established(&self, _: &str, _: Instant) -> Result<()> {
-            Ok(())
-        }
-        async fn left(&self, _: &Path, _: &str) -> Result<Option<Tunnel>> {
-            Ok(None)
+    impl Former for Known {
+        async fn tunnel(&self, id: &TunnelId, engine: &dyn Engine) -> Result<Option<Tunnel>> {
+            match self.0.get(id) {
+                Some(name) => engine.left(Path::new(POD), name).await,
+                None => Ok(None),
+            }
         }
     }
+
+    const POD: &str = "/proc/self/ns/net";
 
     fn tunnel(connection: usize) -> TunnelId {
         TunnelId {
@@ -225,30 +267,77 @@ mod tests {
         }
     }
 
+    fn ports() -> Ports {
+        let random = |random: &mut _| rand::Rng::random_range(random, 0..20_000);
+        let first = 40_000 + Component::new("test").random(random);
+        Ports::new(first, first + 7).expect("a range")
+    }
+
+    async fn make(keys: &Keys, id: &TunnelId) {
+        let device = Device {
+            netns: Path::new(POD),
+            name: "nsm-1",
+            mtu: 1400,
+        };
+        let peer = Peer::only([7; 32].into(), "10.0.0.1:1".parse().expect("an address"));
+        let made = keys.make(id, device, peer, Instant::now());
+        made.await.expect("made");
+    }
+
     #[tokio::test]
     async fn a_port_is_one_tunnels_alone_also_while_its_device_is_being_made() {
-        let first =
-            40_000 + Component::new("test").random(|random| rand::Rng::random_range(random, 0..20_000));
-        let ports = Ports::new(first, first + 7).expect("a range");
-        let keys = Keys::new(Arc::new(Nothing), ports);
+        // The holder lets go of the port; this engine takes none.
+        let keys = Keys::new(Arc::new(Model::new(Kind::Userspace)), ports());
         let mut seen = HashSet::new();
         for number in 0..4 {
-            let end = keys.end(&tunnel(number)).await.expect("a port is free");
-            assert_eq!(keys.end(&tunnel(number)).await.expect("the same"), end);
-            // The holder lets go of the port; this engine takes none.
-            let (name, netns) = ("nsm-1", Path::new("/proc/self/ns/net"));
-            let device = Device {
-                netns,
-                name,
-                mtu: 1400,
-            };
-            let peer = Peer::only([7; 32].into(), "10.0.0.1:1".parse().expect("an address"));
             let id = tunnel(number);
-            let made = keys.make(&id, device, peer, Instant::now());
-            made.await.expect("made");
+            let end = keys.end(&id).await.expect("a port is free");
+            assert_eq!(keys.end(&id).await.expect("the same"), end);
+            make(&keys, &id).await;
             assert!(seen.insert(end.port), "{} twice", end.port);
         }
         keys.release(&tunnel(0));
         assert_eq!(keys.kept.lock().len(), 3);
+    }
+
+    /// The ends of `id` in two lives of the program, and how often its device was changed.
+    async fn two_lives(kind: Kind, id: &TunnelId, left: &[(TunnelId, &'static str)]) -> (End, End, usize) {
+        let (engine, ports) = (Arc::new(Model::new(kind)), ports());
+        let keys = Keys::new(engine.clone(), ports);
+        let first = keys.end(id).await.expect("a port is free");
+        make(&keys, id).await;
+        let engine = Arc::new(engine.again());
+        let known = Known(left.iter().cloned().collect());
+        let keys = Keys::new(engine.clone(), ports).with_former(known);
+        let second = keys.end(id).await.expect("a port is free");
+        assert_eq!(keys.end(id).await.expect("the same"), second);
+        make(&keys, id).await;
+        (first, second, engine.changes())
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_life_left_keeps_key_and_port() {
+        let id = tunnel(1);
+        let (first, second, changes) = two_lives(Kind::Kernel, &id, &[(id.clone(), "nsm-1")]).await;
+        assert_eq!((first, changes), (second, 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_or_is_another_tunnels_gives_no_key() {
+        let id = tunnel(1);
+        let (first, second, _) = two_lives(Kind::Userspace, &id, &[(id.clone(), "nsm-1")]).await;
+        assert_ne!(first.public_key, second.public_key, "it ended with the program");
+        let (first, second, _) = two_lives(Kind::Kernel, &id, &[]).await;
+        assert_ne!(first.public_key, second.public_key, "nobody knows where it is");
+        let other = Keys::new(Arc::new(Model::new(Kind::Kernel)), ports());
+        let others = tunnel(2);
+        let end = other.end(&others).await.expect("a port is free");
+        make(&other, &others).await;
+        let known = Known(HashMap::from([(id.clone(), "nsm-1")]));
+        let keys = other.with_former(known);
+        assert_ne!(
+            keys.end(&id).await.expect("a port is free").public_key,
+            end.public_key
+        );
     }
 }

@@ -79,6 +79,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Errors: `deadline` (it goes on being removed), `wireguard`.
     async fn remove(&self, id: &str, deadline: Instant) -> Result<()>;
 
+    /// Lets the tunnel go, without waiting: the kernel needs tens of milliseconds to remove a device. A tunnel of the same
+    /// id, or of the same name in the same namespace, is made when this one is gone.
+    fn dismiss(&self, id: &str);
+
     /// What went through the tunnel, peer by peer.
     ///
     /// Errors: `no-tunnel`, `interface-gone`, `wireguard`.

@@ -196,7 +196,10 @@ impl Driver for Kernel {
                 let Some(link) = found.filter(|link| link.is_wireguard && link.group == group) else {
                     return Ok(None);
                 };
-                Ok(Some(as_tunnel(&look(&name)?, &link, &path, &name)))
+                let seen = look(&name)?;
+                // Without a key it was never set up.
+                let is_whole = seen.private_key.is_some();
+                Ok(is_whole.then(|| as_tunnel(&seen, &link, &path, &name)))
             })
         });
         job.await

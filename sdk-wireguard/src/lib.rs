@@ -18,9 +18,13 @@
 mod choice;
 mod ends;
 mod engine;
+mod fallback;
 pub mod kernel;
 mod key;
+mod leaving;
 mod link;
+#[cfg(test)]
+mod model;
 mod netns;
 mod owner;
 mod ports;
@@ -29,7 +33,7 @@ pub mod userspace;
 mod worker;
 
 pub use choice::{Choice, start};
-pub use ends::{Device, Keys};
+pub use ends::{Device, Former, Keys};
 pub use engine::{Config, Engine, GROUP, Kind};
 pub use key::{LENGTH, PrivateKey, PublicKey};
 pub use ports::Ports;

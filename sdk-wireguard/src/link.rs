@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Links by rtnetlink: making a WireGuard device in place, moving a TUN device to its pod, looking, removing.
+//! Links by rtnetlink: making a WireGuard device in place, naming a TUN device, looking, removing.
 //!
 //! **Guarantees**: a request is answered when a function returns; an error names what was tried and says why not.
 //! **Placement**: on threads of [`worker`](crate::worker) only; the kernel executes a request inside `send`.
@@ -89,12 +89,11 @@ impl Netlink {
         self.execute(request, NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 
-    /// Moves the link `index` of this namespace into `netns`, under its final name.
-    pub(crate) fn send_away(&mut self, index: u32, wanted: &Wanted, netns: &Netns) -> Result<(), Errno> {
+    /// Gives the link `index`, which is down, its name and whatever else it is to have.
+    pub(crate) fn settle(&mut self, index: u32, wanted: &Wanted) -> Result<(), Errno> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes = vec![
-            LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
             LinkAttribute::IfName(wanted.name.clone()),
             LinkAttribute::Mtu(wanted.mtu),
             LinkAttribute::Group(wanted.group),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nsm_sdk::core::{Error, Result};
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tonic::Code;
@@ -26,6 +26,19 @@ pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
 pub(crate) struct NetnsId {
     device: u64,
     inode: u64,
+}
+
+impl NetnsId {
+    /// Whether `stat` is of its file.
+    pub(crate) fn is(&self, stat: &Stat) -> bool {
+        (self.device, self.inode) == (stat.st_dev, stat.st_ino)
+    }
+
+    /// What no namespace is called.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        Self { device: 0, inode: 0 }
+    }
 }
 
 impl fmt::Display for NetnsId {

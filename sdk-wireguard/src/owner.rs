@@ -16,14 +16,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::{Engine, Kind};
+use crate::leaving::{Leaving, Place};
 use crate::netns::{NetnsId, identify};
 use crate::tunnel::{Made, Statistics, Tunnel, check};
 
 /// How many tunnels an engine has at most.
 pub(crate) const MAX_TUNNELS: usize = 4096;
 
-/// How often a handshake is looked for.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long to wait at least and at most until a handshake is looked for again; between them an eighth of what has passed.
+const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
 /// One way of making devices.
 #[async_trait]
@@ -60,11 +61,18 @@ struct Held<T> {
     device: T,
 }
 
+impl<T> Held<T> {
+    fn place(&self) -> Place {
+        (self.netns, self.tunnel.name.clone())
+    }
+}
+
 type Slot<T> = Arc<tokio::sync::Mutex<Option<Held<T>>>>;
 
 struct Inner<D: Driver> {
     driver: D,
     tunnels: Mutex<HashMap<String, Slot<D::Device>>>,
+    leaving: Leaving,
 }
 
 /// An engine: the tunnels of one driver.
@@ -79,6 +87,7 @@ impl<D: Driver> Owner<D> {
             inner: Arc::new(Inner {
                 driver,
                 tunnels: Mutex::default(),
+                leaving: Leaving::default(),
             }),
             component: component.clone(),
         }
@@ -113,6 +122,8 @@ impl<D: Driver> Inner<D> {
 
     /// Returns what was made, and whether it is new.
     async fn make(&self, tunnel: &Tunnel) -> Result<(Made, bool)> {
+        let place = (identify(&tunnel.netns)?, tunnel.name.clone());
+        self.leaving.clear(&tunnel.id, &place).await;
         let slot = self.slot(&tunnel.id)?;
         let made = self.make_in(&mut *slot.lock().await, tunnel).await;
         self.tidy(&tunnel.id, slot);
@@ -161,13 +172,31 @@ impl<D: Driver> Inner<D> {
         let Some(slot) = self.tunnels.lock().get(id).cloned() else {
             return Ok(());
         };
-        let held = slot.lock().await.take();
-        let removed = match held {
-            Some(held) => self.driver.destroy(held.device, &held.tunnel).await,
-            None => Ok(()),
-        };
+        let removed = self.empty(&mut *slot.lock().await).await;
         self.tidy(id, slot);
         removed
+    }
+
+    /// Removes what is held, and waits until it is gone.
+    async fn empty(&self, held: &mut Option<Held<D::Device>>) -> Result<()> {
+        match held.take() {
+            Some(held) => self.driver.destroy(held.device, &held.tunnel).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the tunnel of `slot`, which was noted under `number` to be leaving.
+    async fn leave(&self, id: &str, slot: Slot<D::Device>, number: u64) {
+        let mut held = slot.lock().await;
+        if let Some(place) = held.as_ref().map(Held::place) {
+            self.leaving.found(number, place);
+        }
+        if let Err(error) = self.empty(&mut held).await {
+            tracing::warn!(%error, tunnel = id, "a tunnel that was let go stays");
+        }
+        drop(held);
+        self.leaving.end(number);
+        self.tidy(id, slot);
     }
 
     async fn statistics(&self, id: &str) -> Result<Vec<Statistics>> {
@@ -215,11 +244,26 @@ impl<D: Driver> Engine for Owner<D> {
         wait(answer, &aim, deadline).await
     }
 
+    fn dismiss(&self, id: &str) {
+        let Some(slot) = self.inner.tunnels.lock().get(id).cloned() else {
+            return;
+        };
+        let place = slot.try_lock().ok();
+        let place = place.and_then(|held| held.as_ref().map(Held::place));
+        let number = self.inner.leaving.begin(id, place);
+        let (inner, id) = (self.inner.clone(), id.to_owned());
+        self.component.spawn_detached(
+            "wireguard-leave",
+            async move { inner.leave(&id, slot, number).await },
+        );
+    }
+
     async fn statistics(&self, id: &str) -> Result<Vec<Statistics>> {
         self.inner.statistics(id).await
     }
 
     async fn established(&self, id: &str, deadline: Instant) -> Result<()> {
+        let began = Instant::now();
         loop {
             let statistics = self.inner.statistics(id).await?;
             let silent = statistics.iter().find(|peer| peer.last_handshake.is_none());
@@ -235,7 +279,7 @@ impl<D: Driver> Engine for Owner<D> {
                     ),
                 ));
             }
-            sleep(LOOK).await;
+            sleep((began.elapsed() / 8).clamp(LOOKS[0], LOOKS[1])).await;
         }
     }
 

@@ -22,7 +22,7 @@ const UNDERLAY_MTU: u32 = 1500;
 const KERNEL: &str = "NSM_WIREGUARD_TEST_KERNEL";
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         bench.apart("d49_ethernet_to_another_node_goes_by_vxlan", "ETHERNET", ethernet),
         bench.apart("d47_ip_to_another_node_goes_by_wireguard", "IP", ip),
         bench.apart(
@@ -52,7 +52,16 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.apart_over_ipv6("d55_ethernet_over_ipv6_goes_by_vxlan", "ETHERNET", over_ipv6),
         bench.apart_over_ipv6("d55_ip_over_ipv6_goes_by_wireguard", "IP", over_ipv6),
         bench.apart("a_node_that_cannot_be_reached_is_named", "ETHERNET", cut_off),
-    ]
+    ];
+    // The tunnels of our own engine end with their forwarder.
+    if std::env::var_os(KERNEL).is_some() {
+        trials.push(bench.apart(
+            "d38_kill_9_of_the_forwarders_changes_nothing_of_wireguard",
+            "IP",
+            forwarders_killed,
+        ));
+    }
+    trials
 }
 
 /// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
@@ -248,6 +257,65 @@ async fn refreshing(apart: &mut Apart) -> Result<()> {
     client.close(request).await?;
     client.end().await;
     Ok(())
+}
+
+/// Kills both forwarders under a wire that carries pings, and starts them again: no ping is lost, and the ends keep their
+/// keys, ports and sessions.
+async fn forwarders_killed(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let attached = client.attach("killed-0", "kernel://icmp-responder/nsm-1").await?;
+    let (_, destination) = ends(&attached)?;
+    let before = (wireguard(&apart.near)?, wireguard(&apart.far)?);
+    let mut pings = apart.near.command("ping");
+    let pings = pings.args([
+        "-n",
+        "-q",
+        "-i",
+        "0.02",
+        "-W",
+        "2",
+        "-c",
+        "500",
+        &destination.to_string(),
+    ]);
+    let pings = pings.stdout(std::process::Stdio::piped()).spawn()?;
+    let mut request = attached.request;
+    for node in [&mut apart.first, &mut apart.second] {
+        node.forwarder.take().context("no forwarder")?.kill()?;
+        node.start_forwarder().await?;
+        let again = wait_for(PATIENCE, "the wire is refreshed", async || {
+            Ok(client.again(request.clone()).await.ok())
+        });
+        request = again.await?.request;
+        let after = (wireguard(&apart.near)?, wireguard(&apart.far)?);
+        same("both ends", &after, &before)?;
+    }
+    let printed = tokio::task::spawn_blocking(move || pings.wait_with_output()).await??;
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    ensure!(printed.contains("500 received"), "pings were lost: {printed}");
+    client.close(request).await?;
+    client.end().await;
+    Ok(())
+}
+
+/// What `wg` shows of a pod's only tunnel: its keys, its port, its peer, and when they last shook hands.
+fn wireguard(pod: &Pod) -> Result<Vec<String>> {
+    let mut shown = Vec::new();
+    for what in [
+        "private-key",
+        "listen-port",
+        "peers",
+        "endpoints",
+        "allowed-ips",
+        "latest-handshakes",
+    ] {
+        let output = pod.command("wg").args(["show", "all", what]).output()?;
+        ensure!(output.status.success(), "wg show all {what}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        // The interfaces of the two pods have different names.
+        shown.extend(text.split_whitespace().skip(1).map(str::to_owned));
+    }
+    Ok(shown)
 }
 
 async fn exactly_the_mtu(apart: &mut Apart) -> Result<()> {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The TUN device of a tunnel: packets of a pod, taken and given many at a time.
 //!
-//! **Guarantees**: the device is born in a namespace of ours and moved to the pod, so that the open descriptor keeps
-//! no pod's namespace alive; no packet of the pod can end it. It is gone when [`Gone`] says so.
+//! **Guarantees**: no packet of the pod can end the device. It is gone when [`Gone`] says so. The open descriptor keeps
+//! the pod's namespace alive, since the device is made in place (moving one there takes tens of milliseconds):
+//! [`pod`](super::pod) sees when it has to be closed.
 //! **On close**: the kernel needs milliseconds to remove a device; a thread of ours waits for it.
-//! **Cost**: the move, some 10 to 20 ms, on that thread. Then a system call for up to 64 KiB of TCP (TSO one way, GRO
-//! the other). Buffers belong to the threads of the runtime, 0.5 MiB each; a tunnel has none.
+//! **Cost**: half a millisecond. Then a system call for up to 64 KiB of TCP (TSO one way, GRO the other). Buffers belong
+//! to the threads of the runtime, 0.5 MiB each; a tunnel has none.
 
 use std::cell::RefCell;
 use std::io;
@@ -66,39 +67,24 @@ fn at_desk<T>(act: impl FnOnce(&mut Desk) -> T) -> T {
     })
 }
 
-/// Makes a device in `nursery` and moves it to `netns`, where it is up at the end. Returns it and its index there.
-pub(super) fn create(
-    home: &mut Home,
-    nursery: &Netns,
-    netns: &Netns,
-    wanted: &Wanted,
-) -> Result<(SyncDevice, u32)> {
+/// Makes a device in `netns`, where it is up at the end. Returns it and its index.
+pub(super) fn create(home: &mut Home, netns: &Netns, wanted: &Wanted) -> Result<(SyncDevice, u32)> {
     let (name, netns_id) = (&wanted.name, netns.id());
     let aim = format!("make the TUN device {name} in {netns_id}");
-    let device = home.visit(nursery, || {
+    // From its birth on dropping the device removes it, wherever the thread is then.
+    home.visit(netns, || {
         let device = build()?;
+        let index = device.if_index().map_err(|error| failed(&aim, &error))?;
         let mut netlink = Netlink::open()?;
-        let born = device.name().map_err(|error| failed(&aim, &error))?;
-        let link = netlink.find(&born).map_err(|errno| refused(&aim, errno))?;
-        let link = link.ok_or_else(|| Error::internal("wireguard", format!("cannot {aim}: it vanished")))?;
         netlink
-            .send_away(link.index, wanted, netns)
+            .settle(index, wanted)
             .map_err(|errno| refused(&aim, errno))?;
-        Ok(device)
-    })?;
-    // From here on dropping the device removes it, wherever it is.
-    let index = home.visit(netns, || {
-        let mut netlink = Netlink::open()?;
-        let link = netlink.find(name).map_err(|errno| refused(&aim, errno))?;
-        let link =
-            link.ok_or_else(|| Error::not_found("interface-gone", format!("cannot {aim}: it vanished")))?;
-        netlink.without_link_local(link.index);
+        netlink.without_link_local(index);
         netlink
-            .raise(link.index, &wanted.alias)
+            .raise(index, &wanted.alias)
             .map_err(|errno| refused(&aim, errno))?;
-        Ok(link.index)
-    })?;
-    Ok((device, index))
+        Ok((device, index))
+    })
 }
 
 /// Makes a device in the namespace of the calling thread, under a name that the kernel chooses.
@@ -135,28 +121,22 @@ pub(super) type Gone = oneshot::Receiver<()>;
 pub(super) struct Tun {
     /// There until the end.
     device: Option<AsyncDevice>,
-    index: u32,
     is_dead: AtomicBool,
     closers: Workers,
     gone: Option<oneshot::Sender<()>>,
 }
 
 impl Tun {
-    pub(super) fn new(device: SyncDevice, index: u32, closers: &Workers) -> Result<(Self, Gone)> {
+    pub(super) fn new(device: SyncDevice, closers: &Workers) -> Result<(Self, Gone)> {
         let device = AsyncDevice::new(device).map_err(|error| failed("watch a TUN device", &error))?;
         let (gone, is_gone) = oneshot::channel();
         let tun = Self {
             device: Some(device),
-            index,
             is_dead: AtomicBool::new(false),
             closers: closers.clone(),
             gone: Some(gone),
         };
         Ok((tun, is_gone))
-    }
-
-    pub(super) fn index(&self) -> u32 {
-        self.index
     }
 
     /// Whether somebody else has removed the device, or its namespace has ended.

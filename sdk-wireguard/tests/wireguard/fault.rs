@@ -18,10 +18,14 @@ crate::tests![
     a_place_that_is_no_namespace_is_refused,
     a_bad_tunnel_is_refused_before_anything_happens,
     a_pod_ends_with_its_tunnel,
+    a_namespace_that_has_a_name_needs_no_process,
     a_device_that_somebody_removes_is_made_again,
     a_caller_that_goes_away_leaves_nothing,
     the_choice_says_what_is_missing,
 ];
+
+/// How many tasks of the component a tunnel has: one writes to its device, one waits for the end of its pod.
+const TASKS: usize = 2;
 
 fn a_stranger_gets_no_handshake(one: Kind, other: Kind) {
     let world = World::new(one, other);
@@ -163,6 +167,26 @@ fn a_pod_ends_with_its_tunnel(one: Kind, other: Kind) {
     world.remove(&world.one, "client-1");
 }
 
+fn a_namespace_that_has_a_name_needs_no_process(one: Kind, other: Kind) {
+    let world = World::new(one, other);
+    let pod = Place::new();
+    let name = pod.name();
+    let made = world.make(&world.one, &tunnel("c", &pod));
+    let before = world.component.tasks();
+    drop(pod);
+    if one == Kind::Userspace {
+        world.until("nobody waits for the end of a process any more", || {
+            world.component.tasks() < before
+        });
+    }
+    let statistics = world.runtime.block_on(world.one.engine().statistics("c"));
+    assert_eq!(statistics.expect("it is there"), []);
+    let link = world.one.place.run(&format!("ip -n {name} -o link show dev nsm"));
+    assert!(link.starts_with(&format!("{}: nsm", made.index)), "{link}");
+    world.remove(&world.one, "c");
+    world.one.place.run(&format!("ip netns del {name}"));
+}
+
 fn a_device_that_somebody_removes_is_made_again(one: Kind, other: Kind) {
     let world = World::new(one, other);
     let pair = Pair::new(&world, 0);
@@ -188,7 +212,7 @@ fn a_caller_that_goes_away_leaves_nothing(one: Kind, other: Kind) {
             let make = engine.make(&tunnel, soon());
             tokio::time::timeout(Duration::from_millis(wait), make).await.ok()
         });
-        world.until("the work is done", || world.component.tasks() <= 1);
+        world.until("the work is done", || world.component.tasks() <= TASKS);
         if made.is_some() {
             world.remove(&world.one, "c");
         }

@@ -15,6 +15,7 @@ crate::tests![
     a_changed_peer_replaces_the_old_one,
     another_name_is_another_device,
     removing_leaves_nothing,
+    what_was_let_go_makes_way_for_the_next,
     removing_what_is_not_there_succeeds,
     the_end_of_the_engine_ends_what_is_in_it,
     what_an_earlier_life_left_is_taken_over,
@@ -137,6 +138,29 @@ fn removing_leaves_nothing(one: Kind, other: Kind) {
         world.component.tasks() == 0
     });
     world.until("no file is left open", || open_files() <= files);
+}
+
+/// Nobody waits for the removal, but who wants the same name or port.
+fn what_was_let_go_makes_way_for_the_next(one: Kind, other: Kind) {
+    let world = World::new(one, other);
+    let pod = Place::new();
+    let (mut first, mut second) = (tunnel("a", &pod), tunnel("b", &pod));
+    first.listen_port = 40_000;
+    second.listen_port = 40_000;
+    let mut index = world.make(&world.one, &first).index;
+    for (before, after) in [(&first, &second), (&second, &first), (&first, &first)] {
+        world.one.engine().dismiss(&before.id);
+        let made = world.make(&world.one, after);
+        assert!(made.index != index && made.listen_port == 40_000, "{made:?}");
+        assert_eq!(pod.links(), 1);
+        index = made.index;
+    }
+    world.one.engine().dismiss("a");
+    world.one.engine().dismiss("a");
+    world.one.engine().dismiss("nobody");
+    world.until("nothing is left", || {
+        pod.links() == 0 && !world.one.place.listens(40_000) && world.component.tasks() == 0
+    });
 }
 
 fn make_and_remove(world: &World) -> Pair {

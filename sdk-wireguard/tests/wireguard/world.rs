@@ -49,6 +49,14 @@ impl Place {
         self.0.id()
     }
 
+    /// Gives the namespace a name, by which it outlives this. Returns the name.
+    pub(crate) fn name(&self) -> String {
+        let (name, id) = (format!("nsm-{}", self.id()), self.id().to_string());
+        let attached = Command::new("ip").args(["netns", "attach", &name, &id]).status();
+        assert!(attached.expect("ip starts").success());
+        name
+    }
+
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.0.id().to_string(), "-n", program]);
