@@ -68,7 +68,7 @@ impl Leaving {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use futures::FutureExt;
 
     use super::*;
 
@@ -78,17 +78,12 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_has_the_same_id_or_place_waits() {
-        let leaving = Arc::new(Leaving::default());
+        let leaving = Leaving::default();
         let first = leaving.begin("a", Some(place("nsm-1")));
         leaving.clear("b", &place("nsm-2")).await;
         for (id, name) in [("a", "nsm-2"), ("b", "nsm-1")] {
-            let waiting = tokio::spawn({
-                let leaving = leaving.clone();
-                async move { leaving.clear(id, &place(name)).await }
-            });
-            tokio::task::yield_now().await;
-            assert!(!waiting.is_finished());
-            waiting.abort();
+            let to = place(name);
+            assert!(leaving.clear(id, &to).now_or_never().is_none());
         }
         leaving.end(first);
         leaving.clear("a", &place("nsm-1")).await;
@@ -96,17 +91,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_is_found_later_is_waited_for_too() {
-        let leaving = Arc::new(Leaving::default());
+        let leaving = Leaving::default();
         let first = leaving.begin("a", None);
         leaving.clear("b", &place("nsm-1")).await;
         leaving.found(first, place("nsm-1"));
-        let waiting = tokio::spawn({
-            let leaving = leaving.clone();
-            async move { leaving.clear("b", &place("nsm-1")).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
+        let to = place("nsm-1");
+        let mut waiting = Box::pin(leaving.clear("b", &to));
+        assert!(waiting.as_mut().now_or_never().is_none());
         leaving.end(first);
-        waiting.await.expect("no panic");
+        waiting.await;
     }
 }

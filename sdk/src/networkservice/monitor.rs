@@ -80,7 +80,7 @@ impl Monitor {
             Told::End(mut down) => {
                 info!(id = down.id, "the hop behind cannot be heard any more");
                 down.set_state(State::Down);
-                hub.relay(epoch, &Arc::new(down));
+                hub.relay(epoch, &Arc::from(down));
             }
         };
         if let Some(upstream) = Upstream::listen(ctx, epoch, connection, tell) {

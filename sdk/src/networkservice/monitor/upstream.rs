@@ -29,7 +29,7 @@ pub(crate) enum Told {
     /// The connection has changed.
     Change(Change),
     /// It tells no more; the connection is the one that was known last.
-    End(Connection),
+    End(Box<Connection>),
 }
 
 /// What requests and the one who listens tell each other.
@@ -138,7 +138,7 @@ async fn listen(
 ) {
     let ended = |epoch, known| {
         course.state.lock().stands = false;
-        tell(epoch, Told::End(known));
+        tell(epoch, Told::End(Box::new(known)));
     };
     let mut watch = match open(&component, &way, &known).await {
         Ok(watch) => watch,
