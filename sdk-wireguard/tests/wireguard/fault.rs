@@ -220,9 +220,11 @@ fn a_caller_that_goes_away_leaves_nothing(one: Kind, other: Kind) {
     }
     let tunnel = tunnel("c", &pod);
     let engine = world.one.engine();
-    let error = world
-        .runtime
-        .block_on(async { engine.make(&tunnel, Instant::now()).await });
+    let error = world.runtime.block_on(async {
+        engine
+            .make(&tunnel, Instant::now() - Duration::from_secs(1))
+            .await
+    });
     assert_eq!(error.expect_err("no time").reason(), "deadline");
     world.until("no device is left", || {
         world.component.tasks() == 0 && pod.links() == 0

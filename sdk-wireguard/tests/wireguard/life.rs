@@ -148,6 +148,7 @@ fn what_was_let_go_makes_way_for_the_next(one: Kind, other: Kind) {
     first.listen_port = 40_000;
     second.listen_port = 40_000;
     let mut index = world.make(&world.one, &first).index;
+    let _in_the_runtime = world.runtime.enter();
     for (before, after) in [(&first, &second), (&second, &first), (&first, &first)] {
         world.one.engine().dismiss(&before.id);
         let made = world.make(&world.one, after);
