@@ -129,6 +129,9 @@ impl Tunnels for NodeTunnels {
         let Tunnel::WireGuard(to) = &wire.tunnel else {
             return Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         };
+        if before.is_none() {
+            self.kernel.make_room(wire, deadline).await?;
+        }
         self.device(wire, to, deadline).await?;
         let mut done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         if done.is_ok() && before.is_none() {
@@ -149,6 +152,10 @@ impl Tunnels for NodeTunnels {
             Tunnel::Vxlan(_) => done,
             Tunnel::WireGuard(_) => done.and(self.no_device(wire).await),
         }
+    }
+
+    async fn set_aside(&self, wire: &RemoteWire) -> Result<()> {
+        self.kernel.set_aside(wire).await
     }
 
     async fn counters(&self, wire: &RemoteWire) -> Result<Counters> {

@@ -70,6 +70,9 @@ impl Attempt<'_> {
         if record.is(self.wire, &ids) {
             return self.change(&spaces, record);
         }
+        if let Some(record) = self.put_back(&spaces, &record) {
+            return self.change(&spaces, record);
+        }
         if self.replug(&spaces, &record)? {
             return Ok(Outcome::Kept);
         }

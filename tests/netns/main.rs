@@ -19,6 +19,7 @@ mod hostile;
 mod input;
 mod kernel;
 mod life;
+mod moves;
 mod remote;
 mod soak;
 mod wires;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         faults::tests,
         life::tests,
         remote::tests,
+        moves::tests,
         heal::tests,
         demo::tests,
         soak::tests,

@@ -220,7 +220,11 @@ impl Element<NetworkService> for Vxlan {
             true if request.connection.payload == payload::ETHERNET && is_local(ctx) != Some(true) => {
                 self.offer(ctx, request, next).await
             }
-            true => next.request(ctx, request).await,
+            true => {
+                next.request(ctx, request).await?;
+                self.held(ctx, Option::take);
+                Ok(())
+            }
         }
     }
 
