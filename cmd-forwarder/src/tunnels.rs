@@ -49,7 +49,7 @@ pub(crate) async fn start(
         } else {
             settings.vxlan_port
         },
-        vnis: vxlan::Vnis::default(),
+        vnis: vnis(kernel).await,
         underlay: kernel.clone(),
     };
     let wireguard = keys.clone().map(|ends| wireguard::Ours {
@@ -62,6 +62,16 @@ pub(crate) async fn start(
         keys,
     };
     Ok((forwarder::Tunnels { vxlan, wireguard }, Arc::new(makers)))
+}
+
+/// The identifiers that others on this node have. Those that come later the kernel tells when we ask for the same.
+async fn vnis(kernel: &Kernel) -> vxlan::Vnis {
+    let vnis = vxlan::Vnis::default();
+    match kernel.numbers().await {
+        Ok(numbers) => numbers.into_iter().for_each(|(port, vni)| vnis.avoid(port, vni)),
+        Err(error) => warn!(%error, "VXLAN devices of others are not known"),
+    }
+    vnis
 }
 
 /// The keys of the engine that the settings choose; none where `auto` finds none that works.

@@ -20,8 +20,10 @@ mod input;
 mod kernel;
 mod life;
 mod moves;
+mod peers;
 mod remote;
 mod soak;
+mod underlay;
 mod wires;
 mod world;
 
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
         life::tests,
         remote::tests,
         moves::tests,
+        peers::tests,
+        underlay::tests,
         heal::tests,
         demo::tests,
         soak::tests,

@@ -231,7 +231,7 @@ pub(crate) fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
 }
 
 /// The client's interface, which is the kernel's where it must be.
-fn device(pod: &Pod) -> Result<Value> {
+pub(crate) fn device(pod: &Pod) -> Result<Value> {
     let links = pod.ip(&["-details", "link", "show", "dev", "nsm-1"])?;
     let link = links.get(0).cloned().context("no interface nsm-1")?;
     let is_ours = link["linkinfo"]["info_kind"] == "tun";

@@ -199,24 +199,7 @@ impl World {
 
     /// Registers a service with the manager.
     pub(crate) async fn register_service(&self, service: Service) -> Result<()> {
-        let identity = self.identity("nse-3").await?;
-        let component = Component::new("nse-3");
-        let pool = Pool::new(&component, identity, Tokens::new(Duration::from_secs(600)));
-        let settings = registry_client::Settings {
-            connect_to: self.nsmgr(),
-            policies: Policies::choose(policy::REGISTRY_CLIENT)?,
-        };
-        let registry = registry_client::client(&component, &settings, &Arc::new(pool));
-        let mut registration = Registration {
-            entry: service,
-            ..Default::default()
-        };
-        registry
-            .ns
-            .request(&Ctx::own(&component, PATIENCE), &mut registration)
-            .await?;
-        component.end().await;
-        Ok(())
+        register_service(self.identity("nse-3").await?, &self.nsmgr(), service).await
     }
 
     /// The names of the endpoints that the registry knows.
@@ -240,6 +223,27 @@ impl World {
         names.sort();
         Ok(names)
     }
+}
+
+/// Registers a service with the manager at `nsmgr`.
+pub(crate) async fn register_service(identity: Identity, nsmgr: &str, service: Service) -> Result<()> {
+    let component = Component::new("nse-3");
+    let pool = Pool::new(&component, identity, Tokens::new(Duration::from_secs(600)));
+    let settings = registry_client::Settings {
+        connect_to: nsmgr.to_string(),
+        policies: Policies::choose(policy::REGISTRY_CLIENT)?,
+    };
+    let registry = registry_client::client(&component, &settings, &Arc::new(pool));
+    let mut registration = Registration {
+        entry: service,
+        ..Default::default()
+    };
+    registry
+        .ns
+        .request(&Ctx::own(&component, PATIENCE), &mut registration)
+        .await?;
+    component.end().await;
+    Ok(())
 }
 
 /// Waits until a program has said this.

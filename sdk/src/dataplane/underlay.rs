@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::core::Result;
 
@@ -16,6 +17,12 @@ pub trait Underlay: Send + Sync + 'static {
     ///
     /// Errors: `no-underlay` when this node has no such address or no route there.
     async fn mtu(&self, local: IpAddr, remote: Option<IpAddr>) -> Result<u32>;
+
+    /// Tells when a device or a route of this node has changed, so that other packets may fit. Many changes at once are
+    /// told as one. By default nothing changes.
+    fn changes(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
 }
 
 /// What a kind of tunnel puts around each packet, layer 3, bytes (RFC 7348 and the predecessor's reserve for VXLAN;
