@@ -118,7 +118,7 @@ impl Kernel {
         match underlay::reports() {
             Ok(reports) => {
                 let listening = underlay::listen(shared.clone(), reports);
-                let listening = end.run_until_cancelled_owned(listening);
+                let listening = end.clone().run_until_cancelled_owned(listening);
                 tasks.push(component.spawn("kernel-underlay", listening.map(|_| ())));
             }
             Err(error) => {

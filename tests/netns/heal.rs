@@ -119,6 +119,26 @@ fn traffic_is_back(
     unreachable!("numbers do not end")
 }
 
+/// How many pings of a pod were answered until now.
+fn replies(pod: &Pod) -> Result<u64> {
+    let counters = prints(pod, "cat", &["/proc/net/snmp"])?;
+    let mut lines = counters.lines().filter(|line| line.starts_with("Icmp:"));
+    let (names, numbers) = (lines.next(), lines.next());
+    let names = names.context("no counters of ICMP")?.split_whitespace();
+    let mut counters = names.zip(numbers.unwrap_or_default().split_whitespace());
+    let counted = counters.find(|(name, _)| *name == "InEchoReps");
+    Ok(counted.context("no count of answers")?.1.parse()?)
+}
+
+/// Waits until this many more pings of a pod were answered.
+async fn replied(pod: &Pod, more: u64) -> Result<()> {
+    let wanted = replies(pod)? + more;
+    wait_for(PATIENCE, "pings are answered", async || {
+        Ok((replies(pod)? >= wanted).then_some(()))
+    })
+    .await
+}
+
 fn median(mut all: Vec<Duration>) -> Duration {
     all.sort();
     all[all.len() / 2]
@@ -223,7 +243,7 @@ async fn unchecked(world: &mut World) -> Result<()> {
 async fn wire_breaks(world: &mut World) -> Result<()> {
     let (second, mut nsc) = beside(world, &[]).await?;
     // It has to have answered before.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    replied(&world.near, 1).await?;
     let name = only_name(&second.pod)?;
     let began = Instant::now();
     prints(&second.pod, "ip", &["link", "set", "dev", &name, "down"])?;
@@ -254,9 +274,9 @@ async fn survives(
     let mut ping = world.near.command("ping");
     let ping = ping.args(["-n", "-i", "0.01", "-W", "2", "-c", "300", &to]);
     let ping = ping.stdout(std::process::Stdio::piped()).spawn()?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    replied(&world.near, 20).await?;
     kill(world).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    replied(&world.near, 50).await?;
     start(world).await?;
     if is_told {
         says(&mut nsc, "healed_ms").await?;

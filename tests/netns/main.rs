@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+mod contexts;
 mod demo;
 mod faults;
 mod heal;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     let tests = [
         wires::tests,
         kernel::tests,
+        contexts::tests,
         input::tests,
         hostile::tests,
         faults::tests,

@@ -36,7 +36,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             killed,
         ),
         bench.apart(
-            "c56_an_endpoint_on_another_node_that_says_no_leaves_nothing",
+            "an_endpoint_on_another_node_that_says_no_leaves_nothing",
             "ETHERNET",
             refused,
         ),

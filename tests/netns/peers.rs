@@ -3,14 +3,14 @@
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::ping;
+use nsm::mesh::{Pod, ping};
 use nsm_api::connection::Mechanism;
-use nsm_api::mechanism::{REMOTE, VXLAN, WIREGUARD};
-use nsm_sdk::core::Request;
+use nsm_api::mechanism::{KERNEL, LOCAL, REMOTE, VXLAN, WIREGUARD};
+use nsm_sdk::core::{Ctx, Request};
 
 use crate::Bench;
 use crate::remote::Apart;
-use crate::world::{Caller, links, prints, refused, same};
+use crate::world::{Caller, PATIENCE, links, prints, refused, same, says, stops};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -190,16 +190,31 @@ async fn bad_wireguard(apart: &mut Apart) -> Result<()> {
     all_refused(apart, WIREGUARD, &bad).await
 }
 
-/// The forwarder of the second node passes no tunnel on to another node; of two preferences the one that works wins.
+/// No forwarder passes a tunnel on to another node; what the caller offers besides is tried next.
 async fn next_preference(apart: &mut Apart) -> Result<()> {
-    let peer = Peer::new(apart).await?;
-    let mut request = peer.offer("next-0", "10.77.0.1", VXLAN)?;
-    request
-        .mechanism_preferences
-        .insert(0, Mechanism::new(REMOTE, "IPSEC"));
-    let answer = peer.ask(request).await?;
-    same("the VNI", vni(&answer)?.as_str(), VNI)?;
-    peer.close(answer).await?;
+    let (peer, pod) = (Peer::new(apart).await?, Pod::new("here")?);
+    let variables = [("NSM_PAYLOAD", apart.payload.to_string())];
+    let (mut program, _) = apart.first.start_endpoint("nse-2", &pod, &variables).await?;
+    says(&mut program, "INFO ready").await?;
+    let mut request = peer.offer("next-0", "10.77.0.3", VXLAN)?;
+    request.connection.network_service_endpoint_name = "nse-2".into();
+    let done = peer.ask(request.clone()).await;
+    refused(done, "unsupported-mechanism", &["VXLAN to VXLAN"])?;
+    same("wires of the endpoint", links(&pod)?.len(), 0)?;
+    let mut local = Mechanism::new(LOCAL, KERNEL);
+    local.set_parameter("name", "nsm-1");
+    request.mechanism_preferences.push(local);
+    let netns = apart.far.path();
+    let (remote, request) = peer.caller.with_netns(&peer.url, request, netns).await?;
+    let ctx = Ctx::own(&peer.caller.component, PATIENCE);
+    let answer = remote.request(&ctx, request).await?;
+    let mechanism = answer.connection.mechanism.as_ref().context("no mechanism")?;
+    same("the mechanism", mechanism.r#type.as_str(), KERNEL)?;
+    same("wires of the endpoint", links(&pod)?.len(), 1)?;
+    remote.close(&ctx, answer).await?;
+    drop(remote);
     peer.caller.component.end().await;
+    stops(program).await?;
+    drop(pod);
     Ok(())
 }

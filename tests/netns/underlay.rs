@@ -361,18 +361,11 @@ async fn pod_goes(apart: &mut Apart) -> Result<()> {
     for round in 0..20_u32 {
         let pod = Pod::new(&format!("gone-{round}"))?;
         let client = Client::new(&apart.first, "nsc", pod.path())?;
-        let attach = client.attach("gone-0", SERVICE);
-        let mut attach = std::pin::pin!(attach);
-        let pause = tokio::time::sleep(Duration::from_millis(u64::from(round) * 2));
-        let early = tokio::select! {
-            attached = &mut attach => Some(attached),
-            () = pause => None,
+        let goes = async {
+            tokio::time::sleep(Duration::from_millis(u64::from(round) * 2)).await;
+            drop(pod);
         };
-        drop(pod);
-        let attached = match early {
-            Some(attached) => attached,
-            None => attach.await,
-        };
+        let (attached, ()) = tokio::join!(client.attach("gone-0", SERVICE), goes);
         match attached {
             Ok(attached) => {
                 made += 1;

@@ -8,7 +8,7 @@
 //! **Reads / writes**: reads the mechanism, [`Downstream`] and the [`Announcer`] in [`Ctx::store`]; a place in the
 //! element's list there.
 //! **On close**: the connection leaves the list.
-//! **Cost**: a question to the underlay for each tunnel of a request, and for each other node when something changes.
+//! **Cost**: a question to the underlay for each other node when something changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -16,14 +16,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nsm_api::connection::{Mechanism, State};
-use nsm_api::mechanism::{REMOTE, key};
+use nsm_api::mechanism::{Vxlan, Wireguard, key};
 use parking_lot::Mutex;
 use tracing::{debug, info};
 
 use super::mechanismtranslation::Downstream;
 use super::monitor::Announcer;
 use crate::core::{Component, Ctx, Element, NetworkService, Next, Request, Result, Task};
-use crate::dataplane::underlay::Underlay;
+use crate::dataplane::underlay::{Overhead, Underlay};
 
 /// See the [module](self).
 pub struct PathMtu {
@@ -47,7 +47,7 @@ struct Known {
 /// The way of one tunnel.
 struct Way {
     remote: IpAddr,
-    /// What fits.
+    /// What it must carry in one packet, or has been told not to.
     mtu: u32,
     announcer: Announcer,
 }
@@ -107,8 +107,8 @@ impl Ways {
             };
             if mtu < way.mtu {
                 narrower.push(way.announcer.clone());
+                way.mtu = mtu;
             }
-            way.mtu = mtu;
         }
         if !narrower.is_empty() {
             info!(
@@ -121,20 +121,21 @@ impl Ways {
         }
     }
 
-    /// Puts the connection into the list, with its tunnels to these nodes.
-    async fn list(self: &Arc<Self>, ctx: &Ctx, remotes: impl Iterator<Item = IpAddr>) {
-        let mut ways = Vec::new();
-        if let Some(announcer) = ctx.store().get::<Announcer>() {
-            for remote in remotes {
-                let mtu = self.mtu(remote).await.unwrap_or(u32::MAX);
-                let announcer = announcer.clone();
-                ways.push(Way {
-                    remote,
-                    mtu,
-                    announcer,
-                });
-            }
-        }
+    /// The way of the tunnel that `mechanism` is, whose other end it tells as `ip`.
+    fn way(&self, mechanism: &Mechanism, ip: &str, announcer: &Announcer) -> Option<Way> {
+        let (vxlan, wireguard) = (Vxlan::of(mechanism), Wireguard::of(mechanism));
+        let vxlan = vxlan.map(|vxlan| (vxlan.mtu(), Overhead::VXLAN));
+        let (mtu, overhead) =
+            vxlan.or_else(|| wireguard.map(|wireguard| (wireguard.mtu(), Overhead::WIREGUARD)))?;
+        Some(Way {
+            remote: mechanism.parameter(ip).parse().ok()?,
+            mtu: overhead.needs(self.local, mtu),
+            announcer: announcer.clone(),
+        })
+    }
+
+    /// Puts the connection into the list, with these ways.
+    fn list(self: &Arc<Self>, ctx: &Ctx, ways: Vec<Way>) {
         drop(ctx.store().take::<Listed>());
         if ways.is_empty() {
             return;
@@ -149,12 +150,6 @@ impl Ways {
     }
 }
 
-/// The other node, if `mechanism` leads to one.
-fn remote(mechanism: Option<&Mechanism>, ip: &str) -> Option<IpAddr> {
-    let mechanism = mechanism.filter(|mechanism| mechanism.cls == REMOTE)?;
-    mechanism.parameter(ip).parse().ok()
-}
-
 #[async_trait]
 impl Element<NetworkService> for PathMtu {
     fn name(&self) -> &'static str {
@@ -163,12 +158,17 @@ impl Element<NetworkService> for PathMtu {
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         next.request(ctx, request).await?;
+        let Some(announcer) = ctx.store().get::<Announcer>() else {
+            return Ok(());
+        };
         let downstream = ctx.store().get().map(|Downstream(mechanism)| mechanism);
-        let remotes = [
-            remote(request.connection.mechanism.as_ref(), key::SRC_IP),
-            remote(downstream.as_ref(), key::DST_IP),
+        let tunnels = [
+            (request.connection.mechanism.as_ref(), key::SRC_IP),
+            (downstream.as_ref(), key::DST_IP),
         ];
-        self.ways.list(ctx, remotes.into_iter().flatten()).await;
+        let way = |(mechanism, ip): (Option<&Mechanism>, _)| self.ways.way(mechanism?, ip, &announcer);
+        let ways = tunnels.into_iter().filter_map(way).collect();
+        self.ways.list(ctx, ways);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nsm_api::connection::MonitorScopeSelector;
+use nsm_api::mechanism::REMOTE;
 use tokio::sync::watch;
 
 use super::*;
@@ -47,6 +48,7 @@ fn tunnelled() -> Request {
     let mut request = request();
     let mut mechanism = Mechanism::new(REMOTE, "VXLAN");
     mechanism.set_parameter(key::SRC_IP, "10.0.0.2");
+    mechanism.set_parameter(key::MTU, "1446");
     request.connection.mechanism = Some(mechanism);
     request
 }
