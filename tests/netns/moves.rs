@@ -62,27 +62,34 @@ async fn here(apart: &Apart) -> Result<Here> {
 }
 
 async fn start_here(apart: &Apart, pod: &Pod) -> Result<Program> {
-    let variables = [("NSM_PAYLOAD", apart.payload.to_string())];
-    let (mut program, _) = apart.first.start_endpoint("nse-2", pod, &variables).await?;
-    says(&mut program, "INFO ready").await?;
-    Ok(program)
+    apart.join(&apart.first, "nse-2", pod).await
 }
 
-/// A ping every millisecond.
-struct Stream(std::process::Child);
+/// A ping every millisecond, which ends when this is dropped.
+struct Stream(Option<std::process::Child>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ended_already = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}
 
 impl Stream {
     fn start(pod: &Pod, to: IpAddr) -> Result<Self> {
         let mut ping = pod.command("ping");
         ping.args(["-n", "-q", "-i", "0.001", "-W", "1", &to.to_string()]);
-        Ok(Self(ping.stdout(Stdio::piped()).spawn()?))
+        Ok(Self(Some(ping.stdout(Stdio::piped()).spawn()?)))
     }
 
     /// How many were sent, and how many of them lost.
-    async fn stop(self) -> Result<(u32, u32)> {
-        let pid = rustix::process::Pid::from_child(&self.0);
+    async fn stop(mut self) -> Result<(u32, u32)> {
+        let child = self.0.take().context("it was stopped")?;
+        let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        let done = tokio::task::spawn_blocking(move || self.0.wait_with_output()).await??;
+        let done = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
         let printed = String::from_utf8_lossy(&done.stdout).into_owned();
         let count = |what: &str| -> Result<u32> {
             let before = printed.split_once(what).context("ping printed no counts")?.0;
@@ -181,7 +188,7 @@ async fn killed(apart: &mut Apart) -> Result<()> {
     let mut nsc = apart.first.launch("nsc", "nsc", Some(&apart.near), &variables)?;
     says(&mut nsc, "INFO ready").await?;
     let (before, _) = seen(&apart.near)?;
-    apart.endpoint = Some(apart.serve("nse").await?);
+    apart.endpoint = Some(apart.join(&apart.second, "nse", &apart.far).await?);
     program.kill()?;
     moved(apart, &nsc, 1, &before, |kind| kind != "veth").await?;
     nothing_left(&pod).await?;

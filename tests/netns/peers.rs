@@ -10,7 +10,7 @@ use nsm_sdk::core::{Ctx, Request};
 
 use crate::Bench;
 use crate::remote::Apart;
-use crate::world::{Caller, PATIENCE, links, prints, refused, same, says, stops};
+use crate::world::{Caller, PATIENCE, links, prints, refused, same, stops};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -193,9 +193,7 @@ async fn bad_wireguard(apart: &mut Apart) -> Result<()> {
 /// No forwarder passes a tunnel on to another node; what the caller offers besides is tried next.
 async fn next_preference(apart: &mut Apart) -> Result<()> {
     let (peer, pod) = (Peer::new(apart).await?, Pod::new("here")?);
-    let variables = [("NSM_PAYLOAD", apart.payload.to_string())];
-    let (mut program, _) = apart.first.start_endpoint("nse-2", &pod, &variables).await?;
-    says(&mut program, "INFO ready").await?;
+    let program = apart.join(&apart.first, "nse-2", &pod).await?;
     let mut request = peer.offer("next-0", "10.77.0.3", VXLAN)?;
     request.connection.network_service_endpoint_name = "nse-2".into();
     let done = peer.ask(request.clone()).await;

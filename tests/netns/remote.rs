@@ -109,14 +109,17 @@ impl Apart {
             before,
             folder,
         };
-        apart.endpoint = Some(apart.serve("nse").await?);
+        let variables = [("NSM_PAYLOAD", payload.to_string())];
+        let (mut endpoint, _) = apart.second.start_endpoint("nse", &apart.far, &variables).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        apart.endpoint = Some(endpoint);
         Ok(apart)
     }
 
-    /// Starts the endpoint `name` in the pod of the second node.
-    pub(crate) async fn serve(&self, name: &str) -> Result<Program> {
-        let variables = [("NSM_PAYLOAD", self.payload.to_string())];
-        let (mut endpoint, _) = self.second.start_endpoint(name, &self.far, &variables).await?;
+    /// One more endpoint of the same service.
+    pub(crate) async fn join(&self, node: &Node, name: &str, pod: &Pod) -> Result<Program> {
+        let variables = [("NSM_REGISTER_SERVICE", "false".to_string())];
+        let (mut endpoint, _) = node.start_endpoint(name, pod, &variables).await?;
         says(&mut endpoint, "INFO ready").await?;
         Ok(endpoint)
     }

@@ -297,9 +297,7 @@ async fn other_flags(apart: &mut Apart) -> Result<()> {
 
 async fn fails_over(apart: &mut Apart) -> Result<()> {
     let pod = Pod::new("here")?;
-    let variables = [("NSM_PAYLOAD", apart.payload.to_string())];
-    let (mut program, _) = apart.first.start_endpoint("nse-2", &pod, &variables).await?;
-    says(&mut program, "INFO ready").await?;
+    let program = apart.join(&apart.first, "nse-2", &pod).await?;
     apart.underlay.plug(2, false)?;
     let client = apart.client()?;
     // Each endpoint has its turn to be the first.
