@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{
-    PATIENCE, World, addresses, index, links, only_name, prints, same, says, stops, wait_for,
+    PATIENCE, World, addresses, index, links, only_name, prints, replied, same, says, stops, wait_for,
 };
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
@@ -117,26 +117,6 @@ fn traffic_is_back(
         );
     }
     unreachable!("numbers do not end")
-}
-
-/// How many pings of a pod were answered until now.
-fn replies(pod: &Pod) -> Result<u64> {
-    let counters = prints(pod, "cat", &["/proc/net/snmp"])?;
-    let mut lines = counters.lines().filter(|line| line.starts_with("Icmp:"));
-    let (names, numbers) = (lines.next(), lines.next());
-    let names = names.context("no counters of ICMP")?.split_whitespace();
-    let mut counters = names.zip(numbers.unwrap_or_default().split_whitespace());
-    let counted = counters.find(|(name, _)| *name == "InEchoReps");
-    Ok(counted.context("no count of answers")?.1.parse()?)
-}
-
-/// Waits until this many more pings of a pod were answered.
-async fn replied(pod: &Pod, more: u64) -> Result<()> {
-    let wanted = replies(pod)? + more;
-    wait_for(PATIENCE, "pings are answered", async || {
-        Ok((replies(pod)? >= wanted).then_some(()))
-    })
-    .await
 }
 
 fn median(mut all: Vec<Duration>) -> Duration {

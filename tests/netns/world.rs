@@ -447,6 +447,26 @@ pub(crate) fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<Str
     Ok(String::from_utf8(done.stdout)?.trim().to_string())
 }
 
+/// How many pings of a pod were answered until now.
+fn replies(pod: &Pod) -> Result<u64> {
+    let counters = prints(pod, "cat", &["/proc/net/snmp"])?;
+    let mut lines = counters.lines().filter(|line| line.starts_with("Icmp:"));
+    let (names, numbers) = (lines.next(), lines.next());
+    let names = names.context("no counters of ICMP")?.split_whitespace();
+    let mut counters = names.zip(numbers.unwrap_or_default().split_whitespace());
+    let counted = counters.find(|(name, _)| *name == "InEchoReps");
+    Ok(counted.context("no count of answers")?.1.parse()?)
+}
+
+/// Waits until this many more pings of a pod were answered.
+pub(crate) async fn replied(pod: &Pod, more: u64) -> Result<()> {
+    let wanted = replies(pod)? + more;
+    wait_for(PATIENCE, "pings are answered", async || {
+        Ok((replies(pod)? >= wanted).then_some(()))
+    })
+    .await
+}
+
 /// A file that is no namespace.
 pub(crate) fn plain_file(world: &World) -> Result<PathBuf> {
     let path = world.node.folder().join("plain");
