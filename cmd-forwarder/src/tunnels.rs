@@ -46,7 +46,7 @@ pub(crate) async fn start(
         } else {
             settings.vxlan_port
         },
-        vnis: vxlan::Vnis::default(),
+        vnis: vnis(kernel).await,
         underlay: kernel.clone(),
     };
     let wireguard = keys.clone().map(|ends| wireguard::Ours {
@@ -59,6 +59,16 @@ pub(crate) async fn start(
         keys,
     };
     Ok((forwarder::Tunnels { vxlan, wireguard }, Arc::new(makers)))
+}
+
+/// The identifiers that others on this node have. Those that come later the kernel tells when we ask for the same.
+async fn vnis(kernel: &Kernel) -> vxlan::Vnis {
+    let vnis = vxlan::Vnis::default();
+    match kernel.numbers().await {
+        Ok(numbers) => numbers.into_iter().for_each(|(port, vni)| vnis.avoid(port, vni)),
+        Err(error) => warn!(%error, "VXLAN devices of others are not known"),
+    }
+    vnis
 }
 
 /// The keys of the engine that the settings choose; none where `auto` finds none that works.
@@ -142,6 +152,9 @@ impl Tunnels for NodeTunnels {
         let Tunnel::WireGuard(to) = &wire.tunnel else {
             return Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         };
+        if before.is_none() {
+            self.kernel.make_room(wire, deadline).await?;
+        }
         self.device(wire, to, deadline).await?;
         let mut done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         if done.is_ok() && before.is_none() {
@@ -165,6 +178,10 @@ impl Tunnels for NodeTunnels {
                 done
             }
         }
+    }
+
+    async fn set_aside(&self, wire: &RemoteWire) -> Result<()> {
+        self.kernel.set_aside(wire).await
     }
 
     async fn counters(&self, wire: &RemoteWire) -> Result<Counters> {

@@ -51,7 +51,7 @@ impl Attempt<'_> {
     }
 
     /// The interface that has the wanted name, if it is one of ours.
-    fn holder(&mut self, netns: &Netns, name: &str) -> Result<Option<(Seen, Place)>> {
+    pub(crate) fn holder(&mut self, netns: &Netns, name: &str) -> Result<Option<(Seen, Place)>> {
         let broken = |error| veth::broken(&netns.id(), &error);
         let mut socket = self.station.socket(netns)?;
         let Some(seen) = observe::link(&mut socket, &Which::Name(name)).map_err(broken)? else {
@@ -65,7 +65,7 @@ impl Attempt<'_> {
     }
 
     /// Removes an interface of ours that another connection has, or had in an earlier life.
-    fn evict(&mut self, netns: &Arc<Netns>, seen: &Seen, place: Place) -> Result<()> {
+    pub(crate) fn evict(&mut self, netns: &Arc<Netns>, seen: &Seen, place: Place) -> Result<()> {
         let holder = self.shared.state().by_index(seen.index).cloned();
         match holder {
             // The one who comes back for its own wire does not get another's; the newcomer does.
@@ -111,7 +111,7 @@ impl Attempt<'_> {
 }
 
 /// Whether these are all the ends of what is asked for, and belong together.
-fn is_of(found: &[&(Seen, Place)], wire: &Asked) -> bool {
+pub(crate) fn is_of(found: &[&(Seen, Place)], wire: &Asked) -> bool {
     let is_end = |((seen, _), (face, _)): (&&(Seen, Place), &(Face, _))| {
         seen.alias == face.alias(&wire.connection) && seen.device == wire.device
     };

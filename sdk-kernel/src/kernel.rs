@@ -24,6 +24,7 @@ use crate::netns::Netns;
 use crate::recover::{self, Left};
 use crate::shared::Shared;
 use crate::station::{Pool, Station, ended, thread};
+use crate::{observe, underlay, veth};
 
 /// How the mark on our interfaces reads by default: `NSM`.
 pub const GROUP: u32 = 0x004e_534d;
@@ -66,7 +67,7 @@ pub struct Kernel {
     pool: Pool,
     /// Ends when the last thread does.
     alive: mpsc::Receiver<()>,
-    tasks: [Task; 3],
+    tasks: Vec<Task>,
     _closing: Closing,
 }
 
@@ -109,14 +110,26 @@ impl Kernel {
         let waiting = end.clone().run_until_cancelled_owned(waiting);
         let finishing = finish(pool.clone(), shared.clone(), halves);
         let finishing = end.clone().run_until_cancelled_owned(finishing);
-        let listening = component.spawn("kernel-monitor", listening.map(|_| ()));
-        let waiting = component.spawn("kernel-grace", waiting.map(|_| ()));
-        let finishing = component.spawn("kernel-halves", finishing.map(|_| ()));
+        let mut tasks = vec![
+            component.spawn("kernel-monitor", listening.map(|_| ())),
+            component.spawn("kernel-grace", waiting.map(|_| ())),
+            component.spawn("kernel-halves", finishing.map(|_| ())),
+        ];
+        match underlay::reports() {
+            Ok(reports) => {
+                let listening = underlay::listen(shared.clone(), reports);
+                let listening = end.clone().run_until_cancelled_owned(listening);
+                tasks.push(component.spawn("kernel-underlay", listening.map(|_| ())));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "MTUs follow the underlay only when a wire is asked for");
+            }
+        }
         Ok(Self {
             shared,
             pool,
             alive: ends,
-            tasks: [listening, waiting, finishing],
+            tasks,
             _closing: closing,
         })
     }
@@ -124,6 +137,20 @@ impl Kernel {
     /// The ids of connections whose wire somebody else has just removed, as they become known: once for each end.
     pub fn lost(&self) -> broadcast::Receiver<String> {
         self.shared.lost.subscribe()
+    }
+
+    /// The port and the number of every VXLAN device in our own namespace, none of which is ours: the kernel has each
+    /// pair once for all namespaces.
+    ///
+    /// Errors: `kernel`.
+    pub async fn numbers(&self) -> Result<Vec<(u16, u32)>> {
+        let deadline = Instant::now() + PATIENCE;
+        ask(&self.pool, deadline, "list VXLAN devices", |station| {
+            let links = observe::links(&mut station.node);
+            let links = links.map_err(|error| veth::broken(&"our own namespace", &error))?;
+            Ok(links.into_iter().filter_map(|link| link.number).collect())
+        })
+        .await
     }
 
     /// The threads that talk to the kernel.

@@ -63,13 +63,16 @@ pub(crate) fn recorded(shared: &Shared, wire: &Asked) -> Option<u64> {
     found.map(|record| record.serial)
 }
 
-/// Whether `place` is the end that `interface` names. A path that leads nowhere any more is compared as it is written.
+/// Whether `place` is the end that `interface` names, or named before it was set aside. A path that leads nowhere any
+/// more is compared as it is written.
 fn is(place: &Place, netns: Option<NetnsId>, interface: &Interface, asked: Option<&Interface>) -> bool {
     let is_there = match netns {
         Some(netns) => place.netns == netns,
         None => asked.is_some_and(|asked| asked.netns == interface.netns),
     };
-    is_there && place.end.link.name == interface.name
+    let is_called = |name: &str| name == interface.name;
+    let was_called = || asked.is_some_and(|asked| is_called(&asked.name));
+    is_there && (is_called(&place.end.link.name) || was_called())
 }
 
 /// Has what an earlier life made of `wire`, and nobody has a record of, removed.

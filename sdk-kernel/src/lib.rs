@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod aside;
 mod asked;
 mod change;
 mod check;

@@ -70,6 +70,9 @@ impl Attempt<'_> {
         if record.is(self.wire, &ids) {
             return self.change(&spaces, record);
         }
+        if let Some(record) = self.put_back(&spaces, &record) {
+            return self.change(&spaces, record);
+        }
         if self.replug(&spaces, &record)? {
             return Ok(Outcome::Kept);
         }
@@ -94,7 +97,7 @@ impl Attempt<'_> {
         if self.wire.device == Device::WireGuard {
             return self.take_up(spaces, record);
         }
-        self.shared.note(record.clone());
+        self.note_draft(&record);
         let group = self.shared.group();
         let request = match (&halves(spaces, &record)[..], self.wire.device) {
             ([first, second], Device::Veth) => veth::pair(first, second, group),
@@ -125,6 +128,15 @@ impl Attempt<'_> {
         Ok(self.furnish(spaces, record, &made))
     }
 
+    /// Notes a wire that is being made, and for whoever may have to remove it where it is: nobody need live there whose
+    /// namespace could be found otherwise.
+    fn note_draft(&self, record: &Record) {
+        self.shared.note(record.clone());
+        if let Some(noted) = self.shared.state().get(record.serial) {
+            noted.asked = Some(self.wire.clone());
+        }
+    }
+
     /// Puts on the device that an engine has made what belongs there.
     fn take_up(&mut self, spaces: &Spaces, mut record: Record) -> Result<Outcome> {
         let (Some(netns), [place]) = (spaces.first(), &mut record.ends[..]) else {
@@ -140,14 +152,17 @@ impl Attempt<'_> {
         place.index = seen.index;
         place.end.link.mac = seen.mac;
         let made = [bare(&place.end)];
-        self.shared.note(record.clone());
+        self.note_draft(&record);
         Ok(self.furnish(spaces, record, &made))
     }
 
     /// Makes devices that are there into what `record` says, from what they are `now`.
     fn furnish(&mut self, spaces: &Spaces, record: Record, now: &[End]) -> Outcome {
         let undo = Undo::new(self.shared, self.claim, record.serial);
-        let done = self.configure_all(spaces, &record, now);
+        let done = match self.is_replacement(&record) {
+            true => self.raise_first(spaces, &record, now),
+            false => self.configure_all(spaces, &record, now),
+        };
         match done {
             Ok(()) => {
                 self.settle(record);

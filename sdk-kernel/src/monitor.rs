@@ -31,7 +31,7 @@ use crate::shared::Shared;
 use crate::state::State;
 
 /// The groups of `linux/rtnetlink.h` that tell of links, addresses and namespaces.
-const RTNLGRP_LINK: u32 = 1;
+pub(crate) const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_NSID: u32 = 28;
@@ -42,7 +42,7 @@ const NETNSA_NSID: u16 = 1;
 const BUFFER: usize = 4 << 20;
 
 /// The room for one report.
-const DATAGRAM: usize = 32 << 10;
+pub(crate) const DATAGRAM: usize = 32 << 10;
 
 /// See the [module](self).
 pub(crate) struct Monitor {
@@ -124,7 +124,7 @@ impl Monitor {
     }
 }
 
-fn subscribe(everywhere: bool, groups: &[u32]) -> io::Result<Socket> {
+pub(crate) fn subscribe(everywhere: bool, groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     if everywhere {
@@ -140,7 +140,11 @@ fn subscribe(everywhere: bool, groups: &[u32]) -> io::Result<Socket> {
 }
 
 /// Reads all that is there. An error: something was lost.
-fn read(socket: &Socket, buffer: &mut Vec<u8>, mut take: impl FnMut(&Message<'_>)) -> io::Result<()> {
+pub(crate) fn read(
+    socket: &Socket,
+    buffer: &mut Vec<u8>,
+    mut take: impl FnMut(&Message<'_>),
+) -> io::Result<()> {
     let mut whole = Ok(());
     loop {
         buffer.clear();
@@ -186,11 +190,11 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
     deprecated,
     reason = "its successor is unsafe for types that close or change their descriptor, which this one does not"
 )]
-fn readiness(socket: &Arc<Socket>) -> io::Result<AsyncFd<Descriptor>> {
+pub(crate) fn readiness(socket: &Arc<Socket>) -> io::Result<AsyncFd<Descriptor>> {
     AsyncFd::with_interest(Descriptor(socket.clone()), Interest::READABLE)
 }
 
-struct Descriptor(Arc<Socket>);
+pub(crate) struct Descriptor(Arc<Socket>);
 
 impl AsRawFd for Descriptor {
     fn as_raw_fd(&self) -> RawFd {

@@ -53,6 +53,8 @@ pub(crate) struct Seen {
     /// The index of the other end of a pair.
     pub(crate) peer: u32,
     pub(crate) device: Device,
+    /// The port and the number of a VXLAN device, also of one that is no tunnel of ours.
+    pub(crate) number: Option<(u16, u32)>,
     pub(crate) counters: Counters,
 }
 
@@ -76,7 +78,10 @@ impl Seen {
                 IFLA_OPERSTATE => seen.operational = value == [IF_OPER_UP],
                 IFLA_LINK => seen.peer = number(value),
                 IFLA_GROUP => seen.group = number(value),
-                IFLA_LINKINFO => seen.device = vxlan::parse(value),
+                IFLA_LINKINFO => {
+                    seen.device = vxlan::parse(value);
+                    seen.number = vxlan::number(value);
+                }
                 IFLA_STATS64 => seen.counters = counters(value),
                 _ => {}
             }

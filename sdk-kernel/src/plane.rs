@@ -39,6 +39,10 @@ impl DataPlane for Kernel {
         self.part(Asked::whole(wire)).await
     }
 
+    async fn set_aside(&self, wire: &Wire) -> Result<()> {
+        self.put_aside(Asked::whole(wire)).await
+    }
+
     async fn counters(&self, wire: &Wire) -> Result<(Counters, Counters)> {
         match self.count(Asked::whole(wire)).await?[..] {
             [client, endpoint] => Ok((client, endpoint)),
@@ -60,6 +64,10 @@ impl Tunnels for Kernel {
 
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()> {
         self.part(Asked::half(wire)).await
+    }
+
+    async fn set_aside(&self, wire: &RemoteWire) -> Result<()> {
+        self.put_aside(Asked::half(wire)).await
     }
 
     async fn counters(&self, wire: &RemoteWire) -> Result<Counters> {
@@ -193,7 +201,7 @@ impl Kernel {
     }
 
     /// Waits until nothing of the names of `wire`, nor its device, is being removed.
-    async fn vacant(&self, wire: &Asked, deadline: Instant) -> Result<()> {
+    pub(crate) async fn vacant(&self, wire: &Asked, deadline: Instant) -> Result<()> {
         let mut keys = names(wire, &wire.spaces()?);
         keys.extend(wire.device.key());
         let what = format!("a former device of {} was still being removed", wire.show());

@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) component: Component,
     pub(crate) reaper: Reaper,
     pub(crate) lost: broadcast::Sender<String>,
+    /// Tells of changes of the network between nodes.
+    pub(crate) underlay: watch::Sender<()>,
     group: u32,
     state: Mutex<State>,
     /// Tells those who wait for a name or a connection that some may be free.
@@ -48,6 +50,7 @@ impl Shared {
             component: component.clone(),
             reaper: Reaper::default(),
             lost: broadcast::Sender::new(MAX_LOST),
+            underlay: watch::Sender::new(()),
             group,
             state: Mutex::default(),
             changed: watch::Sender::new(()),

@@ -3,9 +3,11 @@
 //!
 //! **Guarantees**: what the kernel would do with a packet right now: a route's own MTU counts before its device's, and
 //! a path MTU that the kernel has learnt before both (rtnetlink(7), `RTA_METRICS`).
+//! What changes is told at most every [`PAUSE`].
 //! **Cost**: two requests to the kernel, about 20 µs, on a thread of the data plane.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,14 +15,25 @@ use netlink_packet_core::Parseable;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::Socket;
 use nsm_sdk::core::{Error, Result};
 use nsm_sdk::dataplane::underlay::Underlay;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::dumps::dump;
 use crate::kernel::{Kernel, ask};
+use crate::monitor::{DATAGRAM, RTNLGRP_LINK, read, readiness, subscribe};
 use crate::netlink::{Netlink, Request};
 use crate::observe::{self, Which};
+use crate::shared::Shared;
+
+/// How long changes are collected: a link that goes takes its routes along, each with a report.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The groups of `linux/rtnetlink.h` that tell of routes.
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
 /// How long the kernel may take to say it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +61,36 @@ impl Underlay for Kernel {
         })
         .await
     }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.shared.underlay.subscribe()
+    }
+}
+
+/// Listens for changes of devices and routes of our own namespace until the task is dropped.
+pub(crate) async fn listen(shared: Arc<Shared>, socket: Arc<Socket>) {
+    let reports = match readiness(&socket) {
+        Ok(reports) => reports,
+        Err(error) => {
+            return tracing::error!(%error, "MTUs follow the underlay only when a wire is asked for");
+        }
+    };
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    while let Ok(mut ready) = reports.readable().await {
+        ready.clear_ready();
+        sleep(PAUSE).await;
+        // What was lost was a change, too.
+        if let Err(error) = read(&socket, &mut buffer, |_| ()) {
+            tracing::debug!(%error, "some changes of the underlay were not reported");
+        }
+        shared.underlay.send_replace(());
+    }
+}
+
+/// The socket on which the kernel reports them.
+pub(crate) fn reports() -> std::io::Result<Arc<Socket>> {
+    let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE];
+    subscribe(false, &groups).map(Arc::new)
 }
 
 fn no_underlay(text: String) -> Error {

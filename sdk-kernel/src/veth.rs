@@ -101,6 +101,14 @@ pub(crate) fn remove(index: u32) -> Request {
     Request::plain(RouteNetlinkMessage::DelLink(message))
 }
 
+/// The request that gives interface `index` another name.
+pub(crate) fn rename(index: u32, name: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::IfName(name.into())];
+    Request::plain(RouteNetlinkMessage::SetLink(message))
+}
+
 /// The request that puts interface `index` into a group.
 pub(crate) fn regroup(index: u32, group: u32) -> Request {
     let mut message = LinkMessage::default();

@@ -65,6 +65,15 @@ pub(crate) fn parse(info: &[u8]) -> Device {
     }
 }
 
+/// The port and the number of a link of this kind.
+pub(crate) fn number(info: &[u8]) -> Option<(u16, u32)> {
+    attribute(info, IFLA_INFO_KIND).filter(|kind| kind.starts_with(b"vxlan"))?;
+    let data = attribute(info, IFLA_INFO_DATA)?;
+    let port = attribute(&data, IFLA_VXLAN_PORT)?.try_into().ok()?;
+    let vni = attribute(&data, IFLA_VXLAN_ID)?.try_into().ok()?;
+    Some((u16::from_be_bytes(port), u32::from_ne_bytes(vni)))
+}
+
 fn attribute(info: &[u8], kind: u16) -> Option<Vec<u8>> {
     let mut attributes = NlasIterator::new(info).flatten();
     let found = attributes.find(|attribute| attribute.kind() == kind)?;
@@ -129,7 +138,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&bytes);
+            let _ = (parse(&bytes), number(&bytes));
         }
     }
 }

@@ -129,6 +129,13 @@ pub trait DataPlane: Send + Sync + 'static {
     /// [`DataPlane::connect`] under the same names waits for that. Removing what is not there succeeds.
     async fn disconnect(&self, wire: &Wire) -> Result<()>;
 
+    /// Lets `wire` make room for one of another kind between the same two names: its client's end takes another name,
+    /// under which it carries packets until [`DataPlane::disconnect`] removes it or [`DataPlane::connect`] puts it
+    /// back. Where that cannot be, as by default, it is removed.
+    async fn set_aside(&self, wire: &Wire) -> Result<()> {
+        self.disconnect(wire).await
+    }
+
     /// The counters of the client's and the endpoint's end.
     async fn counters(&self, wire: &Wire) -> Result<(Counters, Counters)>;
 }

@@ -23,6 +23,7 @@ pub mod mtu;
 pub mod netsvcmonitor;
 pub mod onidle;
 pub mod passthrough;
+pub mod pathmtu;
 pub mod policyroute;
 pub mod recvfd;
 pub mod refresh;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{
-    PATIENCE, World, addresses, index, links, only_name, prints, same, says, stops, wait_for,
+    PATIENCE, World, addresses, index, links, only_name, prints, replied, same, says, stops, wait_for,
 };
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
@@ -223,7 +223,7 @@ async fn unchecked(world: &mut World) -> Result<()> {
 async fn wire_breaks(world: &mut World) -> Result<()> {
     let (second, mut nsc) = beside(world, &[]).await?;
     // It has to have answered before.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    replied(&world.near, 1).await?;
     let name = only_name(&second.pod)?;
     let began = Instant::now();
     prints(&second.pod, "ip", &["link", "set", "dev", &name, "down"])?;
@@ -254,9 +254,9 @@ async fn survives(
     let mut ping = world.near.command("ping");
     let ping = ping.args(["-n", "-i", "0.01", "-W", "2", "-c", "300", &to]);
     let ping = ping.stdout(std::process::Stdio::piped()).spawn()?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    replied(&world.near, 20).await?;
     kill(world).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    replied(&world.near, 50).await?;
     start(world).await?;
     if is_told {
         says(&mut nsc, "healed_ms").await?;

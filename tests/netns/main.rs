@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+mod contexts;
 mod demo;
 mod faults;
 mod heal;
@@ -19,8 +20,11 @@ mod hostile;
 mod input;
 mod kernel;
 mod life;
+mod moves;
+mod peers;
 mod remote;
 mod soak;
+mod underlay;
 mod wires;
 mod world;
 
@@ -47,11 +51,15 @@ fn main() -> ExitCode {
     let tests = [
         wires::tests,
         kernel::tests,
+        contexts::tests,
         input::tests,
         hostile::tests,
         faults::tests,
         life::tests,
         remote::tests,
+        moves::tests,
+        peers::tests,
+        underlay::tests,
         heal::tests,
         demo::tests,
         soak::tests,

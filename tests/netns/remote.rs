@@ -66,19 +66,22 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 
 /// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
 pub(crate) struct Apart {
-    near: Pod,
-    far: Pod,
-    first: Node,
-    second: Node,
-    endpoint: Program,
-    underlay: Underlay,
+    pub(crate) near: Pod,
+    pub(crate) far: Pod,
+    pub(crate) first: Node,
+    pub(crate) second: Node,
+    pub(crate) hosts: [Arc<Host>; 2],
+    pub(crate) endpoint: Option<Program>,
+    pub(crate) underlay: Underlay,
+    /// What the service carries.
+    pub(crate) payload: &'static str,
     /// The kernel as it was before anything was asked for.
     before: Snapshot,
     folder: TempDir,
 }
 
 impl Apart {
-    pub(crate) async fn new(payload: &str, over_ipv6: bool) -> Result<Self> {
+    pub(crate) async fn new(payload: &'static str, over_ipv6: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
         let host = |number| -> Result<Arc<Host>> {
@@ -96,34 +99,47 @@ impl Apart {
             programs: programs()?,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
-            identities: ["nsmgr-2", "forwarder-2", "nse", "nsc"]
+            identities: ["nsmgr-2", "forwarder-2", "nse", "nse-2", "nse-3", "nsc"]
                 .map(String::from)
                 .to_vec(),
             host: Some(Arc::clone(&hosts[0])),
         };
         let first = Node::start(settings, |_, _| ()).await?;
         let second = first.join(2, Arc::clone(&hosts[1]), |_, _| ()).await?;
-        let variables = [("NSM_PAYLOAD", payload.to_string())];
-        let (mut endpoint, _) = second.start_endpoint("nse", &far, &variables).await?;
-        says(&mut endpoint, "INFO ready").await?;
-        Ok(Self {
+        let mut apart = Self {
             near,
             far,
             first,
             second,
-            endpoint,
+            hosts,
+            endpoint: None,
             underlay,
+            payload,
             before,
             folder,
-        })
+        };
+        let variables = [("NSM_PAYLOAD", payload.to_string())];
+        let (mut endpoint, _) = apart.second.start_endpoint("nse", &apart.far, &variables).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        apart.endpoint = Some(endpoint);
+        Ok(apart)
     }
 
-    fn client(&self) -> Result<Client> {
+    /// One more endpoint of the same service.
+    pub(crate) async fn join(&self, node: &Node, name: &str, pod: &Pod) -> Result<Program> {
+        let variables = [("NSM_REGISTER_SERVICE", "false".to_string())];
+        let (mut endpoint, _) = node.start_endpoint(name, pod, &variables).await?;
+        says(&mut endpoint, "INFO ready").await?;
+        Ok(endpoint)
+    }
+
+    /// A client of the first node, whose wires count when they carry a ping.
+    pub(crate) fn client(&self) -> Result<Client> {
         Client::new(&self.first, "nsc", self.near.path())?.pinging()
     }
 
     /// Waits until the kernel is as it was.
-    async fn clean(&self) -> Result<()> {
+    pub(crate) async fn clean(&self) -> Result<()> {
         let mut left = Vec::new();
         let clean = wait_for(PATIENCE, "the kernel is as before", async || {
             left = tokio::task::spawn_blocking(|| Snapshot::take(None))
@@ -141,7 +157,7 @@ impl Apart {
     /// The files that each program holds, by kind.
     fn descriptors(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>> {
         let programs = self.first.programs().chain(self.second.programs());
-        let held = programs.chain([&self.endpoint]).map(|program| {
+        let held = programs.chain(&self.endpoint).map(|program| {
             let kinds = program.descriptors()?;
             Ok((program.name().to_string(), kinds))
         });
@@ -155,14 +171,16 @@ impl Apart {
     }
 
     pub(crate) async fn end(self) -> Result<()> {
-        self.endpoint.stop().await?;
+        if let Some(endpoint) = self.endpoint {
+            endpoint.stop().await?;
+        }
         self.second.end().await?;
         self.first.end().await
     }
 }
 
 /// The ends of a wire: the client's address and the endpoint's.
-fn ends(attached: &Attached) -> Result<(IpAddr, IpAddr)> {
+pub(crate) fn ends(attached: &Attached) -> Result<(IpAddr, IpAddr)> {
     let ip = attached.request.connection.ip_context().context("no addresses")?;
     let (src, dst) = (ip.src_nets(), ip.dst_nets());
     src.first()
@@ -215,7 +233,7 @@ fn passes_six_hops(attached: &Attached) -> Result<()> {
     same("the path", hops.collect::<Vec<_>>(), should.to_vec())
 }
 
-fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
+pub(crate) fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
     let (source, destination) = ends(attached)?;
     for (pod, to) in [(&apart.near, destination), (&apart.far, source)] {
         let pings = ping(pod, to, 5)?;
@@ -225,7 +243,7 @@ fn ping_both_ways(apart: &Apart, attached: &Attached) -> Result<()> {
 }
 
 /// The client's interface, which is the kernel's where it must be.
-fn device(pod: &Pod) -> Result<Value> {
+pub(crate) fn device(pod: &Pod) -> Result<Value> {
     let links = pod.ip(&["-details", "link", "show", "dev", "nsm-1"])?;
     let link = links.get(0).cloned().context("no interface nsm-1")?;
     let is_ours = link["linkinfo"]["info_kind"] == "tun";
@@ -415,7 +433,7 @@ async fn cut_off(apart: &mut Apart) -> Result<()> {
 
 impl Bench {
     /// A test on two nodes of its own, which has left nothing when it has passed.
-    fn apart<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
+    pub(crate) fn apart<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
@@ -423,7 +441,7 @@ impl Bench {
     }
 
     /// The same with tunnels over IPv6.
-    fn apart_over_ipv6<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
+    pub(crate) fn apart_over_ipv6<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {

@@ -199,24 +199,7 @@ impl World {
 
     /// Registers a service with the manager.
     pub(crate) async fn register_service(&self, service: Service) -> Result<()> {
-        let identity = self.identity("nse-3").await?;
-        let component = Component::new("nse-3");
-        let pool = Pool::new(&component, identity, Tokens::new(Duration::from_secs(600)));
-        let settings = registry_client::Settings {
-            connect_to: self.nsmgr(),
-            policies: Policies::choose(policy::REGISTRY_CLIENT)?,
-        };
-        let registry = registry_client::client(&component, &settings, &Arc::new(pool));
-        let mut registration = Registration {
-            entry: service,
-            ..Default::default()
-        };
-        registry
-            .ns
-            .request(&Ctx::own(&component, PATIENCE), &mut registration)
-            .await?;
-        component.end().await;
-        Ok(())
+        register_service(self.identity("nse-3").await?, &self.nsmgr(), service).await
     }
 
     /// The names of the endpoints that the registry knows.
@@ -240,6 +223,27 @@ impl World {
         names.sort();
         Ok(names)
     }
+}
+
+/// Registers a service with the manager at `nsmgr`.
+pub(crate) async fn register_service(identity: Identity, nsmgr: &str, service: Service) -> Result<()> {
+    let component = Component::new("nse-3");
+    let pool = Pool::new(&component, identity, Tokens::new(Duration::from_secs(600)));
+    let settings = registry_client::Settings {
+        connect_to: nsmgr.to_string(),
+        policies: Policies::choose(policy::REGISTRY_CLIENT)?,
+    };
+    let registry = registry_client::client(&component, &settings, &Arc::new(pool));
+    let mut registration = Registration {
+        entry: service,
+        ..Default::default()
+    };
+    registry
+        .ns
+        .request(&Ctx::own(&component, PATIENCE), &mut registration)
+        .await?;
+    component.end().await;
+    Ok(())
 }
 
 /// Waits until a program has said this.
@@ -441,6 +445,26 @@ pub(crate) fn prints(pod: &Pod, program: &str, arguments: &[&str]) -> Result<Str
         String::from_utf8_lossy(&done.stderr)
     );
     Ok(String::from_utf8(done.stdout)?.trim().to_string())
+}
+
+/// How many pings of a pod were answered until now.
+fn replies(pod: &Pod) -> Result<u64> {
+    let counters = prints(pod, "cat", &["/proc/net/snmp"])?;
+    let mut lines = counters.lines().filter(|line| line.starts_with("Icmp:"));
+    let (names, numbers) = (lines.next(), lines.next());
+    let names = names.context("no counters of ICMP")?.split_whitespace();
+    let mut counters = names.zip(numbers.unwrap_or_default().split_whitespace());
+    let counted = counters.find(|(name, _)| *name == "InEchoReps");
+    Ok(counted.context("no count of answers")?.1.parse()?)
+}
+
+/// Waits until this many more pings of a pod were answered.
+pub(crate) async fn replied(pod: &Pod, more: u64) -> Result<()> {
+    let wanted = replies(pod)? + more;
+    wait_for(PATIENCE, "pings are answered", async || {
+        Ok((replies(pod)? >= wanted).then_some(()))
+    })
+    .await
 }
 
 /// A file that is no namespace.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use nsm_sdk::core::{Component, Error};
 use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, Vxlan, WireGuard};
+use nsm_sdk::dataplane::underlay::Underlay;
 use nsm_sdk::dataplane::wireguard::{Towards, TunnelId};
-use nsm_sdk::dataplane::{Interface, Payload};
+use nsm_sdk::dataplane::{DataPlane, Interface, Payload, Route, Wire};
 use nsm_sdk_kernel::{Config, Kernel};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -38,6 +39,11 @@ tests![
     tunnels_that_go_at_once_all_go,
     a_tunnel_that_cannot_be_is_refused,
     a_name_that_a_stranger_has_is_refused,
+    case_36_37_a_wire_set_aside_carries_packets_until_the_next_one_does,
+    a_wire_that_was_set_aside_is_put_back,
+    case_52_numbers_of_strangers_are_listed,
+    case_60_changes_of_the_underlay_are_told,
+    a_thousand_addresses_need_many_messages,
 ];
 
 /// What fits into a tunnel over IPv4, and over IPv6.
@@ -517,4 +523,148 @@ fn a_name_that_a_stranger_has_is_refused() {
     node.refused(&node.wire("c"), "interface-taken");
     node.pod.run("ip link del nsm-1");
     node.up(&node.wire("c"));
+}
+
+/// A pair from this node's pod to another one's, by the same names and addresses as the tunnel's.
+fn pair(node: &Node, endpoint: &Pod) -> Wire {
+    let mut client = node.wire("pair").interface;
+    client.addresses = vec![net("10.0.0.1/32")];
+    let far = Interface {
+        netns: endpoint.path(),
+        name: "nse-1".into(),
+        addresses: vec![net("10.0.0.2/32")],
+        peers: vec![ip("10.0.0.1")],
+        routes: vec![route("10.0.0.1/32")],
+        ..Interface::default()
+    };
+    client.routes = vec![route("10.0.0.2/32")];
+    Wire {
+        connection: "moves".into(),
+        payload: Payload::Ethernet,
+        mtu: 1500,
+        client,
+        endpoint: far,
+    }
+}
+
+fn route(prefix: &str) -> Route {
+    Route {
+        prefix: net(prefix),
+        via: None,
+        link: true,
+    }
+}
+
+/// The tunnel's halves, with the addresses of the pair.
+fn halves(nodes: &[Node; 2], pair: &Wire) -> [RemoteWire; 2] {
+    let [one, two] = nodes;
+    let [mut near, mut far] = [one.wire("moves"), two.wire("moves")];
+    near.interface = pair.client.clone();
+    far.interface = Interface {
+        netns: two.pod.path(),
+        ..pair.endpoint.clone()
+    };
+    [near, far]
+}
+
+fn whole(node: &Node, wire: &Wire, before: Option<&Wire>) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let done = DataPlane::connect(node.kernel(), wire, before, deadline);
+    node.runtime.block_on(done)
+}
+
+fn case_36_37_a_wire_set_aside_carries_packets_until_the_next_one_does() {
+    let (nodes, endpoint) = (nodes(), Pod::new());
+    let node = &nodes[0];
+    let pair = pair(node, &endpoint);
+    let [near, far] = halves(&nodes, &pair);
+    whole(node, &pair, None).expect("connects");
+    nodes[1].up(&far);
+    for _ in 0..2 {
+        let aside = DataPlane::set_aside(node.kernel(), &pair);
+        node.runtime.block_on(aside).expect("set aside");
+        assert!(node.pod.link("nsm-1").is_none() && node.pod.ping("10.0.0.2"));
+        node.up(&near);
+        let gone = DataPlane::disconnect(node.kernel(), &pair);
+        node.runtime.block_on(gone).expect("disconnects");
+        node.wait("the pair gone", || endpoint.is_clean());
+        assert!(node.pod.ping("10.0.0.2"));
+        assert_eq!(
+            node.pod.link("nsm-1").expect("there")["linkinfo"]["info_kind"],
+            "vxlan"
+        );
+        let aside = Tunnels::set_aside(node.kernel(), &near);
+        node.runtime.block_on(aside).expect("set aside");
+        assert!(node.pod.link("nsm-1").is_none() && node.pod.ping("10.0.0.2"));
+        whole(node, &pair, None).expect("connects");
+        node.down(&near);
+        assert!(node.pod.ping("10.0.0.2"));
+        assert_eq!(
+            node.pod.link("nsm-1").expect("there")["linkinfo"]["info_kind"],
+            "veth"
+        );
+    }
+    let gone = DataPlane::disconnect(node.kernel(), &pair);
+    node.runtime.block_on(gone).expect("disconnects");
+    node.wait_clean();
+}
+
+fn a_wire_that_was_set_aside_is_put_back() {
+    let (nodes, endpoint) = (nodes(), Pod::new());
+    let node = &nodes[0];
+    let pair = pair(node, &endpoint);
+    whole(node, &pair, None).expect("connects");
+    let index = node.index();
+    let aside = DataPlane::set_aside(node.kernel(), &pair);
+    node.runtime.block_on(aside).expect("set aside");
+    whole(node, &pair, Some(&pair)).expect("put back");
+    assert_eq!(node.index(), index);
+    assert!(node.pod.ping("10.0.0.2"));
+    // What was set aside is removed as what it was.
+    let aside = DataPlane::set_aside(node.kernel(), &pair);
+    node.runtime.block_on(aside).expect("set aside");
+    let gone = DataPlane::disconnect(node.kernel(), &pair);
+    node.runtime.block_on(gone).expect("disconnects");
+    node.wait_clean();
+    node.wait("the endpoint clean", || endpoint.is_clean());
+}
+
+fn case_52_numbers_of_strangers_are_listed() {
+    let [node, _other] = nodes();
+    for line in [
+        "ip link add calico type vxlan id 4096 dstport 4789 local 10.77.0.1",
+        "ip link add flannel type vxlan id 1 dstport 8472 local 10.77.0.1",
+    ] {
+        node.home.run(line);
+    }
+    let mut numbers = node.runtime.block_on(node.kernel().numbers()).expect("listed");
+    numbers.sort_unstable();
+    assert_eq!(numbers, [(4789, 4096), (8472, 1)]);
+}
+
+fn case_60_changes_of_the_underlay_are_told() {
+    let [node, _other] = nodes();
+    let mut changes = Underlay::changes(node.kernel());
+    for line in [
+        "ip link set underlay mtu 1400",
+        "ip route add 10.99.0.0/24 via 10.77.0.2",
+    ] {
+        changes.mark_unchanged();
+        node.home.run(line);
+        let told = async { tokio::time::timeout(PATIENCE, changes.changed()).await };
+        let told = node.runtime.block_on(told);
+        told.expect("in time").expect("told");
+    }
+}
+
+fn a_thousand_addresses_need_many_messages() {
+    let nodes = nodes();
+    let node = &nodes[0];
+    let mut wire = node.wire("many");
+    let address = |number: u32| net(&format!("10.{}.{}.1/32", number / 250, number % 250));
+    wire.interface.addresses = (0..1000).map(address).collect();
+    node.up(&wire);
+    assert_eq!(node.pod.addresses("nsm-1").len(), 1000);
+    node.down(&wire);
+    node.wait_clean();
 }

@@ -18,6 +18,7 @@ use crate::networkservice::mechanismpriority::MechanismPriority;
 use crate::networkservice::mechanisms::Mechanisms;
 use crate::networkservice::mechanismtranslation::MechanismTranslation;
 use crate::networkservice::mtu::Mtu;
+use crate::networkservice::pathmtu::PathMtu;
 use crate::networkservice::recvfd::RecvFd;
 use crate::networkservice::roundrobin::RoundRobin;
 use crate::networkservice::sendfd::SendFd;
@@ -65,18 +66,23 @@ pub fn forwarder(
         ]);
     let files = chain![RecvFd::client(), SendFd::client()];
     let client = pass_through(dialer, &preferences, &files);
+    let follows = match &settings.tunnels {
+        Some(Tunnels { vxlan, .. }) => chain![PathMtu::new(component, vxlan.ip, &vxlan.underlay)],
+        None => chain![],
+    };
+    let wires = chain![
+        Discover::new(registries.clone()),
+        RoundRobin::new(),
+        Mtu,
+        Mechanisms::server(answers(settings)),
+        ConnectServer::new(client),
+    ];
     endpoint(
         component,
         &settings.gate,
-        &chain![
-            RecvFd::server(),
-            SendFd::server(),
-            Discover::new(registries.clone()),
-            RoundRobin::new(),
-            Mtu,
-            Mechanisms::server(answers(settings)),
-            ConnectServer::new(client),
-        ],
+        &chain![RecvFd::server(), SendFd::server()]
+            .then(&follows)
+            .then(&wires),
     )
 }
 

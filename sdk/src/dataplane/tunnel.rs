@@ -73,6 +73,11 @@ pub trait Tunnels: Send + Sync + 'static {
     /// Removes `wire`, as [`DataPlane::disconnect`](super::DataPlane::disconnect) does.
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()>;
 
+    /// Lets `wire` make room for one of another kind, as [`DataPlane::set_aside`](super::DataPlane::set_aside) does.
+    async fn set_aside(&self, wire: &RemoteWire) -> Result<()> {
+        self.disconnect(wire).await
+    }
+
     /// The counters of the pod's end.
     async fn counters(&self, wire: &RemoteWire) -> Result<Counters>;
 }

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::core::Result;
 
@@ -16,6 +17,12 @@ pub trait Underlay: Send + Sync + 'static {
     ///
     /// Errors: `no-underlay` when this node has no such address or no route there.
     async fn mtu(&self, local: IpAddr, remote: Option<IpAddr>) -> Result<u32>;
+
+    /// Tells when a device or a route of this node has changed, so that other packets may fit. Many changes at once are
+    /// told as one. By default nothing changes.
+    fn changes(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
 }
 
 /// What a kind of tunnel puts around each packet, layer 3, bytes (RFC 7348 and the predecessor's reserve for VXLAN;
@@ -36,7 +43,16 @@ impl Overhead {
 
     /// What is left for a packet inside a tunnel from `local` over an underlay of `mtu` bytes.
     pub fn leaves(self, local: IpAddr, mtu: u32) -> u32 {
-        mtu.saturating_sub(if local.is_ipv4() { self.ipv4 } else { self.ipv6 })
+        mtu.saturating_sub(self.over(local))
+    }
+
+    /// What the underlay must carry for packets of `mtu` bytes inside a tunnel from `local`.
+    pub fn needs(self, local: IpAddr, mtu: u32) -> u32 {
+        mtu.saturating_add(self.over(local))
+    }
+
+    fn over(self, local: IpAddr) -> u32 {
+        if local.is_ipv4() { self.ipv4 } else { self.ipv6 }
     }
 }
 
@@ -52,5 +68,6 @@ mod tests {
         assert_eq!(left(Overhead::WIREGUARD, "10.0.0.1"), 1440);
         assert_eq!(left(Overhead::WIREGUARD, "2001:db8::1"), 1420);
         assert_eq!(Overhead::VXLAN.leaves("10.0.0.1".parse().unwrap(), 20), 0);
+        assert_eq!(Overhead::VXLAN.needs("10.0.0.1".parse().unwrap(), 1446), 1500);
     }
 }

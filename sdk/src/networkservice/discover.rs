@@ -5,7 +5,8 @@
 //! Expired endpoints are none. An established connection is refreshed also while the registry is away.
 //! **Placement**: before `roundrobin`, which chooses among the candidates, and `dial`.
 //! **Reads / writes**: writes [`NextUrl`] for a named endpoint, unless an element before it has chosen already;
-//! otherwise [`Candidates`] into [`Ctx::call`] and the service's payload into the connection.
+//! otherwise [`Candidates`] into [`Ctx::call`]. The service's payload into the connection, of a named endpoint if the
+//! connection has none.
 //! **On failure**: when the endpoint is gone that has answered before, and there is another one, the reason is [`LOST`].
 //! **On close**: the endpoint is looked up only if no way to it is known; the close goes on without.
 //! **Cost**: one or two look-ups in the registry a request.
@@ -54,6 +55,16 @@ impl Discover {
         found.await.unwrap_or_default()
     }
 
+    /// Says what the wire carries where the request, which names its endpoint, does not.
+    async fn carry(&self, ctx: &Ctx, request: &mut Request) {
+        if request.connection.payload.is_empty() {
+            match self.0.service(&lookup_time(ctx), request).await {
+                Ok(service) => request.connection.payload = service.payload,
+                Err(error) => debug!(%error, "nobody knows what the service carries"),
+            }
+        }
+    }
+
     async fn choose(&self, ctx: &Ctx, request: &mut Request) -> Result<()> {
         let name = &request.connection.network_service_endpoint_name;
         if !name.is_empty() {
@@ -63,6 +74,7 @@ impl Discover {
                 Err(error) if can_do_without(ctx, &error) => debug!(%error, "refreshing without a look-up"),
                 Err(error) => return Err(error),
             }
+            self.carry(ctx, request).await;
             return Ok(());
         }
         let service = self.0.service(ctx, request).await?;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Offers to a peer on this node only local mechanisms, and to any other only remote ones.
 //!
+//! **Guarantees**: a connection that has left the node, or come back to it, chooses its mechanism anew: the one that it
+//! had cannot lead there.
 //! **Placement**: behind whatever chooses where the call goes and whatever offers mechanisms, before `connect`.
 //! **Reads / writes**: [`NextUrl`]; without one, whether the peer of the [`Way`] takes files; without either nothing
-//! changes. The preferences, which come back as they were.
+//! changes. The preferences, which come back as they were; the mechanism, which goes if it is of the other class.
 //! **Cost**: a copy of the preferences a request.
 
 use async_trait::async_trait;
@@ -39,6 +41,11 @@ impl Element<NetworkService> for FilterMechanisms {
         request
             .mechanism_preferences
             .retain(|mechanism| mechanism.cls == cls);
+        let other = if local { REMOTE } else { LOCAL };
+        request
+            .connection
+            .mechanism
+            .take_if(|mechanism| mechanism.cls == other);
         let done = next.request(ctx, request).await;
         request.mechanism_preferences = offered;
         done
@@ -100,5 +107,28 @@ mod tests {
         assert_eq!(offered(None, Some(Pipe::new().peer())).await, ["LOCAL"]);
         assert_eq!(offered(None, Some(transport_peer())).await, ["REMOTE"]);
         assert_eq!(offered(None, None).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_leaves_the_node_or_comes_back_chooses_its_mechanism_anew() {
+        for (url, kept) in [
+            ("unix:///run/nse.sock", "LOCAL"),
+            ("tcp://10.0.0.1:5001", "REMOTE"),
+        ] {
+            for cls in ["LOCAL", "REMOTE", "OTHER"] {
+                let (probe, connection) = (Probe::new(), Connection::new());
+                let ctx = connection.again();
+                ctx.call().insert(NextUrl(url.into()));
+                let mut request = request();
+                request.connection.mechanism = Some(Mechanism {
+                    cls: cls.into(),
+                    ..Default::default()
+                });
+                let chain = before(FilterMechanisms, &probe);
+                chain.request(&ctx, &mut request).await.unwrap();
+                let is_kept = probe.requests()[0].connection.mechanism.is_some();
+                assert_eq!(is_kept, cls == kept || cls == "OTHER", "{cls} to {url}");
+            }
+        }
     }
 }

@@ -191,6 +191,7 @@ impl Vxlan {
         };
         let port = port(vxlan.mechanism(), key::SRC_PORT)?;
         let far = remote(vxlan.mechanism(), key::SRC_IP, self.ours.ip)?;
+        proposed(&vxlan)?;
         let mtu = self.mtu(Some(far)).await?;
         vxlan.set_dst_ip(self.ours.ip);
         vxlan.set_dst_port(port);
@@ -201,6 +202,16 @@ impl Vxlan {
         narrow(&mut request.connection, mtu);
         Ok(())
     }
+}
+
+/// The identifier that a peer proposes, if it proposes one.
+fn proposed(vxlan: &View<&mut Mechanism>) -> Result<()> {
+    let text = vxlan.mechanism().parameter(key::VNI);
+    if vxlan.vni() == 0 && !matches!(text, "" | "0") {
+        let text = format!("the peer proposes the VNI {text:?}, which is no number of 24 bits");
+        return Err(Error::invalid("bad-vni", text));
+    }
+    Ok(())
 }
 
 fn used_up(port: u16) -> Error {
@@ -220,7 +231,11 @@ impl Element<NetworkService> for Vxlan {
             true if request.connection.payload == payload::ETHERNET && is_local(ctx) != Some(true) => {
                 self.offer(ctx, request, next).await
             }
-            true => next.request(ctx, request).await,
+            true => {
+                next.request(ctx, request).await?;
+                self.held(ctx, Option::take);
+                Ok(())
+            }
         }
     }
 

@@ -190,7 +190,11 @@ impl Element<NetworkService> for Wireguard {
             Towards::Endpoint if request.connection.payload == payload::IP && is_local(ctx) != Some(true) => {
                 self.offer(ctx, request, next).await
             }
-            Towards::Endpoint => next.request(ctx, request).await,
+            Towards::Endpoint => {
+                next.request(ctx, request).await?;
+                drop(self.held(ctx, Option::take));
+                Ok(())
+            }
         }
     }
 

@@ -9,7 +9,9 @@
 //! segment: the interface at each end, and what has gone through it as far as was read last, seen from the wire (`rx`
 //! came from the pod). A refresh has the counters read anew for the next one, and does not wait for it.
 //! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
-//! to lead to another endpoint: then the wire is gone.
+//! to lead to another endpoint: then the wire is gone, since the endpoint that the connection leaves may give its
+//! addresses to others. Until the other endpoint has answered the wire to the former one carries packets, for at most
+//! [`OVERLAP`].
 //! **On close**: the wire is removed, then the rest is closed, also when the removal fails.
 //! **Cost**: one call of the data plane; another in the background for each refresh, at most every 5 s.
 
@@ -19,8 +21,10 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use super::mechanismtranslation::Downstream;
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
@@ -29,6 +33,9 @@ use counts::Counts;
 
 pub use plane::{Part, Planes};
 pub use wire::part;
+
+/// How long a wire is kept to an endpoint that its connection has left, while another one is asked.
+pub const OVERLAP: Duration = Duration::from_secs(1);
 
 /// See the [module](self).
 pub struct XConnect {
@@ -81,16 +88,54 @@ impl XConnect {
         done.map(|()| wire)
     }
 
-    /// Removes the wire when the connection goes on to another endpoint: the elements behind close it at the one that
-    /// it leaves, which may then give its addresses to others, whatever becomes of the request.
-    async fn leave(&self, ctx: &Ctx, endpoint: &str) -> Result<()> {
-        let made = ctx.store().get::<Made>().unwrap_or_default();
-        if let Some(wire) = made.wire.filter(|_| made.endpoint != endpoint) {
-            ctx.bounded("remove the wire", self.planes.disconnect(&wire))
-                .await?;
-            ctx.store().take::<Made>();
-            self.counts.forget(ctx);
+    /// Asks the endpoint, and makes the wire to it.
+    async fn lead(
+        &self,
+        ctx: &Ctx,
+        request: &mut Request,
+        next: Next<'_, NetworkService>,
+    ) -> Result<Arc<Part>> {
+        next.request(ctx, request).await?;
+        self.make(ctx, request).await
+    }
+
+    /// The same when the connection goes on to another endpoint than that of its wire, at which it is closed meanwhile.
+    async fn move_on(
+        &self,
+        ctx: &Ctx,
+        request: &mut Request,
+        next: Next<'_, NetworkService>,
+    ) -> Result<Arc<Part>> {
+        let answered = {
+            let mut asked = std::pin::pin!(next.request(ctx, request));
+            match timeout(OVERLAP, &mut asked).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    self.leave(ctx).await?;
+                    asked.await
+                }
+            }
+        };
+        let done = match answered {
+            Ok(()) => self.make(ctx, request).await,
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.leave(ctx).await?;
         }
+        done
+    }
+
+    /// Removes the wire to an endpoint at which the connection is closed.
+    async fn leave(&self, ctx: &Ctx) -> Result<()> {
+        let Some(wire) = ctx.store().get::<Made>().and_then(|made| made.wire) else {
+            return Ok(());
+        };
+        ctx.postponed()
+            .bounded("remove the wire", self.planes.disconnect(&wire))
+            .await?;
+        ctx.store().take::<Made>();
+        self.counts.forget(ctx);
         Ok(())
     }
 
@@ -133,10 +178,12 @@ impl Element<NetworkService> for XConnect {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        self.leave(ctx, &request.connection.network_service_endpoint_name)
-            .await?;
-        next.request(ctx, request).await?;
-        let wire = self.make(ctx, request).await?;
+        let made = ctx.store().get::<Made>().filter(|made| made.wire.is_some());
+        let endpoint = &request.connection.network_service_endpoint_name;
+        let wire = match made.is_some_and(|made| made.endpoint != *endpoint) {
+            true => self.move_on(ctx, request, next).await?,
+            false => self.lead(ctx, request, next).await?,
+        };
         self.tell(ctx, request, &wire);
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::counts::Counted;
 use crate::core::{Error, Result};
@@ -41,6 +42,16 @@ impl Part {
     }
 }
 
+/// Whether the device of `before` becomes that of `wire`, or has to go before there can be another.
+fn becomes(before: &RemoteWire, wire: &RemoteWire) -> bool {
+    let is_one = match (&before.tunnel, &wire.tunnel) {
+        (Tunnel::WireGuard(_), Tunnel::WireGuard(_)) => true,
+        (Tunnel::Vxlan(before), Tunnel::Vxlan(now)) => (before.port, before.vni) == (now.port, now.vni),
+        _ => false,
+    };
+    is_one && wire.id == before.id
+}
+
 /// Who makes the parts. Clones are the same.
 #[derive(Clone)]
 pub struct Planes {
@@ -71,21 +82,39 @@ impl Planes {
         })
     }
 
-    /// Makes `part` in place of `before`.
+    /// Makes `part` in place of `before`. One of another kind carries packets until `part` does, and again when that
+    /// fails.
     pub(super) async fn connect(&self, part: &Part, before: Option<&Part>, deadline: Instant) -> Result<()> {
         match (part, before) {
             (Part::Whole(wire), Some(Part::Whole(before))) => {
                 self.whole.connect(wire, Some(before), deadline).await
             }
-            (Part::Half(wire), Some(Part::Half(before))) if wire.id == before.id => {
+            (Part::Half(wire), Some(Part::Half(before))) if becomes(before, wire) => {
                 self.tunnels()?.connect(wire, Some(before), deadline).await
             }
-            (_, Some(before)) => {
-                self.disconnect(before).await?;
-                Box::pin(self.connect(part, None, deadline)).await
-            }
+            (_, Some(before)) => self.replace(part, before, deadline).await,
             (Part::Whole(wire), None) => self.whole.connect(wire, None, deadline).await,
             (Part::Half(wire), None) => self.tunnels()?.connect(wire, None, deadline).await,
+        }
+    }
+
+    /// Makes `part` beside `before`, and then removes that.
+    async fn replace(&self, part: &Part, before: &Part, deadline: Instant) -> Result<()> {
+        self.set_aside(before).await?;
+        let Err(error) = Box::pin(self.connect(part, None, deadline)).await else {
+            return self.disconnect(before).await;
+        };
+        let put_back = Box::pin(self.connect(before, Some(before), deadline)).await;
+        if let Err(error) = put_back {
+            debug!(%error, "a wire that could not be replaced is not put back");
+        }
+        Err(error)
+    }
+
+    async fn set_aside(&self, part: &Part) -> Result<()> {
+        match part {
+            Part::Whole(wire) => self.whole.set_aside(wire).await,
+            Part::Half(wire) => self.tunnels()?.set_aside(wire).await,
         }
     }
 

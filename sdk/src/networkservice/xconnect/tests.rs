@@ -206,22 +206,58 @@ async fn a_failed_refresh_leaves_the_wire_and_closes_nothing() {
 }
 
 #[tokio::test]
-async fn the_wire_is_gone_before_the_connection_is_closed_at_an_endpoint_that_it_leaves() {
+async fn a_wire_to_an_endpoint_that_is_left_carries_packets_until_the_next_one_does() {
     let node = Node::new();
     let mut request = node.connect().await;
-    let model = node.model.clone();
-    node.probe.answer(move |_| {
+    let (model, downstream) = (node.model.clone(), kernel(&node.endpoint, "nse-2"));
+    node.probe.answer(move |request: &mut Request| {
         assert!(
-            model.objects().is_empty(),
-            "the addresses may be another's from now on"
+            model
+                .wire("nsc-0")
+                .is_some_and(|wire| wire.endpoint.name == "nse-1")
         );
-        Err(Error::unavailable("told-so", "told to fail"))
+        request.connection.mechanism = Some(downstream.clone());
+        Ok(())
     });
     request.connection.network_service_endpoint_name = "other".into();
-    node.chain
-        .request(&node.connection.again(), &mut request)
-        .await
-        .unwrap_err();
+    let again = node.connection.again();
+    node.chain.request(&again, &mut request).await.expect("moves");
+    assert!(node.reaches());
+    assert_eq!(node.model.wire("nsc-0").unwrap().endpoint.name, "nse-2");
+}
+
+#[tokio::test]
+async fn a_wire_to_an_endpoint_that_is_left_goes_when_the_next_one_says_no() {
+    let node = Node::new();
+    let mut request = node.connect().await;
+    node.probe
+        .answer(|_| Err(Error::unavailable("told-so", "told to fail")));
+    request.connection.network_service_endpoint_name = "other".into();
+    let again = node.connection.again();
+    node.chain.request(&again, &mut request).await.unwrap_err();
+    assert!(
+        node.model.objects().is_empty(),
+        "the addresses may be another's from now on"
+    );
+    assert!(!node.connection.store.has::<Made>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wire_to_an_endpoint_that_is_left_goes_when_the_next_one_hesitates() {
+    let node = Node::new();
+    let mut request = node.connect().await;
+    let held = node.probe.hold();
+    request.connection.network_service_endpoint_name = "other".into();
+    let again = node.connection.again();
+    let (done, ()) = tokio::join!(node.chain.request(&again, &mut request), async {
+        tokio::time::sleep(OVERLAP - Duration::from_millis(1)).await;
+        assert!(!node.model.objects().is_empty());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(node.model.objects().is_empty());
+        drop(held);
+    });
+    done.expect("moves in the end");
+    assert!(node.reaches());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Wires whose endpoint changes between the client's node and another one.
+
+use std::net::IpAddr;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use nsm::mesh::{Attached, Client, Pod, Program};
+use tokio::time::{Duration, Instant};
+
+use crate::Bench;
+use crate::remote::{Apart, ends, ping_both_ways};
+use crate::world::{PATIENCE, addresses, links, only_link, replied, routes, same, says, stops, wait_for};
+
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
+    vec![
+        bench.apart(
+            "d36_d37_by_vxlan_to_the_endpoint_that_is_asked_for_and_back",
+            "ETHERNET",
+            asked_for,
+        ),
+        bench.apart(
+            "d36_d37_by_wireguard_to_the_endpoint_that_is_asked_for_and_back",
+            "IP",
+            asked_for,
+        ),
+        bench.apart(
+            "d36_d37_by_vxlan_when_endpoints_are_killed_and_back",
+            "ETHERNET",
+            killed,
+        ),
+        bench.apart(
+            "d36_d37_by_wireguard_when_endpoints_are_killed_and_back",
+            "IP",
+            killed,
+        ),
+        bench.apart(
+            "an_endpoint_on_another_node_that_says_no_leaves_nothing",
+            "ETHERNET",
+            refused,
+        ),
+    ]
+}
+
+const SERVICE: &str = "kernel://icmp-responder/nsm-1";
+
+/// How many packets may be lost of a stream of one every millisecond while a wire on this node is exchanged for a
+/// tunnel: those that are under way when the routes change. On the way back it is more, one for every millisecond of the
+/// request: the other node removes its half as soon as it is told that the connection leaves.
+const UNDER_WAY: u32 = 10;
+
+/// An endpoint on the node of the client.
+struct Here {
+    program: Program,
+    pod: Pod,
+}
+
+async fn here(apart: &Apart) -> Result<Here> {
+    let pod = Pod::new("here")?;
+    let program = start_here(apart, &pod).await?;
+    Ok(Here { program, pod })
+}
+
+async fn start_here(apart: &Apart, pod: &Pod) -> Result<Program> {
+    apart.join(&apart.first, "nse-2", pod).await
+}
+
+/// A ping every millisecond, which ends when this is dropped.
+struct Stream(Option<std::process::Child>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ended_already = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}
+
+impl Stream {
+    fn start(pod: &Pod, to: IpAddr) -> Result<Self> {
+        let mut ping = pod.command("ping");
+        ping.args(["-n", "-q", "-i", "0.001", "-W", "1", &to.to_string()]);
+        Ok(Self(Some(ping.stdout(Stdio::piped()).spawn()?)))
+    }
+
+    /// How many were sent, and how many of them lost.
+    async fn stop(mut self) -> Result<(u32, u32)> {
+        let child = self.0.take().context("it was stopped")?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        let done = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
+        let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+        let count = |what: &str| -> Result<u32> {
+            let before = printed.split_once(what).context("ping printed no counts")?.0;
+            let number = before.rsplit([' ', '\n']).find(|word| !word.is_empty());
+            Ok(number.context("ping printed no counts")?.parse()?)
+        };
+        let (sent, received) = (count(" packets transmitted")?, count(" received")?);
+        Ok((sent, sent.saturating_sub(received)))
+    }
+}
+
+/// What must stay the same of the client's interface, and what it is.
+fn seen(pod: &Pod) -> Result<((Vec<String>, Vec<String>), String)> {
+    let link = only_link(pod)?;
+    same("the name", link["ifname"].as_str(), Some("nsm-1"))?;
+    let kind = link["linkinfo"]["info_kind"].as_str().unwrap_or_default();
+    let is_configured = (addresses(pod, "nsm-1")?, routes(pod, "nsm-1", "-4")?);
+    Ok((is_configured, kind.to_string()))
+}
+
+/// Waits until nothing but the wire is in the client's pod: the former one is removed in the background.
+async fn alone(pod: &Pod) -> Result<()> {
+    wait_for(PATIENCE, "the former interface is gone", async || {
+        Ok((links(pod)?.len() == 1).then_some(()))
+    })
+    .await
+}
+
+/// Asks for another endpoint under a stream, of which at most what is under way may be lost where this node alone
+/// decides when the old wire goes.
+async fn move_to(apart: &Apart, client: &Client, attached: Attached, name: &str) -> Result<Attached> {
+    let (_, to) = ends(&attached)?;
+    let stream = Stream::start(&apart.near, to)?;
+    replied(&apart.near, 10).await?;
+    let is_here = seen(&apart.near)?.1 == "veth";
+    let mut request = attached.request;
+    request.connection.network_service_endpoint_name = name.into();
+    let began = Instant::now();
+    let attached = client.again(request).await?;
+    let took = began.elapsed();
+    alone(&apart.near).await?;
+    let (sent, lost) = stream.stop().await?;
+    println!("to {name}: {took:?}, {lost} of {sent} packets lost");
+    ensure!(
+        !is_here || lost <= UNDER_WAY,
+        "{lost} of {sent} packets were lost"
+    );
+    same(
+        "the endpoint",
+        attached.request.connection.network_service_endpoint_name.as_str(),
+        name,
+    )?;
+    Ok(attached)
+}
+
+async fn asked_for(apart: &mut Apart) -> Result<()> {
+    let Here { program, pod } = here(apart).await?;
+    let client = apart.client()?;
+    let mut request = client.ask("moves-0", SERVICE)?;
+    request.connection.network_service_endpoint_name = "nse-2".into();
+    let mut attached = client.again(request).await?;
+    let (before, kind) = seen(&apart.near)?;
+    same("the kind", kind.as_str(), "veth")?;
+    for _ in 0..2 {
+        attached = move_to(apart, &client, attached, "nse").await?;
+        let (now, kind) = seen(&apart.near)?;
+        ensure!(kind != "veth", "it is still on this node");
+        same("addresses and routes", &now, &before)?;
+        ping_both_ways(apart, &attached)?;
+        same("wires of the endpoint that was left", links(&pod)?.len(), 0)?;
+        attached = move_to(apart, &client, attached, "nse-2").await?;
+        let (now, kind) = seen(&apart.near)?;
+        same("the kind", kind.as_str(), "veth")?;
+        same("addresses and routes", &now, &before)?;
+        nothing_left(&apart.far).await?;
+    }
+    client.close(attached.request).await?;
+    client.end().await;
+    stops(program).await?;
+    drop(pod);
+    Ok(())
+}
+
+async fn nothing_left(pod: &Pod) -> Result<()> {
+    wait_for(PATIENCE, "the endpoint that was left has no wire", async || {
+        Ok(links(pod)?.is_empty().then_some(()))
+    })
+    .await
+}
+
+async fn killed(apart: &mut Apart) -> Result<()> {
+    // Only the one on this node while the client attaches.
+    stops(apart.endpoint.take().context("no endpoint")?).await?;
+    let Here { program, pod } = here(apart).await?;
+    let variables = [
+        ("NSM_CONNECT_TO", apart.first.manager_url()),
+        ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
+    ];
+    let mut nsc = apart.first.launch("nsc", "nsc", Some(&apart.near), &variables)?;
+    says(&mut nsc, "INFO ready").await?;
+    let (before, _) = seen(&apart.near)?;
+    apart.endpoint = Some(apart.join(&apart.second, "nse", &apart.far).await?);
+    program.kill()?;
+    moved(apart, &nsc, 1, &before, |kind| kind != "veth").await?;
+    nothing_left(&pod).await?;
+    let program = start_here(apart, &pod).await?;
+    apart.endpoint.take().context("no endpoint")?.kill()?;
+    moved(apart, &nsc, 2, &before, |kind| kind == "veth").await?;
+    nothing_left(&apart.far).await?;
+    stops(nsc).await?;
+    stops(program).await?;
+    std::fs::remove_file(apart.first.folder().join("nse.sock"))?;
+    drop(pod);
+    Ok(())
+}
+
+/// Waits until the client has mended its wire `times`, which then has the same addresses and is of this kind.
+async fn moved(
+    apart: &Apart,
+    nsc: &Program,
+    times: usize,
+    before: &(Vec<String>, Vec<String>),
+    is_of: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let began = Instant::now();
+    wait_for(PATIENCE, "the wire is mended", async || {
+        let healed = nsc.printed().matches("healed_ms").count();
+        Ok((healed >= times).then_some(()))
+    })
+    .await?;
+    println!("mended after {:?}", began.elapsed());
+    alone(&apart.near).await?;
+    let (now, kind) = seen(&apart.near)?;
+    ensure!(is_of(&kind), "it is {kind}");
+    same("addresses and routes", &now, before)
+}
+
+async fn refused(apart: &mut Apart) -> Result<()> {
+    let Here { program, pod } = here(apart).await?;
+    let client = apart.client()?;
+    let mut request = client.ask("refused-0", SERVICE)?;
+    request.connection.network_service_endpoint_name = "nse-2".into();
+    let attached = client.again(request).await?;
+    apart.underlay.plug(2, false)?;
+    let mut request = attached.request.clone();
+    request.connection.network_service_endpoint_name = "nse".into();
+    let error = client.again(request).await.err();
+    let error = format!("{:#}", error.context("a wire through a cable that is out")?);
+    ensure!(error.contains("10.77.0.2"), "{error}");
+    nothing_left(&apart.near).await?;
+    nothing_left(&pod).await?;
+    apart.underlay.plug(2, true)?;
+    let back = wait_for(Duration::from_secs(20), "the wire is there again", async || {
+        Ok(client.again(attached.request.clone()).await.ok())
+    });
+    client.close(back.await?.request).await?;
+    client.end().await;
+    stops(program).await?;
+    drop(pod);
+    Ok(())
+}
