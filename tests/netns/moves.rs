@@ -102,8 +102,11 @@ impl Stream {
     }
 }
 
+/// The addresses and the routes of an interface.
+type Configured = (Vec<String>, Vec<String>);
+
 /// What must stay the same of the client's interface, and what it is.
-fn seen(pod: &Pod) -> Result<((Vec<String>, Vec<String>), String)> {
+fn seen(pod: &Pod) -> Result<(Configured, String)> {
     let link = only_link(pod)?;
     same("the name", link["ifname"].as_str(), Some("nsm-1"))?;
     let kind = link["linkinfo"]["info_kind"].as_str().unwrap_or_default();
