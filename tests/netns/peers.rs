@@ -153,7 +153,7 @@ async fn all_refused(apart: &Apart, kind: &str, bad: &[(&str, &str, &str)]) -> R
     for (number, (key, value, reason)) in bad.iter().enumerate() {
         let mut request = peer.offer(&format!("bad-{number}"), "10.77.0.1", kind)?;
         for mechanism in &mut request.mechanism_preferences {
-            mechanism.set_parameter(key, value);
+            mechanism.set_parameter(key, *value);
         }
         let done = peer.ask(request).await;
         refused(done, reason, &[value]).with_context(|| format!("{key}={value}"))?;
