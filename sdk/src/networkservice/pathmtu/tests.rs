@@ -89,6 +89,7 @@ async fn d60_a_way_that_becomes_narrower_asks_for_one_refresh_and_a_wider_one_fo
         }
     }
     assert_eq!(ways.known.lock().ways.len(), 1);
+    let ctx = Ctx::own(&component, Duration::from_secs(10));
     chain.close(&ctx, &mut asked).await.expect("closed");
     assert!(ways.known.lock().ways.is_empty(), "{}", asked.id());
 }

@@ -254,7 +254,7 @@ async fn a_wire_to_an_endpoint_that_is_left_goes_when_the_next_one_hesitates() {
         assert!(!node.model.objects().is_empty());
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(node.model.objects().is_empty());
-        drop(held);
+        held.cancel();
     });
     done.expect("moves in the end");
     assert!(node.reaches());
