@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::{Interface, Payload};
+use nsm_sdk::dataplane::{Interface, Payload, Route};
 use rand::Rng;
 use rustix::io::Errno;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use crate::end::{End, Frame};
 use crate::netns::{Netns, NetnsId};
 use crate::observe::{self, Which};
 use crate::outcome::{Outcome, Undo};
+use crate::plan::Change;
 use crate::record::{Place, Record};
 use crate::shared::{Claim, Shared};
 use crate::station::Station;
@@ -274,7 +275,30 @@ impl Attempt<'_> {
         let is_first = !self.shared.state().is_prepared(half.netns.id());
         let settling = veth::configure(self.station, half, now, is_first)?;
         self.shared.state().prepare(half.netns.id());
+        self.give_back(half, now)?;
         Ok(settling)
+    }
+
+    /// Sets the routes again that `half` had in place of others of its namespace, and has no more.
+    fn give_back(&mut self, half: &Half<'_>, now: &End) -> Result<()> {
+        let is_lost = |route: &&(u32, Route)| !half.end.routes.contains(route);
+        let lost: Vec<_> = now.routes.iter().filter(is_lost).cloned().collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let others = self.shared.state().also_to(half.netns.id(), half.index, &lost);
+        if others.is_empty() {
+            return Ok(());
+        }
+        let set = |(index, table, route)| Change::SetRoute(table, route).request(index);
+        let mut socket = self.station.socket(half.netns)?;
+        let answers = socket.batch(others.into_iter().map(set).collect());
+        for refusal in answers.map_err(|error| veth::broken(&half.netns.id(), &error))? {
+            if let Err(refusal) = refusal {
+                tracing::debug!(errno = %refusal.errno, "a route of another wire stays away until its refresh");
+            }
+        }
+        Ok(())
     }
 
     /// Notes that `record` is as it was asked for.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use nsm_sdk::core::{Error, Result};
+use nsm_sdk::dataplane::Route;
 
 use crate::asked::{Device, Face};
 use crate::doomed::Remains;
@@ -133,6 +134,27 @@ impl State {
         let is_it = |place: &Place| place.netns == netns && place.end.link.alias == alias;
         self.of(connection)
             .find(|record| record.ends.first().is_some_and(is_it))
+    }
+
+    /// Which other interfaces of `netns` have a route to where one of `lost` leads, and that route: two wires may have
+    /// said the same of one destination, which the kernel lets only the last of them have.
+    pub(crate) fn also_to(
+        &self,
+        netns: NetnsId,
+        index: u32,
+        lost: &[(u32, Route)],
+    ) -> Vec<(u32, u32, Route)> {
+        let places = self.records.values().flat_map(|record| record.places());
+        let others = places.filter(|place| place.netns == netns && place.index != index);
+        let is_lost = |(table, route): &&(u32, Route)| {
+            lost.iter()
+                .any(|(other, lost)| other == table && lost.prefix == route.prefix)
+        };
+        let routes = others.flat_map(|place| {
+            let routes = place.end.routes.iter().filter(is_lost);
+            routes.map(|(table, route)| (place.index, *table, route.clone()))
+        });
+        routes.collect()
     }
 
     /// Claims `connection`; false when somebody else has it.
