@@ -9,7 +9,6 @@ use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery,
     NetworkServiceEndpointResponse, NetworkServiceQuery, NetworkServiceResponse,
 };
-
 use prost::DecodeError;
 
 use super::{Pack, Peer};

@@ -22,7 +22,8 @@ pub trait Pack: Sized {
 
 impl<M: prost::Message + Default> Pack for M {
     fn pack(&self, into: &mut Vec<u8>) {
-        into.reserve_exact(self.encoded_len() + prost::length_delimiter_len(self.encoded_len()));
+        let length = self.encoded_len();
+        into.reserve_exact(length + prost::length_delimiter_len(length));
         self.encode_length_delimited(into)
             .expect("a vector grows as it must");
     }

@@ -39,6 +39,8 @@ struct Listener {
     component: Component,
     id: String,
     news: Receiver<News>,
+    /// How often the next hop had asked when this began to listen.
+    asked: u64,
     /// The other connections of this program: how often one of them was asked to refresh.
     local: Option<(Arc<Sender<u64>>, Receiver<u64>)>,
 }
@@ -71,10 +73,12 @@ impl Element<NetworkService> for UpstreamRefresh {
         next.request(ctx, message).await?;
         drop(ctx.store().take::<Listening>());
         if let Some(news) = hear(ctx, &message.connection) {
+            let asked = news.borrow().refreshes;
             let listener = Listener {
                 component: ctx.component().clone(),
                 id: message.id().to_string(),
                 news,
+                asked,
                 local,
             };
             let task = ctx.later("upstreamrefresh", |events| listener.run(events))?;
@@ -96,7 +100,7 @@ impl Listener {
         let (sender, receiver) = self.local.take().unzip();
         tokio::select! {
             biased;
-            () = asked(self.news) => {
+            () = asks(self.news, self.asked) => {
                 info!(id, "the hop behind asks for a refresh");
                 if let Some(sender) = sender {
                     sender.send_modify(|count| *count = count.wrapping_add(1));
@@ -112,9 +116,8 @@ impl Listener {
     }
 }
 
-/// Waits until the next hop asks once more; for ever, once it cannot be heard.
-async fn asked(mut news: Receiver<News>) {
-    let before = news.borrow().refreshes;
+/// Waits until the next hop has asked more than so often; for ever, once it cannot be heard.
+async fn asks(mut news: Receiver<News>, before: u64) {
     if news.wait_for(|news| news.refreshes != before).await.is_err() {
         std::future::pending().await
     }
@@ -132,10 +135,10 @@ async fn others(receiver: Option<Receiver<u64>>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::core::testing::{Probe, end_at, request, standard_cases};
     use nsm_api::connection::State;
 
+    use super::*;
+    use crate::core::testing::{Probe, end_at, request, standard_cases};
     use crate::core::{Chain, Error, Way};
     use crate::elements::begin::Begin;
     use crate::elements::connect::Connect;
