@@ -7,16 +7,20 @@
 
 use std::marker::PhantomData;
 
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{BufferSettings, EncodeBuf, Encoder};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// What a buffer has at first: the head of a message, and the whole of a small one.
 const AT_FIRST: usize = 64;
 
 /// How much may wait in a buffer before it is sent, as gRPC has it by default.
 const AT_MOST: usize = 32 * 1024;
+
+fn settings() -> BufferSettings {
+    BufferSettings::new(AT_FIRST, AT_MOST)
+}
 
 /// Protobuf over gRPC. The generated clients and servers use it.
 #[derive(Clone, Debug)]
@@ -36,24 +40,48 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = Exact<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = Whole<U>;
 
     fn encoder(&mut self) -> Exact<T> {
-        Exact(ProstCodec::<T, U>::raw_encoder(settings()))
+        Exact(PhantomData)
     }
 
-    fn decoder(&mut self) -> ProstDecoder<U> {
-        ProstCodec::<T, U>::raw_decoder(settings())
+    fn decoder(&mut self) -> Whole<U> {
+        Whole(PhantomData)
     }
 }
 
-fn settings() -> BufferSettings {
-    BufferSettings::new(AT_FIRST, AT_MOST)
+/// The same for a call whose question is bytes already, so that the caller may keep the message it made them of.
+#[derive(Clone, Debug)]
+pub struct Packed<U>(PhantomData<U>);
+
+impl<U> Default for Packed<U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<U> tonic::codec::Codec for Packed<U>
+where
+    U: Message + Default + Send + 'static,
+{
+    type Encode = Bytes;
+    type Decode = U;
+    type Encoder = AsItIs;
+    type Decoder = Whole<U>;
+
+    fn encoder(&mut self) -> AsItIs {
+        AsItIs
+    }
+
+    fn decoder(&mut self) -> Whole<U> {
+        Whole(PhantomData)
+    }
 }
 
 /// Makes room for exactly a message before it writes it.
 #[derive(Clone, Debug)]
-pub struct Exact<T>(ProstEncoder<T>);
+pub struct Exact<T>(PhantomData<T>);
 
 impl<T: Message> Encoder for Exact<T> {
     type Item = T;
@@ -61,10 +89,57 @@ impl<T: Message> Encoder for Exact<T> {
 
     fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.reserve(item.encoded_len());
-        self.0.encode(item, buffer)
+        // What `Message::encode` does besides is to measure the message again.
+        item.encode_raw(buffer);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        self.0.buffer_settings()
+        settings()
+    }
+}
+
+/// Writes what is a message already.
+#[derive(Clone, Debug)]
+pub struct AsItIs;
+
+impl Encoder for AsItIs {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.len());
+        buffer.put(item);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
+    }
+}
+
+/// Reads a message that lies in one piece in half the time that one in several takes.
+#[derive(Clone, Debug)]
+pub struct Whole<U>(PhantomData<U>);
+
+impl<U: Message + Default> Decoder for Whole<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let length = buffer.remaining();
+        let read = if buffer.chunk().len() == length {
+            let read = U::decode(buffer.chunk());
+            buffer.advance(length);
+            read
+        } else {
+            U::decode(buffer)
+        };
+        read.map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nsm::mesh::{Client, Node, Pod, Program, Programs, Settings};
 
 use crate::figure::Figure;
@@ -18,6 +18,9 @@ mod start;
 /// One node: attach, refresh, close, memory, start, registry
 #[derive(Args)]
 pub(crate) struct OneNode {
+    /// Measure only this part, or these; all of them by default
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Vec<Part>,
     /// How many wires are made, refreshed and closed one after the other
     #[arg(long, default_value_t = 500)]
     rounds: usize,
@@ -27,6 +30,25 @@ pub(crate) struct OneNode {
     /// Where the program files are; beside this one by default
     #[arg(long)]
     programs: Option<PathBuf>,
+}
+
+/// A part of the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What an element of a chain costs
+    Chain,
+    /// How long programs take until they are ready, and what they weigh then
+    Start,
+    /// A registry with many endpoints and watchers
+    Registry,
+    /// Wires made and closed one after the other
+    Attach,
+    /// One wire refreshed time after time
+    Refresh,
+    /// Wires made at the same moment
+    AtOnce,
+    /// Many wires that stay
+    Many,
 }
 
 /// A node with one endpoint and a client that pings.
@@ -45,25 +67,53 @@ impl OneNode {
             Some(folder) => Programs::in_folder(folder),
             None => Programs::beside_us()?,
         };
-        let mut figures = chain::element().await?;
-        say("start");
-        figures.extend(start::all(&programs).await?);
-        say("registry");
-        figures.extend(registry::all(&programs).await?);
+        let mut figures = Vec::new();
+        if self.wants(Part::Chain) {
+            figures.extend(chain::element().await?);
+        }
+        if self.wants(Part::Start) {
+            say("start");
+            figures.extend(start::all(&programs).await?);
+        }
+        if self.wants(Part::Registry) {
+            say("registry");
+            figures.extend(registry::all(&programs).await?);
+        }
+        let wires = [Part::Attach, Part::Refresh, Part::AtOnce, Part::Many];
+        if wires.iter().any(|part| self.wants(*part)) {
+            figures.extend(self.wires(&programs).await?);
+        }
+        Ok(figures)
+    }
+
+    async fn wires(&self, programs: &Programs) -> Result<Vec<Figure>> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
-        let bench = Bench::start(&programs, folder.path()).await?;
+        let bench = Bench::start(programs, folder.path()).await?;
         say("floors");
         let floor = floor::measure(&bench.node, self.rounds).await?;
-        say("attach, refresh, close");
-        figures.extend(attach::one_by_one(&bench, &floor, self.rounds).await?);
-        figures.extend(attach::refresh(&bench, &floor, self.rounds).await?);
-        say("100 at once");
-        figures.extend(attach::at_once(&bench, 100).await?);
-        say("many connections");
-        figures.extend(attach::many(&bench, self.connections).await?);
+        let mut figures = floor.figures();
+        if self.wants(Part::Attach) {
+            say("attach, close");
+            figures.extend(attach::one_by_one(&bench, &floor, self.rounds).await?);
+        }
+        if self.wants(Part::Refresh) {
+            say("refresh");
+            figures.extend(attach::refresh(&bench, &floor, self.rounds).await?);
+        }
+        if self.wants(Part::AtOnce) {
+            say("100 at once");
+            figures.extend(attach::at_once(&bench, 100).await?);
+        }
+        if self.wants(Part::Many) {
+            say("many connections");
+            figures.extend(attach::many(&bench, self.connections).await?);
+        }
         bench.end().await?;
-        figures.extend(floor.figures());
         Ok(figures)
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
     }
 }
 

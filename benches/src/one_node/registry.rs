@@ -83,7 +83,7 @@ impl Caller {
         };
         way.request(
             &self.ctx(),
-            Registration {
+            &Registration {
                 entry,
                 ..Default::default()
             },
@@ -146,7 +146,7 @@ async fn notify(caller: &Caller, node: &Node, way: &dyn Remote<NseRegistry>) -> 
         let began = Instant::now();
         way.request(
             &caller.ctx(),
-            Registration {
+            &Registration {
                 entry: entry.clone(),
                 ..Default::default()
             },
@@ -158,7 +158,7 @@ async fn notify(caller: &Caller, node: &Node, way: &dyn Remote<NseRegistry>) -> 
         runs.push(began.elapsed());
         way.close(
             &caller.ctx(),
-            Registration {
+            &Registration {
                 entry,
                 ..Default::default()
             },

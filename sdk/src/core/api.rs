@@ -37,7 +37,7 @@ pub trait Api: Send + Sync + Debug + 'static {
 }
 
 /// A call's payload: something with an id and a path.
-pub trait Message: Pack + Clone + Send + Sync + Debug + 'static {
+pub trait Message: Pack + Clone + Default + Send + Sync + Debug + 'static {
     /// The id by which this hop knows it; empty when the caller left it to us.
     fn id(&self) -> &str;
     /// Sets the id.

@@ -24,10 +24,10 @@ pub trait Remote<A: Api>: Send + Sync + 'static {
     fn peer(&self) -> &Peer;
 
     /// Requests; the answer is the peer's.
-    async fn request(&self, ctx: &Ctx, message: A::Message) -> Result<A::Message>;
+    async fn request(&self, ctx: &Ctx, message: &A::Message) -> Result<A::Message>;
 
     /// Closes.
-    async fn close(&self, ctx: &Ctx, message: A::Message) -> Result<()>;
+    async fn close(&self, ctx: &Ctx, message: &A::Message) -> Result<()>;
 
     /// Finds or monitors. The deadline of `ctx` bounds the opening of the stream, not the stream.
     async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>>;

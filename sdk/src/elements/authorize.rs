@@ -10,10 +10,13 @@
 //! **Reads / writes**: the path's tokens; [`Way`]; [`Connections`].
 //! **On failure**: a denied request goes no further. A denied first answer is closed again, a later one is not.
 //! **On close**: who has requested the connection may close it, with expired tokens too. A client always may.
-//! **Cost**: decodes the tokens, a few µs each, and verifies one signature, 55 µs once for each token.
+//! **Cost**: decodes the tokens, a few µs each, and verifies one signature, 55 µs once for each token; of a path that is
+//! as it was when it was allowed, a hash of its tokens.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -84,19 +87,53 @@ fn judge<M: Message>(
     if policies.is_empty() {
         return Ok(());
     }
-    let tokens = message
-        .path()
-        .path_segments
-        .iter()
-        .map(|segment| segment.token.as_str());
-    let input = Input::of(
-        tokens.take(count),
-        index,
-        &peer.certificate,
-        ctx.component().now(),
-    );
+    let segments = message.path().path_segments.iter().take(count);
+    let tokens = segments.map(|segment| segment.token.as_str());
+    let now = ctx.component().now();
+    let asked = Asked::of(tokens.clone(), (index, theirs), peer);
+    if ctx.store().with(|allowed: &Allowed| allowed.still(asked, now)) == Some(true) {
+        return Ok(());
+    }
+    let input = Input::of(tokens, index, &peer.certificate, now);
     policies.check(&input)?;
-    prove(&input, peer, theirs)
+    prove(&input, peer, theirs)?;
+    let until = input.expires();
+    until.map(|until| ctx.store().insert(Allowed { asked, until }));
+    Ok(())
+}
+
+/// What policies were asked last about this connection, and allowed; they would until one of the tokens expires.
+struct Allowed {
+    asked: Asked,
+    until: SystemTime,
+}
+
+impl Allowed {
+    fn still(&self, asked: Asked, now: SystemTime) -> bool {
+        self.asked == asked && now < self.until
+    }
+}
+
+/// Stands for the tokens and the peer that policies are asked about: 128 bits under keys that nobody else knows.
+#[derive(Clone, Copy, PartialEq)]
+struct Asked([u64; 2]);
+
+static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+
+impl Asked {
+    fn of<'a>(
+        tokens: impl Iterator<Item = &'a str>,
+        places: (usize, Option<usize>),
+        peer: &PeerIdentity,
+    ) -> Self {
+        let asked = (
+            tokens.collect::<Vec<_>>(),
+            places,
+            &peer.certificate,
+            &peer.spiffe_id,
+        );
+        Self([KEYS[0].hash_one(&asked), KEYS[1].hash_one(&asked)])
+    }
 }
 
 /// The peer's token names the peer, and not somebody else for whom its key says nothing.

@@ -218,7 +218,12 @@ impl<A: Api> Element<A> for Begin<A> {
             );
             return Err(Error::invalid("empty-id", text));
         }
-        *message = self.call(ctx, message.clone(), false, next).await?;
+        // Who calls a server has nothing to do with the message of a call that fails; an application may.
+        let asked = match self.client {
+            true => message.clone(),
+            false => std::mem::take(message),
+        };
+        *message = self.call(ctx, asked, false, next).await?;
         Ok(())
     }
 

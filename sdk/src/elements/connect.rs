@@ -42,7 +42,7 @@ impl<A: Api> Element<A> for Connect {
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         let way = way::<A>(ctx).ok_or_else(|| no_way(A::NAME))?;
-        let answer = way.0.request(ctx, message.clone());
+        let answer = way.0.request(ctx, message);
         *message = ctx.bounded("get an answer of the next hop", answer).await?;
         Ok(())
     }
@@ -50,7 +50,7 @@ impl<A: Api> Element<A> for Connect {
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         match way::<A>(ctx) {
             Some(way) if !ctx.call().has::<LocalOnly>() => {
-                let closed = way.0.close(ctx, message.clone());
+                let closed = way.0.close(ctx, message);
                 ctx.bounded("tell the next hop to close", closed).await
             }
             _ => {

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::clienturl::NextUrl;
 use super::connect::LocalOnly;
 use super::updatepath::SegmentId;
-use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Result, Way};
+use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Packed, Result, Way};
 
 /// See the [module](self).
 pub struct Dial<A: Api> {
@@ -80,14 +80,14 @@ impl<A: Api> Dial<A> {
         &self,
         ctx: &Ctx,
         url: &str,
-        asked: &A::Message,
+        asked: &Packed<A::Message>,
         message: &mut A::Message,
         next: Next<'_, A>,
     ) -> Result<()> {
         match next.request(ctx, message).await {
             Err(error) if error.reason() == GONE => {
                 ctx.store().insert(self.open(ctx, url).await?);
-                message.clone_from(asked);
+                *message = asked.open();
                 next.request(ctx, message).await
             }
             done => done,
@@ -147,7 +147,7 @@ impl<A: Api> Element<A> for Dial<A> {
         }
         ctx.store().insert(self.open(ctx, &url).await?);
         ctx.store().insert(Dialed(url.clone()));
-        let asked = message.clone();
+        let asked = Packed::new(message);
         if stays {
             return self.ask(ctx, &url, &asked, message, next).await;
         }
@@ -156,7 +156,7 @@ impl<A: Api> Element<A> for Dial<A> {
         let done = self.ask(ctx, &url, &asked, message, next).await;
         if let Err(error) = &done {
             if !A::CLOSE_UNKNOWN && is_unheard(error) {
-                undo(ctx, asked, next).await;
+                undo(ctx, asked.open(), next).await;
             }
             forget::<A>(ctx);
         }
@@ -407,10 +407,10 @@ mod tests {
         fn peer(&self) -> &Peer {
             &self.0
         }
-        async fn request(&self, _: &Ctx, message: Request) -> Result<Request> {
-            Ok(message)
+        async fn request(&self, _: &Ctx, message: &Request) -> Result<Request> {
+            Ok(message.clone())
         }
-        async fn close(&self, _: &Ctx, _: Request) -> Result<()> {
+        async fn close(&self, _: &Ctx, _: &Request) -> Result<()> {
             let who = self.0.spiffe_id().unwrap_or_default().to_string();
             self.1.closed.lock().push(who);
             Ok(())

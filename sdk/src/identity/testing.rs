@@ -113,11 +113,11 @@ impl<A: Api> Remote<A> for Server {
         &self.0
     }
 
-    async fn request(&self, _: &Ctx, message: A::Message) -> Result<A::Message> {
-        Ok(message)
+    async fn request(&self, _: &Ctx, message: &A::Message) -> Result<A::Message> {
+        Ok(message.clone())
     }
 
-    async fn close(&self, _: &Ctx, _: A::Message) -> Result<()> {
+    async fn close(&self, _: &Ctx, _: &A::Message) -> Result<()> {
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! **Cost**: one or two look-ups in the registry a request.
 
 use async_trait::async_trait;
+use nsm_api::connection::Connection;
 use nsm_api::matching;
 use nsm_api::registry::NetworkServiceEndpoint;
 use tracing::debug;
@@ -104,6 +105,20 @@ impl Discover {
     }
 }
 
+/// What of a request decides which endpoints it may have.
+fn who_asks(request: &Request) -> Request {
+    Request {
+        connection: Connection {
+            network_service: request.connection.network_service.clone(),
+            network_service_endpoint_name: request.connection.network_service_endpoint_name.clone(),
+            labels: request.connection.labels.clone(),
+            payload: request.connection.payload.clone(),
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+}
+
 /// Whether the request repeats one that an endpoint has answered before, which it names.
 fn had_endpoint(request: &Request) -> bool {
     let (name, path) = (&request.connection.network_service_endpoint_name, request.path());
@@ -127,7 +142,7 @@ impl Element<NetworkService> for Discover {
         if ctx.call().has::<NextUrl>() {
             return next.request(ctx, request).await;
         }
-        let lost = had_endpoint(request).then(|| request.clone());
+        let lost = had_endpoint(request).then(|| who_asks(request));
         let done = match self.choose(ctx, request).await {
             Ok(()) => next.request(ctx, request).await,
             Err(error) => Err(error),

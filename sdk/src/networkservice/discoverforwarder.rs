@@ -104,15 +104,15 @@ impl DiscoverForwarder {
     ) -> Result<()> {
         let mut failures = Failures::default();
         for (at, candidate) in candidates.iter().enumerate() {
-            let Some(ctx) = share(ctx, candidates.len() - at - 1) else {
+            let more = candidates.len() - at - 1;
+            let Some(ctx) = share(ctx, more) else {
                 break;
             };
             let ctx = ctx.attempt();
             ctx.call().insert(NextUrl(candidate.url.clone()));
-            let mut attempt = request.clone();
-            match next.request(&ctx, &mut attempt).await {
+            let asked = (more > 0).then(|| request.clone());
+            match next.request(&ctx, request).await {
                 Ok(()) => {
-                    *request = attempt;
                     ctx.store().insert(Remembered(candidate.name.clone()));
                     return Ok(());
                 }
@@ -122,6 +122,7 @@ impl DiscoverForwarder {
                         candidate.name
                     );
                     failures.add(told, error);
+                    asked.map(|asked| *request = asked);
                 }
             }
         }

@@ -225,11 +225,11 @@ pub(super) mod testing {
             &self.0
         }
 
-        async fn request(&self, _: &Ctx, request: Request) -> Result<Request> {
-            Ok(request)
+        async fn request(&self, _: &Ctx, request: &Request) -> Result<Request> {
+            Ok(request.clone())
         }
 
-        async fn close(&self, _: &Ctx, _: Request) -> Result<()> {
+        async fn close(&self, _: &Ctx, _: &Request) -> Result<()> {
             Ok(())
         }
 

@@ -5,12 +5,15 @@
 //! chooses, in order. One that is slow delays nobody: when too much waits for it, it gets what was deleted and a new
 //! initial transfer instead. A connection is never told after its deletion. Where the connection goes on to another
 //! hop, what that hop tells is told as ours; when that hop cannot be heard any more, the connection is down.
+//! A refresh that changes nothing but metrics is not told.
 //! **Placement**: behind `begin` and `timeout`, before `trimpath`; `find` ends here.
 //! **Reads / writes**: the whole connection; the [`Way`](crate::core::Way) in [`Ctx::store`]; leaves an [`Announcer`] there.
 //! **On failure**: of a refresh that goes through to another hop, the connection is told to be down.
 //! **On close**: the connection is told to be deleted, whatever the outcome.
-//! **Cost**: one copy of the connection an event and subscriber; one task and one stream a connection that goes on.
+//! **Cost**: one copy of the connection an event and subscriber; one task and one stream a connection that goes on. Of a
+//! refresh that is not told, 2 µs.
 
+mod fingerprint;
 mod hub;
 mod list;
 mod subscriber;
@@ -97,30 +100,28 @@ impl Element<NetworkService> for Monitor {
 
     async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let upstream = ctx.store().take::<Upstream>();
-        let asked = upstream.as_ref().map(|upstream| {
+        if let Some(upstream) = &upstream {
             upstream.hold();
-            message.connection.clone()
-        });
+        }
         let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
-        ctx.store().insert(Announcer { hub, id });
+        ctx.store().insert(Announcer { hub, id: id.clone() });
         if let Err(error) = next.request(ctx, message).await {
-            if let Some(mut down) = asked {
-                down.set_state(State::Down);
-                self.hub.update(Arc::new(down));
+            if upstream.is_some() {
+                self.hub
+                    .change(&id, |connection| connection.set_state(State::Down));
             }
             return Err(error);
         }
-        let mut connection = message.connection.clone();
-        connection.set_state(State::Up);
-        let connection = Arc::new(connection);
-        let epoch = self.hub.update(Arc::clone(&connection));
+        message.connection.set_state(State::Up);
+        let connection = &message.connection;
+        let epoch = self.hub.update(connection);
         if !ctx.store().has::<Listing>() {
-            let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
+            let hub = Arc::clone(&self.hub);
             ctx.store().insert(Listing { hub, id });
         }
-        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, &connection)) {
+        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, connection)) {
             Some(upstream) => drop(ctx.store().insert(upstream)),
-            None => self.relay(ctx, epoch, &connection),
+            None => self.relay(ctx, epoch, connection),
         }
         Ok(())
     }

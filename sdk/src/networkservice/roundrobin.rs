@@ -85,27 +85,26 @@ impl Element<NetworkService> for RoundRobin {
         candidates.retain(|candidate| names.insert(candidate.name.clone()));
         let mut failures = Failures::default();
         for (at, candidate) in candidates.iter().enumerate() {
-            let Some(ctx) = share(ctx, candidates.len() - at - 1) else {
+            let more = candidates.len() - at - 1;
+            let Some(ctx) = share(ctx, more) else {
                 break;
             };
             let ctx = ctx.attempt();
             ctx.call().insert(NextUrl(candidate.url.clone()));
-            let mut attempt = request.clone();
-            attempt
+            let asked = (more > 0).then(|| request.clone());
+            request
                 .connection
                 .network_service_endpoint_name
                 .clone_from(&candidate.name);
-            match next.request(&ctx, &mut attempt).await {
-                Ok(()) => {
-                    *request = attempt;
-                    return Ok(());
-                }
+            match next.request(&ctx, request).await {
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     let told = format!(
                         "{at}. An error during select endpoint {} --> {error}",
                         candidate.name
                     );
                     failures.add(told, error);
+                    asked.map(|asked| *request = asked);
                 }
             }
         }

@@ -76,6 +76,12 @@ impl<'a> Input<'a> {
         self.tokens.get(segment)?.1.as_ref()
     }
 
+    /// When the first of the tokens expires; none when one of them does not say.
+    pub fn expires(&self) -> Option<SystemTime> {
+        let ends = self.tokens.iter().map(|(_, claims)| claims.as_ref()?.expires());
+        ends.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
     fn signed(&self, segment: Option<usize>, verifier: &Verifier) -> bool {
         let token = segment.and_then(|segment| self.tokens.get(segment));
         token.is_some_and(|(token, _)| verifier.verify_es256(token, self.certificate))

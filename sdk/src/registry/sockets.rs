@@ -190,11 +190,11 @@ pub(crate) mod testing {
         async fn request(
             &self,
             _: &Ctx,
-            message: Registration<NetworkServiceEndpoint>,
+            message: &Registration<NetworkServiceEndpoint>,
         ) -> Result<Registration<NetworkServiceEndpoint>> {
-            Ok(message)
+            Ok(message.clone())
         }
-        async fn close(&self, _: &Ctx, _: Registration<NetworkServiceEndpoint>) -> Result<()> {
+        async fn close(&self, _: &Ctx, _: &Registration<NetworkServiceEndpoint>) -> Result<()> {
             Ok(())
         }
         async fn find(&self, _: &Ctx, _: <NseRegistry as Api>::Query) -> Result<Found<NseRegistry>> {

@@ -201,9 +201,10 @@ impl<A: Served> Remote<A> for Connected {
         &self.peer
     }
 
-    async fn request(&self, ctx: &Ctx, mut message: A::Message) -> Result<A::Message> {
+    async fn request(&self, ctx: &Ctx, message: &A::Message) -> Result<A::Message> {
         let (chain, there) = (self.chain::<A>()?, self.seen_there(ctx)?);
         let underway = self.begin::<A>(Kind::Request, message.id())?;
+        let mut message = message.clone();
         let work = async {
             chain.request(&there, &mut message).await?;
             Ok(message)
@@ -211,9 +212,10 @@ impl<A: Served> Remote<A> for Connected {
         self.run(ctx, underway, work).await
     }
 
-    async fn close(&self, ctx: &Ctx, mut message: A::Message) -> Result<()> {
+    async fn close(&self, ctx: &Ctx, message: &A::Message) -> Result<()> {
         let (chain, there) = (self.chain::<A>()?, self.seen_there(ctx)?);
         let underway = self.begin::<A>(Kind::Close, message.id())?;
+        let mut message = message.clone();
         let work = async { chain.close(&there, &mut message).await };
         self.run(ctx, underway, work).await
     }

@@ -12,23 +12,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use http::Uri;
+use http::uri::PathAndQuery;
+use nsm_api::codec::Packed;
 use nsm_api::connection::monitor_connection_client::MonitorConnectionClient;
-use nsm_api::networkservice::NetworkServiceRequest;
-use nsm_api::networkservice::network_service_client::NetworkServiceClient;
 use nsm_api::registry::network_service_endpoint_registry_client::NetworkServiceEndpointRegistryClient;
 use nsm_api::registry::network_service_registry_client::NetworkServiceRegistryClient;
+use prost::Message as _;
 use tokio::time::sleep;
+use tonic::client::Grpc;
 use tonic::{Response, Status, Streaming};
 use tracing::debug;
 
 use super::link::Link;
 use super::{grpcmetadata, metadata};
 use crate::core::{
-    Api, Ctx, Error, Found, NetworkService, NsRegistry, NseRegistry, Peer, Registration, Remote, Request,
-    Result,
+    Api, Ctx, Error, Found, NetworkService, NsRegistry, NseRegistry, Pack, Peer, Registration, Remote,
+    Request, Result,
 };
 use crate::identity::Tokens;
 
@@ -39,6 +42,21 @@ pub(crate) fn origin() -> Uri {
 
 /// How long a server may be silent before its stream counts as open.
 const SILENCE: Duration = Duration::from_millis(200);
+
+/// The calls of connections.
+const REQUEST: &str = "/networkservice.NetworkService/Request";
+const CLOSE: &str = "/networkservice.NetworkService/Close";
+
+/// A request as it is sent: a `NetworkServiceRequest`, whose fields 1 and 2 are messages (tags 0x0a and 0x12).
+fn whole(request: &Request) -> Vec<u8> {
+    let mut bytes = vec![0x0a];
+    request.connection.pack(&mut bytes);
+    for mechanism in &request.mechanism_preferences {
+        bytes.push(0x12);
+        mechanism.pack(&mut bytes);
+    }
+    bytes
+}
 
 /// A stream that is being opened.
 type Opening<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
@@ -84,17 +102,28 @@ impl Caller {
         Ok(request)
     }
 
-    /// A call of a connection, with the id that we suggest to the next hop.
-    fn connection<T>(&self, ctx: &Ctx, message: T) -> Result<tonic::Request<T>> {
-        let mut request = self.unary(ctx, message)?;
+    /// Calls `method` for a connection, with the id that we suggest to the next hop.
+    async fn connection<R>(&self, ctx: &Ctx, method: &'static str, message: Vec<u8>) -> Result<R>
+    where
+        R: prost::Message + Default + 'static,
+    {
+        let mut request = self.unary(ctx, Bytes::from(message))?;
         if let Some(id) = ctx.call().get() {
             metadata::set_segment_id(request.metadata_mut(), &id);
         }
-        Ok(request)
+        let mut grpc = Grpc::with_origin(self.link.transport(), origin());
+        let answer = Box::pin(async move {
+            grpc.ready()
+                .await
+                .map_err(|error| Status::unknown(error.to_string()))?;
+            grpc.unary(request, PathAndQuery::from_static(method), Packed::default())
+                .await
+        });
+        Ok(self.answer(ctx, answer).await?.into_inner())
     }
 
-    fn registration<T>(&self, ctx: &Ctx, registration: Registration<T>) -> Result<tonic::Request<T>> {
-        let mut request = self.unary(ctx, registration.entry)?;
+    fn registration<T: Clone>(&self, ctx: &Ctx, registration: &Registration<T>) -> Result<tonic::Request<T>> {
+        let mut request = self.unary(ctx, registration.entry.clone())?;
         grpcmetadata::write(request.metadata_mut(), &registration.path)?;
         Ok(request)
     }
@@ -138,30 +167,16 @@ impl Remote<NetworkService> for Caller {
         self.link.peer()
     }
 
-    async fn request(&self, ctx: &Ctx, message: Request) -> Result<Request> {
-        let mechanism_preferences = message.mechanism_preferences.clone();
-        let message = NetworkServiceRequest {
-            connection: Some(message.connection),
-            mechanism_preferences: message.mechanism_preferences,
-        };
-        let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
-        let answer = self
-            .answer(ctx, Box::pin(client.request(self.connection(ctx, message)?)))
-            .await?;
+    async fn request(&self, ctx: &Ctx, message: &Request) -> Result<Request> {
         Ok(Request {
-            connection: answer.into_inner(),
-            mechanism_preferences,
+            connection: self.connection(ctx, REQUEST, whole(message)).await?,
+            mechanism_preferences: message.mechanism_preferences.clone(),
         })
     }
 
-    async fn close(&self, ctx: &Ctx, message: Request) -> Result<()> {
-        let mut client = NetworkServiceClient::with_origin(self.link.transport(), origin());
-        self.answer(
-            ctx,
-            Box::pin(client.close(self.connection(ctx, message.connection)?)),
-        )
-        .await?;
-        Ok(())
+    async fn close(&self, ctx: &Ctx, message: &Request) -> Result<()> {
+        self.connection(ctx, CLOSE, message.connection.encode_to_vec())
+            .await
     }
 
     async fn find(&self, ctx: &Ctx, query: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
@@ -181,7 +196,7 @@ impl Remote<NseRegistry> for Caller {
     async fn request(
         &self,
         ctx: &Ctx,
-        message: <NseRegistry as Api>::Message,
+        message: &<NseRegistry as Api>::Message,
     ) -> Result<<NseRegistry as Api>::Message> {
         let mut client = NetworkServiceEndpointRegistryClient::with_origin(self.link.transport(), origin());
         let sent = message.path.clone();
@@ -191,7 +206,7 @@ impl Remote<NseRegistry> for Caller {
         Ok(registered(answer, sent))
     }
 
-    async fn close(&self, ctx: &Ctx, message: <NseRegistry as Api>::Message) -> Result<()> {
+    async fn close(&self, ctx: &Ctx, message: &<NseRegistry as Api>::Message) -> Result<()> {
         let mut client = NetworkServiceEndpointRegistryClient::with_origin(self.link.transport(), origin());
         self.answer(ctx, Box::pin(client.unregister(self.registration(ctx, message)?)))
             .await?;
@@ -215,7 +230,7 @@ impl Remote<NsRegistry> for Caller {
     async fn request(
         &self,
         ctx: &Ctx,
-        message: <NsRegistry as Api>::Message,
+        message: &<NsRegistry as Api>::Message,
     ) -> Result<<NsRegistry as Api>::Message> {
         let mut client = NetworkServiceRegistryClient::with_origin(self.link.transport(), origin());
         let sent = message.path.clone();
@@ -225,7 +240,7 @@ impl Remote<NsRegistry> for Caller {
         Ok(registered(answer, sent))
     }
 
-    async fn close(&self, ctx: &Ctx, message: <NsRegistry as Api>::Message) -> Result<()> {
+    async fn close(&self, ctx: &Ctx, message: &<NsRegistry as Api>::Message) -> Result<()> {
         let mut client = NetworkServiceRegistryClient::with_origin(self.link.transport(), origin());
         self.answer(ctx, Box::pin(client.unregister(self.registration(ctx, message)?)))
             .await?;
@@ -255,5 +270,33 @@ fn registered<T>(answer: Response<T>, sent: nsm_api::connection::Path) -> Regist
     Registration {
         entry: answer.into_inner(),
         path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsm_api::connection::Mechanism;
+    use nsm_api::networkservice::NetworkServiceRequest;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_a_network_service_request() {
+        let mut request = crate::core::testing::request();
+        for kinds in [&[][..], &["KERNEL", "", "MEMIF"]] {
+            let mechanism = |kind: &&str| Mechanism {
+                r#type: kind.to_string(),
+                ..Default::default()
+            };
+            request.mechanism_preferences = kinds.iter().map(mechanism).collect();
+            let expected = NetworkServiceRequest {
+                connection: Some(request.connection.clone()),
+                mechanism_preferences: request.mechanism_preferences.clone(),
+            };
+            assert_eq!(
+                NetworkServiceRequest::decode(&*whole(&request)).as_ref(),
+                Ok(&expected)
+            );
+        }
     }
 }

@@ -106,7 +106,7 @@ async fn dial(pool: &Pool, url: &str) -> Arc<dyn Remote<NetworkService>> {
 }
 
 async fn call(remote: &Arc<dyn Remote<NetworkService>>, from: &Program) -> <NetworkService as Api>::Message {
-    remote.request(&from.ctx(), request()).await.unwrap()
+    remote.request(&from.ctx(), &request()).await.unwrap()
 }
 
 /// Waits until `condition` holds.

@@ -79,14 +79,15 @@ impl<A: Api> Remote<A> for End<A> {
         &self.peer
     }
 
-    async fn request(&self, ctx: &Ctx, mut message: A::Message) -> Result<A::Message> {
+    async fn request(&self, ctx: &Ctx, message: &A::Message) -> Result<A::Message> {
         debug_assert!(!message.id().is_empty(), "a hop sends its id");
+        let mut message = message.clone();
         self.chain.request(&self.ctx(ctx), &mut message).await?;
         Ok(message)
     }
 
-    async fn close(&self, ctx: &Ctx, mut message: A::Message) -> Result<()> {
-        self.chain.close(&self.ctx(ctx), &mut message).await
+    async fn close(&self, ctx: &Ctx, message: &A::Message) -> Result<()> {
+        self.chain.close(&self.ctx(ctx), &mut message.clone()).await
     }
 
     async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {

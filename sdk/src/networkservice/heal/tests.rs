@@ -249,7 +249,7 @@ async fn what_the_next_hop_has_closed_is_reselected_however_the_wire_is() {
     let way = mesh.to.0.lock().clone();
     message.path_mut().index = 0;
     way.0
-        .close(&Ctx::own(&mesh.client, TIME), message)
+        .close(&Ctx::own(&mesh.client, TIME), &message)
         .await
         .expect("closed by somebody else");
     mesh.probe.arrived(3).await;

@@ -9,6 +9,7 @@ use nsm_api::connection::{Connection, ConnectionEvent, ConnectionEventType as Ki
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::fingerprint::Fingerprint;
 use super::list::List;
 use super::subscriber::{Subscriber, asked_id, check};
 use crate::core::{Component, Error, Found, NetworkService, Result};
@@ -41,13 +42,19 @@ impl Hub {
         })
     }
 
-    /// Lists the connection as its own hop says it is, and begins an epoch, which is returned.
-    pub(super) fn update(&self, connection: Arc<Connection>) -> u64 {
+    /// Lists the connection as its own hop says it is. That begins an epoch, unless it is listed so already. Returns the
+    /// epoch.
+    pub(super) fn update(&self, connection: &Connection) -> u64 {
+        let print = Fingerprint::of(connection);
         let mut table = self.table.lock();
+        let listed = table.connections.get(&connection.id);
+        if let Some(listed) = listed.filter(|listed| listed.print == print) {
+            return listed.epoch;
+        }
         table.last += 1;
         let epoch = table.last;
-        table.connections.insert(&connection, epoch);
-        table.publish(Kind::Update, &connection);
+        table.connections.insert(connection, epoch);
+        table.publish(Kind::Update, &Arc::new(connection.clone()));
         epoch
     }
 

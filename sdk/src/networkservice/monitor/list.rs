@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nsm_api::connection::{Connection, MonitorScopeSelector};
 use nsm_api::matching::connection_matches;
 
+use super::fingerprint::Fingerprint;
 use super::subscriber::asked_id;
 use crate::core::Packed;
 
@@ -23,6 +24,7 @@ pub(super) struct List {
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) connection: Packed<Connection>,
+    pub(super) print: Fingerprint,
     /// The hashes of the ids on its path.
     hashes: Box<[u64]>,
     /// Since when it is as its own hop says; what was relayed of an earlier epoch comes too late.
@@ -47,6 +49,7 @@ impl List {
         }
         let listed = Listed {
             connection: Packed::new(connection),
+            print: Fingerprint::of(connection),
             hashes,
             epoch,
         };

@@ -4,17 +4,25 @@
 //! **Guarantees**: one stream serves a connection for as long as it goes on to the same hop by the same connection and
 //! stands there: a refresh does not open another. What is told while a request is under way is held back until its
 //! answer is known, so that what both tell is told on once.
+//! The stream is opened [`AFTER`] the first answer: whoever waits for the connection has it by then, and what opening
+//! costs, which is as much as a request, does not delay that. A connection that is closed before costs none.
 //! **Cost**: one task and one stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use tracing::debug;
 
+use super::fingerprint::Fingerprint;
 use super::watch::{Change, Watch, is_refusal};
 use crate::core::{Component, Ctx, NetworkService, Packed, Result, Task, Way};
+
+/// How long after its first answer a connection begins to be listened to.
+const AFTER: Duration = Duration::from_millis(20);
 
 /// Somebody who listens to the next hop.
 pub(crate) struct Upstream {
@@ -44,6 +52,8 @@ struct Progress {
     answer: Option<Answer>,
     /// Whether nothing but good was heard.
     stands: bool,
+    /// What the one who listens knows; absent when that is what was heard.
+    known: Option<(u64, Fingerprint)>,
 }
 
 /// What was answered to a request, and the epoch that it has begun.
@@ -64,6 +74,7 @@ impl Upstream {
                 is_held: false,
                 answer: None,
                 stands: true,
+                known: Some((epoch, Fingerprint::of(connection))),
             }),
             goes_on: Notify::new(),
         });
@@ -96,7 +107,11 @@ impl Upstream {
         if !leads_here || !state.stands || self.task.is_finished() {
             return false;
         }
-        state.answer = Some((epoch, Packed::new(connection)));
+        let answered = Some((epoch, Fingerprint::of(connection)));
+        if state.known != answered {
+            state.known = answered;
+            state.answer = Some((epoch, Packed::new(connection)));
+        }
         state.is_held = false;
         drop(state);
         self.course.goes_on.notify_one();
@@ -105,6 +120,13 @@ impl Upstream {
 }
 
 impl Course {
+    /// Notes that something was heard, and whether it was good.
+    fn heard(&self, is_good: bool) {
+        let mut state = self.state.lock();
+        state.stands = is_good;
+        state.known = None;
+    }
+
     /// Waits while things are held back; the answer that has come meanwhile, if any.
     async fn answer(&self) -> Option<Answer> {
         loop {
@@ -140,6 +162,7 @@ async fn listen(
         course.state.lock().stands = false;
         tell(epoch, Told::End(Box::new(known)));
     };
+    sleep(AFTER).await;
     let mut watch = match open(&component, &way, &known).await {
         Ok(watch) => watch,
         Err(error) if is_refusal(&error) => {
@@ -160,7 +183,7 @@ async fn listen(
         match event {
             Some(Ok(event)) => {
                 if let Some(change) = watch.apply(event) {
-                    course.state.lock().stands = change.connection.state() == State::Up;
+                    course.heard(change.connection.state() == State::Up);
                     tell(epoch, Told::Change(change));
                 }
             }

@@ -82,14 +82,14 @@ async fn the_answer_is_the_peers_and_keeps_the_preferences() {
         ..Mechanism::default()
     });
     let remote = dial(&client.pool(), &url).await;
-    let answer = remote.request(&client.ctx(), message.clone()).await.unwrap();
+    let answer = remote.request(&client.ctx(), &message).await.unwrap();
     assert_eq!(answer.connection.id, "server");
     assert_eq!(
         answer.connection.network_service,
         message.connection.network_service
     );
     assert_eq!(answer.mechanism_preferences, message.mechanism_preferences);
-    remote.close(&client.ctx(), answer).await.unwrap();
+    remote.close(&client.ctx(), &answer).await.unwrap();
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn code_and_reason_of_an_error_survive_the_wire() {
     let probe = Probe::answering(|_| Err(Error::exhausted("pool-empty", "no address left")));
     let url = server.serve(&machine.url("s"), probe).await;
     let remote = dial(&client.pool(), &url).await;
-    let error = remote.request(&client.ctx(), request()).await.unwrap_err();
+    let error = remote.request(&client.ctx(), &request()).await.unwrap_err();
     assert_eq!(
         (error.code(), error.reason()),
         (Code::ResourceExhausted, "pool-empty")
@@ -164,7 +164,7 @@ async fn c79_a_file_that_was_named_but_not_sent_fails_the_call_at_the_deadline()
     let exchange = Exchange(Inode { dev: 1, ino: 2 }, Duration::from_millis(50));
     let url = server.serve(&machine.url("s"), exchange).await;
     let remote = dial(&client.pool(), &url).await;
-    let error = remote.request(&client.ctx(), request()).await.unwrap_err();
+    let error = remote.request(&client.ctx(), &request()).await.unwrap_err();
     assert_eq!(error.reason(), "fd-timeout");
     assert!(
         error.text().contains("timeout in recvfd waiting for inode://1/2"),
@@ -192,7 +192,7 @@ async fn a_message_of_more_than_4_mib_is_refused_and_the_connection_goes_on() {
     let remote = dial(&client.pool(), &url).await;
     let mut large = request();
     large.connection.network_service = "x".repeat(5 << 20);
-    let error = remote.request(&client.ctx(), large).await.unwrap_err();
+    let error = remote.request(&client.ctx(), &large).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfRange, "{error}");
     assert_eq!(call(&remote, &client).await.id(), "server");
 }
@@ -258,7 +258,8 @@ async fn the_chain_learns_that_its_caller_has_gone() {
     let remote = dial(&client.pool(), &url).await;
 
     let ctx = client.ctx();
-    let (cancelled, ()) = tokio::join!(remote.request(&ctx, request()), async {
+    let message = request();
+    let (cancelled, ()) = tokio::join!(remote.request(&ctx, &message), async {
         assert_eq!(events.recv().await, Some("arrived"));
         ctx.cancelled().cancel();
     });
@@ -266,7 +267,7 @@ async fn the_chain_learns_that_its_caller_has_gone() {
     assert_eq!(events.recv().await, Some("cancelled"));
 
     let short = Ctx::own(&client.component, Duration::from_millis(50));
-    let error = remote.request(&short, request()).await.unwrap_err();
+    let error = remote.request(&short, &request()).await.unwrap_err();
     assert_eq!(error.reason(), "deadline");
     assert!(error.text().contains(&url), "{error}");
     assert_eq!(
@@ -363,11 +364,11 @@ async fn r90_a_registration_carries_its_path_both_ways_even_a_long_one() {
     let remote: Arc<dyn Remote<NseRegistry>> = client.pool().dial(&url, soon()).await.unwrap();
     let long = "t".repeat(1024);
     let sent = registration("nse", &[long.as_str(); 40]);
-    let answer = remote.request(&client.ctx(), sent.clone()).await.unwrap();
+    let answer = remote.request(&client.ctx(), &sent).await.unwrap();
     assert_eq!(nses.requests(), std::slice::from_ref(&sent));
     assert_eq!(answer.path.path_segments.len(), 41);
     assert_eq!(answer.path.path_segments[40].token, "more");
-    remote.close(&client.ctx(), answer.clone()).await.unwrap();
+    remote.close(&client.ctx(), &answer).await.unwrap();
     assert_eq!(nses.closes(), [answer]);
 
     let remote: Arc<dyn Remote<NsRegistry>> = client.pool().dial(&url, soon()).await.unwrap();
@@ -378,10 +379,7 @@ async fn r90_a_registration_carries_its_path_both_ways_even_a_long_one() {
         },
         path: sent.path,
     };
-    assert_eq!(
-        remote.request(&client.ctx(), service.clone()).await.unwrap(),
-        service
-    );
+    assert_eq!(remote.request(&client.ctx(), &service).await.unwrap(), service);
 }
 
 /// A link to call without what our own calls add.
@@ -441,7 +439,7 @@ async fn a_service_that_is_not_served_is_unimplemented() {
     let url = server.serve(&machine.url("s"), naming("server")).await;
     let remote: Arc<dyn Remote<NseRegistry>> = client.pool().dial(&url, soon()).await.unwrap();
     let error = remote
-        .request(&client.ctx(), registration("nse", &[]))
+        .request(&client.ctx(), &registration("nse", &[]))
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);

@@ -129,7 +129,7 @@ async fn when_the_servers_svid_is_replaced_clients_move_on_without_losing_a_call
     );
     assert_ne!(certificate(&old), certificate(&new));
     call(&new, &client).await;
-    let error = old.request(&client.ctx(), request()).await.unwrap_err();
+    let error = old.request(&client.ctx(), &request()).await.unwrap_err();
     assert_eq!(
         (error.reason(), error.retry()),
         ("connection-gone", crate::core::Retry::Now)
@@ -179,7 +179,7 @@ async fn a_connection_that_broke_is_dialled_anew() {
     let second = machine.program("second");
     second.serve(&url, naming("second")).await;
     assert_eq!(call(&dial(&pool, &url).await, &client).await.id(), "second");
-    let error = old.request(&client.ctx(), request()).await.unwrap_err();
+    let error = old.request(&client.ctx(), &request()).await.unwrap_err();
     assert!(
         ["connection-gone", "peer-unreachable"].contains(&error.reason()),
         "{error:?}"
@@ -213,7 +213,7 @@ async fn a_connection_that_breaks_under_a_call_fails_it_at_once() {
     };
     let calling = async {
         let remote = dial(&client.pool(), &url).await;
-        remote.request(&client.ctx(), request()).await.unwrap_err()
+        remote.request(&client.ctx(), &request()).await.unwrap_err()
     };
     let ((), error) = tokio::join!(dying, calling);
     assert_eq!(error.reason(), "peer-unreachable", "{error}");
@@ -479,7 +479,8 @@ async fn p15_a_call_that_outlives_the_grace_ends_with_its_connection_and_is_not_
     let url = server.serve(&machine.url("s"), Arc::clone(&probe)).await;
     let remote = dial(&client.pool(), &url).await;
     let ctx = client.ctx();
-    let (answer, ()) = tokio::join!(remote.request(&ctx, request()), async {
+    let message = request();
+    let (answer, ()) = tokio::join!(remote.request(&ctx, &message), async {
         until("the call arrives", || probe.requests().len() == 1).await;
         server.component.end().await;
     });
