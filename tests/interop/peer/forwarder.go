@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/networkservicemesh/api/pkg/api/networkservice"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
+
+	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/client"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/endpoint"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/authorize"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/connect"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/discover"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/filtermechanisms"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms"
+	kernelmechanism "github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/kernel"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/recvfd"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/sendfd"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanismtranslation"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/null"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/roundrobin"
+	registryrecvfd "github.com/networkservicemesh/sdk/pkg/registry/common/recvfd"
+)
+
+// forwarders is the service by which managers find us.
+const forwarders = "forwarder"
+
+// runForwarder joins network namespaces of this node by pairs of links.
+func runForwarder(ctx context.Context, s *settings, id *identity) error {
+	lookUp := newRegistries(ctx, s.connectTo, id, registryrecvfd.NewNetworkServiceEndpointRegistryClient())
+	forwarder := endpoint.NewServer(ctx, id.token,
+		endpoint.WithName(s.name),
+		endpoint.WithAuthorizeServer(authorize.NewServer()),
+		endpoint.WithAdditionalFunctionality(
+			recvfd.NewServer(),
+			sendfd.NewServer(),
+			discover.NewServer(lookUp.services, lookUp.endpoints),
+			roundrobin.NewServer(),
+			&joinServer{},
+			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
+				kernel.MECHANISM: null.NewServer(),
+			}),
+			connect.NewServer(client.NewClient(ctx,
+				client.WithName(s.name),
+				client.WithoutRefresh(),
+				client.WithAdditionalFunctionality(
+					mechanismtranslation.NewClient(),
+					&joinClient{},
+					kernelmechanism.NewClient(),
+					filtermechanisms.NewClient(),
+					recvfd.NewClient(),
+					sendfd.NewClient(),
+				),
+				client.WithDialOptions(id.dialOptions()...),
+				client.WithDialTimeout(toDial),
+			)),
+		),
+	)
+	server := id.server()
+	forwarder.Register(server)
+	unregister := func() {}
+	defer func() { unregister() }()
+	return serve(ctx, server, s.listenOn, func() (err error) {
+		unregister, err = register(ctx, s, id, []string{forwarders}, "")
+		return err
+	})
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/nsmgr"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/authorize"
+	registryauthorize "github.com/networkservicemesh/sdk/pkg/registry/common/authorize"
+)
+
+// toDial is how long managers and forwarders wait for a next hop, as in the reference's deployments.
+const toDial = 750 * time.Millisecond
+
+// runManager is the manager of a node, with the policies that the reference's has.
+func runManager(ctx context.Context, s *settings, id *identity) error {
+	server := registryauthorize.WithPolicies(commonPolicies, registryPolicies, serverPolicies)
+	client := registryauthorize.WithPolicies(commonPolicies, registryPolicies, clientPolicies)
+	manager := nsmgr.NewServer(ctx, id.token,
+		nsmgr.WithName(s.name),
+		nsmgr.WithURL(public(s.listenOn).String()),
+		nsmgr.WithRegistry(s.registry),
+		nsmgr.WithAuthorizeServer(authorize.NewServer()),
+		nsmgr.WithAuthorizeNSRegistryServer(registryauthorize.NewNetworkServiceRegistryServer(server)),
+		nsmgr.WithAuthorizeNSERegistryServer(registryauthorize.NewNetworkServiceEndpointRegistryServer(server)),
+		nsmgr.WithAuthorizeNSRegistryClient(registryauthorize.NewNetworkServiceRegistryClient(client)),
+		nsmgr.WithAuthorizeNSERegistryClient(registryauthorize.NewNetworkServiceEndpointRegistryClient(client)),
+		nsmgr.WithDialOptions(id.dialOptions()...),
+		nsmgr.WithDialTimeout(toDial),
+	)
+	services := id.server()
+	manager.Register(services)
+	return serve(ctx, services, s.listenOn, func() error { return nil })
+}
+
+// public is the URL by which other nodes reach us: the first by TCP, or else the first.
+func public(urls []*url.URL) *url.URL {
+	for _, u := range urls {
+		if u.Scheme == "tcp" {
+			return u
+		}
+	}
+	return urls[0]
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"time"
+
+	registryapi "github.com/networkservicemesh/api/pkg/api/registry"
+
+	registryclient "github.com/networkservicemesh/sdk/pkg/registry/chains/client"
+	"github.com/networkservicemesh/sdk/pkg/registry/common/authorize"
+	"github.com/networkservicemesh/sdk/pkg/registry/common/sendfd"
+)
+
+// toRegister is how long a registration, and its end, may take.
+const toRegister = 15 * time.Second
+
+// registries are the registries behind a manager, for those who look up and register there.
+type registries struct {
+	services  registryapi.NetworkServiceRegistryClient
+	endpoints registryapi.NetworkServiceEndpointRegistryClient
+}
+
+func newRegistries(ctx context.Context, manager *url.URL, id *identity, passing registryapi.NetworkServiceEndpointRegistryClient) *registries {
+	policies := authorize.WithPolicies(commonPolicies, registryPolicies, clientPolicies)
+	options := []registryclient.Option{
+		registryclient.WithClientURL(manager),
+		registryclient.WithDialOptions(id.dialOptions()...),
+		registryclient.WithAuthorizeNSRegistryClient(authorize.NewNetworkServiceRegistryClient(policies)),
+		registryclient.WithAuthorizeNSERegistryClient(authorize.NewNetworkServiceEndpointRegistryClient(policies)),
+		registryclient.WithNSEAdditionalFunctionality(passing),
+	}
+	return &registries{
+		services:  registryclient.NewNetworkServiceRegistryClient(ctx, options...),
+		endpoints: registryclient.NewNetworkServiceEndpointRegistryClient(ctx, options...),
+	}
+}
+
+// register makes us known as a provider of these services, and answers with what ends that.
+func register(ctx context.Context, s *settings, id *identity, services []string, payload string) (func(), error) {
+	to := newRegistries(ctx, s.connectTo, id, sendfd.NewNetworkServiceEndpointRegistryClient())
+	call, cancel := context.WithTimeout(ctx, toRegister)
+	defer cancel()
+	endpoint := &registryapi.NetworkServiceEndpoint{
+		Name:                 s.name,
+		NetworkServiceNames:  services,
+		NetworkServiceLabels: map[string]*registryapi.NetworkServiceLabels{},
+		Url:                  s.listenOn[0].String(),
+	}
+	for _, service := range services {
+		endpoint.NetworkServiceLabels[service] = &registryapi.NetworkServiceLabels{}
+		if payload == "" {
+			continue
+		}
+		if _, err := to.services.Register(call, &registryapi.NetworkService{Name: service, Payload: payload}); err != nil {
+			return nil, fmt.Errorf("cannot register the service %s: %w", service, err)
+		}
+	}
+	registered, err := to.endpoints.Register(call, endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("cannot register %s: %w", s.name, err)
+	}
+	return func() {
+		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), toRegister)
+		defer cancel()
+		if _, err := to.endpoints.Unregister(call, registered); err != nil {
+			fmt.Printf("%s is still registered: %v\n", s.name, err)
+		}
+	}, nil
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+
+	"google.golang.org/grpc"
+)
+
+// serve serves on these URLs until the context ends. Callers wait until ready has returned, so that whoever is
+// answered finds a program that is ready.
+func serve(ctx context.Context, server *grpc.Server, urls []*url.URL, ready func() error) error {
+	var listeners []net.Listener
+	for _, u := range urls {
+		listener, err := listen(u)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s: %w", u, err)
+		}
+		defer func() { _ = listener.Close() }()
+		listeners = append(listeners, listener)
+	}
+	if err := ready(); err != nil {
+		return err
+	}
+	ended := make(chan error, len(listeners))
+	for _, listener := range listeners {
+		go func() { ended <- server.Serve(listener) }()
+	}
+	defer server.Stop()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-ended:
+		return err
+	}
+}
+
+func listen(u *url.URL) (net.Listener, error) {
+	if u.Scheme != "unix" {
+		return net.Listen("tcp", u.Host)
+	}
+	if err := os.Remove(u.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return net.Listen("unix", u.Path)
+}
