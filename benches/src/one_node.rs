@@ -124,6 +124,7 @@ impl Bench {
             folder: folder.to_path_buf(),
             log_level: "WARN".to_string(),
             identities: vec!["nse".to_string()],
+            svid_lifetime: None,
             host: None,
         };
         let (pod, far) = (Pod::new("client")?, Pod::new("endpoint")?);

@@ -102,6 +102,7 @@ impl Apart {
             identities: ["nsmgr-2", "forwarder-2", "nse", "nse-2", "nse-3", "nsc"]
                 .map(String::from)
                 .to_vec(),
+            svid_lifetime: None,
             host: Some(Arc::clone(&hosts[0])),
         };
         let first = Node::start(settings, |_, _| ()).await?;

@@ -58,6 +58,7 @@ impl World {
             identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2"]
                 .map(String::from)
                 .to_vec(),
+            svid_lifetime: None,
             host: None,
         };
         let node = Node::start(settings, |_, _| ()).await?;

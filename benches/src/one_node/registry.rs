@@ -29,6 +29,7 @@ pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
         folder: folder.path().to_path_buf(),
         log_level: "WARN".to_string(),
         identities: Vec::new(),
+        svid_lifetime: None,
         host: None,
     };
     let node = Node::start(settings, |_, _| ()).await?;

@@ -20,6 +20,7 @@ pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
             folder: folder.path().to_path_buf(),
             log_level: "WARN".to_string(),
             identities: vec!["nse".to_string(), "nsc".to_string()],
+            svid_lifetime: None,
             host: None,
         };
         let (near, far) = (Pod::new("client")?, Pod::new("endpoint")?);

@@ -89,6 +89,7 @@ impl Stage {
             folder: folder.to_path_buf(),
             log_level: "WARN".to_string(),
             identities: identities.map(String::from).collect(),
+            svid_lifetime: None,
             host: Some(one),
         };
         let first = Node::start(settings, |_, _| ()).await?;

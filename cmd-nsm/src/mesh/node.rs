@@ -40,6 +40,8 @@ pub struct Settings {
     /// Who gets an identity besides the first node's own programs: endpoints and clients by name, and the programs of
     /// further nodes ([`Node::join`]).
     pub identities: Vec<String>,
+    /// How long an identity is valid, if not as long as the issuer gives it by itself.
+    pub svid_lifetime: Option<Duration>,
     /// Where the node's programs run; without one in our own namespace, and nobody else can reach them.
     pub host: Option<Arc<Host>>,
 }
@@ -341,7 +343,11 @@ impl Settings {
 fn start_issuer(settings: &Settings) -> Result<Program> {
     let folder = settings.folder.join("identity");
     let folder = folder.to_str().context("the folder's name is not UTF-8")?;
+    let lifetime = settings.svid_lifetime.map(|lifetime| format!("{lifetime:?}"));
     let mut arguments = vec!["issuer", "--trust-domain", TRUST_DOMAIN, "--folder", folder];
+    if let Some(lifetime) = &lifetime {
+        arguments.extend(["--lifetime", lifetime]);
+    }
     arguments.extend(["node", "registry", "nsmgr", "forwarder"]);
     arguments.extend(settings.identities.iter().map(String::as_str));
     let what = Start {

@@ -9,13 +9,18 @@ use anyhow::{Context, Result, bail};
 /// Set in the environment of a process that runs in namespaces of its own.
 const INSIDE: &str = "NSM_SANDBOX_INSIDE";
 
+/// Whether this process is the one that [`enter`] has started.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Runs this program again in namespaces of its own, with the same arguments, and answers with its exit code; or
 /// answers nothing when this process is the one inside.
 ///
 /// As root: a mount and a network namespace. As anybody else: a user namespace as well, in which we are root.
 /// The process inside is told to end (SIGTERM) when this one dies, however it dies.
 pub fn enter() -> Result<Option<ExitCode>> {
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside() {
         prepare()?;
         return Ok(None);
     }

@@ -50,6 +50,7 @@ impl Stage {
             folder: folder.to_path_buf(),
             log_level: log_level.to_string(),
             identities,
+            svid_lifetime: None,
             host: Some(one),
         };
         let is_ready = |name: &str, took: Duration| progress(&format!("{name} is ready"), Some(took));

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Meshes that are mixed of our programs and of programs on the Go SDK, on the real kernel.
+//!
+//! What is theirs is [`peer/`](peer/main.go), a program that depends on their SDK as any module does and plays each
+//! role. It is built before the tests, by the Go that is on the path; `NSM_GO_PEER` names one that is built already.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
+
+mod caller;
+mod life;
+mod matrix;
+mod mesh;
+mod mix;
+mod peer;
+
+mod watch;
+
+use mesh::Mesh;
+use mix::{Hop, Mix};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    if !nsm::mesh::is_inside() && !arguments.list {
+        peer::build()?;
+    }
+    if let Some(code) = nsm::mesh::enter().context("these tests need namespaces of their own")? {
+        return Ok(code);
+    }
+    arguments.test_threads = Some(1);
+    let bench = Bench::new()?;
+    let tests = [matrix::tests, life::tests];
+    let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
+    let done = libtest_mimic::run(&arguments, tests).exit_code();
+    bench.runtime.block_on(bench.end()).context("at the end")?;
+    Ok(done)
+}
+
+/// What the tests run on.
+#[derive(Clone)]
+struct Bench {
+    runtime: Arc<Runtime>,
+    /// The mesh that tests share which want the same mixture, while there is one.
+    shared: Arc<Mutex<Option<Mesh>>>,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            shared: Arc::default(),
+        })
+    }
+
+    /// A test on a mesh of this mixture, which is as before when it has passed.
+    fn test<F>(&self, name: &'static str, mix: Mix, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
+    {
+        self.trial(name, async move |bench| {
+            let mut mesh = bench.mesh(mix).await?;
+            let done = match run(&mut mesh).await {
+                Ok(()) => mesh.is_whole().await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => *bench.shared.lock().await = Some(mesh),
+                Err(error) => return Err(error.context(mesh.keep())),
+            }
+            Ok(())
+        })
+    }
+
+    /// A test that makes its own mesh, or needs none.
+    fn trial<F>(&self, name: &'static str, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&Self) -> Result<()> + Send + 'static,
+    {
+        let bench = self.clone();
+        Trial::test(name, move || {
+            let done = bench.runtime.block_on(run(&bench));
+            done.map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    }
+
+    /// The mesh that is there, if its programs are those of `mix`, or a new one.
+    async fn mesh(&self, mix: Mix) -> Result<Mesh> {
+        let there = self.shared.lock().await.take();
+        match there {
+            Some(mut mesh) if mesh.mix().servers() == mix.servers() => {
+                mesh.choose(Hop::Client, mix.is_go(Hop::Client))?;
+                Ok(mesh)
+            }
+            there => {
+                if let Some(mesh) = there {
+                    mesh.end().await.context("the mesh before could not be ended")?;
+                }
+                Mesh::new(mix, None).await.context("cannot start a mesh")
+            }
+        }
+    }
+
+    /// Ends the shared mesh and checks that nothing is left of it.
+    async fn end(&self) -> Result<()> {
+        match self.shared.lock().await.take() {
+            Some(mesh) => mesh.end().await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node whose programs are ours or theirs, and the check that nothing is left on it.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
+use nsm::mesh::{Client, Node, Pod, Program, Programs, Settings, Snapshot};
+use nsm_api::connection::{Connection, State};
+use nsm_api::registry::NetworkServiceEndpointQuery;
+use nsm_sdk::core::{Ctx, Dialer, NseRegistry};
+use nsm_sdk::identity::Tokens;
+use nsm_sdk::transport::Pool;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::mix::{Hop, Mix};
+use crate::peer;
+
+/// How long something may take that happens by itself, on a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What clients ask for.
+pub(crate) const SERVICE: &str = "kernel://icmp-responder/nsm-1";
+
+/// A mixed node with one endpoint `nse` of the service `icmp-responder` in `far`, and a pod `near` for clients.
+pub(crate) struct Mesh {
+    pub(crate) node: Node,
+    pub(crate) endpoint: Option<Program>,
+    pub(crate) near: Pod,
+    pub(crate) far: Pod,
+    mix: Mix,
+    /// The kernel as it was before anything was asked for.
+    before: Snapshot,
+    folder: TempDir,
+}
+
+impl Mesh {
+    /// A mesh of this mixture, whose identities are valid that long, or as long as the issuer gives them by itself.
+    pub(crate) async fn new(mix: Mix, svid_lifetime: Option<Duration>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let (near, far) = (Pod::new("near")?, Pod::new("far")?);
+        let before = Snapshot::take(None)?;
+        let settings = Settings {
+            programs: programs(&folder.path().join("programs"), mix)?,
+            folder: folder.path().to_path_buf(),
+            log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
+            identities: ["nse", "nse-2", "nsc"].map(String::from).to_vec(),
+            svid_lifetime,
+            host: None,
+        };
+        let started = Node::start(settings, |_, _| ()).await;
+        let node = started.with_context(|| keep(&folder))?;
+        let mut mesh = Self {
+            node,
+            endpoint: None,
+            near,
+            far,
+            mix,
+            before,
+            folder,
+        };
+        match mesh.start_endpoint().await {
+            Ok(()) => Ok(mesh),
+            Err(error) => Err(error.context(mesh.keep())),
+        }
+    }
+
+    pub(crate) fn mix(&self) -> Mix {
+        self.mix
+    }
+
+    /// Starts the endpoint `nse`.
+    pub(crate) async fn start_endpoint(&mut self) -> Result<()> {
+        let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+        self.endpoint = Some(endpoint);
+        self.registers(&["forwarder", "nse"]).await
+    }
+
+    /// Starts the client program in `near`.
+    pub(crate) fn client(&self) -> Result<Program> {
+        self.node.start_client("nsc", &self.near, SERVICE)
+    }
+
+    /// From now on a program of this place is ours or theirs when it is started.
+    pub(crate) fn choose(&mut self, hop: Hop, is_go: bool) -> Result<()> {
+        if self.mix.is_go(hop) == is_go {
+            return Ok(());
+        }
+        self.mix = self.mix.turned(hop);
+        let link = self.folder.path().join("programs").join(hop.program());
+        std::fs::remove_file(&link)?;
+        Ok(symlink(file(hop, is_go)?, link)?)
+    }
+
+    /// Waits until the registry knows these and no others, by the beginnings of their names.
+    pub(crate) async fn registers(&self, names: &[&str]) -> Result<()> {
+        let mut known = Vec::new();
+        let done = wait_for(PATIENCE, "the registry knows them", async || {
+            known = self.registered().await?;
+            let same = known
+                .iter()
+                .zip(names)
+                .all(|(name, wanted)| name.starts_with(wanted));
+            Ok((same && known.len() == names.len()).then_some(()))
+        });
+        done.await
+            .with_context(|| format!("it knows {known:?} and not {names:?}"))
+    }
+
+    /// The names of what is registered, in order.
+    async fn registered(&self) -> Result<Vec<String>> {
+        let component = self.node.component();
+        let pool = Pool::new(
+            component,
+            self.node.identity().clone(),
+            Tokens::new(Duration::from_secs(600)),
+        );
+        let ctx = Ctx::own(component, PATIENCE);
+        let url = self.node.url("registry");
+        let remote = Dialer::<NseRegistry>::dial(&pool, &url, ctx.deadline()).await?;
+        let query = NetworkServiceEndpointQuery {
+            network_service_endpoint: Some(Default::default()),
+            watch: false,
+        };
+        let mut found = remote.find(&ctx, query).await?;
+        let mut names = Vec::new();
+        while let Some(found) = found.next().await {
+            names.extend(found?.network_service_endpoint.map(|endpoint| endpoint.name));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What the program at `url` knows of the client's connection `id`.
+    pub(crate) async fn looks(&self, url: &str, id: &str) -> Result<Option<Connection>> {
+        let client = Client::at(url, "looker", self.node.identity().clone(), self.near.path())?;
+        let known = client.look(id).await;
+        client.end().await;
+        known
+    }
+
+    /// Waits until every program on the way knows the connection `id` and takes it for up.
+    pub(crate) async fn is_up(&self, id: &str) -> Result<Connection> {
+        let mut last = None;
+        for program in ["nsm", "forwarder", "nse"] {
+            let url = self.node.url(program);
+            let what = format!("{program} has {id} up");
+            let known = wait_for(PATIENCE, &what, async || {
+                let known = self.looks(&url, id).await.unwrap_or_default();
+                Ok(known.filter(|known| known.state() == State::Up))
+            });
+            let known = known.await?;
+            last.get_or_insert(known);
+        }
+        last.context("nobody was asked")
+    }
+
+    /// Waits until the kernel is as it was.
+    pub(crate) async fn clean(&self) -> Result<()> {
+        let mut left = Vec::new();
+        let done = wait_for(PATIENCE, "the kernel is as before", async || {
+            // Not on the thread on which our own calls run.
+            left = tokio::task::spawn_blocking(|| Snapshot::take(None))
+                .await??
+                .since(&self.before);
+            Ok(left.is_empty().then_some(()))
+        });
+        done.await.with_context(|| format!("left behind: {left:?}"))
+    }
+
+    /// Whether every program runs and the kernel is as it was.
+    pub(crate) async fn is_whole(&mut self) -> Result<()> {
+        let running = [
+            self.node.issuer.as_mut(),
+            self.node.registry.as_mut(),
+            self.node.nsmgr.as_mut(),
+            self.node.forwarder.as_mut(),
+            self.endpoint.as_mut(),
+        ];
+        for program in running {
+            let program = program.context("a program has not been started again")?;
+            if let Some(status) = program.ended()? {
+                bail!("{} has ended: {status}", program.name());
+            }
+        }
+        self.clean().await
+    }
+
+    /// Keeps the logs and says where they are.
+    pub(crate) fn keep(self) -> String {
+        let Self { mut folder, .. } = self;
+        folder.disable_cleanup(true);
+        keep(&folder)
+    }
+
+    /// Ends everything in order and checks that nothing is left, neither in the registry nor in the kernel.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        for (left, program) in [
+            (&["forwarder"][..], self.endpoint.take()),
+            (&[], self.node.forwarder.take()),
+        ] {
+            stops(program.context("a program is not there at the end")?).await?;
+            self.registers(left).await?;
+        }
+        for program in [self.node.nsmgr.take(), self.node.registry.take()] {
+            stops(program.context("a program is not there at the end")?).await?;
+        }
+        self.clean().await?;
+        self.node.end().await
+    }
+}
+
+fn keep(folder: &TempDir) -> String {
+    format!("the logs are in {}", folder.path().display())
+}
+
+/// The file that is a program of this place.
+fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
+    if is_go {
+        return peer::file();
+    }
+    ours()?.file(hop.program())
+}
+
+/// Our programs: those of `NSM_PROGRAMS`, or those that were built with the tests.
+fn ours() -> Result<Programs> {
+    match std::env::var_os("NSM_PROGRAMS") {
+        Some(folder) => Ok(Programs::in_folder(folder)),
+        None => Programs::beside_us(),
+    }
+}
+
+/// A folder of links to the programs of this mixture.
+fn programs(folder: &Path, mix: Mix) -> Result<Programs> {
+    std::fs::create_dir(folder)?;
+    symlink(ours()?.file("nsm")?, folder.join("nsm"))?;
+    for hop in Hop::ALL {
+        symlink(file(hop, mix.is_go(hop))?, folder.join(hop.program()))?;
+    }
+    Ok(Programs::in_folder(folder))
+}
+
+/// Tells a program to end, which it has to do with exit code 0.
+pub(crate) async fn stops(program: Program) -> Result<()> {
+    let name = program.name().to_string();
+    let status = program.stop().await?;
+    ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
+
+/// Looks again and again until there is an answer.
+pub(crate) async fn wait_for<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(answer) = look().await? {
+            return Ok(answer);
+        }
+        ensure!(
+            Instant::now() < until,
+            "after {patience:?} it is not yet so: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
