@@ -31,10 +31,7 @@ func runEndpoint(ctx context.Context, s *settings, id *identity) error {
 	)
 	server := id.server()
 	responder.Register(server)
-	unregister := func() {}
-	defer func() { unregister() }()
-	return serve(ctx, server, s.listenOn, func() (err error) {
-		unregister, err = register(ctx, s, id, s.services, s.payload)
-		return err
+	return serve(ctx, server, s.listenOn, func() (func(), error) {
+		return register(ctx, s, id, s.services, s.payload)
 	})
 }

@@ -60,10 +60,7 @@ func runForwarder(ctx context.Context, s *settings, id *identity) error {
 	)
 	server := id.server()
 	forwarder.Register(server)
-	unregister := func() {}
-	defer func() { unregister() }()
-	return serve(ctx, server, s.listenOn, func() (err error) {
-		unregister, err = register(ctx, s, id, []string{forwarders}, "")
-		return err
+	return serve(ctx, server, s.listenOn, func() (func(), error) {
+		return register(ctx, s, id, []string{forwarders}, "")
 	})
 }

@@ -33,7 +33,7 @@ func runManager(ctx context.Context, s *settings, id *identity) error {
 	)
 	services := id.server()
 	manager.Register(services)
-	return serve(ctx, services, s.listenOn, func() error { return nil })
+	return serve(ctx, services, s.listenOn, unregistered)
 }
 
 // public is the URL by which other nodes reach us: the first by TCP, or else the first.

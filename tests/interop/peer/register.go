@@ -41,7 +41,25 @@ func newRegistries(ctx context.Context, manager *url.URL, id *identity, passing 
 
 // register makes us known as a provider of these services, and answers with what ends that.
 func register(ctx context.Context, s *settings, id *identity, services []string, payload string) (func(), error) {
-	to := newRegistries(ctx, s.connectTo, id, sendfd.NewNetworkServiceEndpointRegistryClient())
+	// The chain outlives the signal that ends us.
+	chain, end := context.WithCancel(context.WithoutCancel(ctx))
+	to := newRegistries(chain, s.connectTo, id, sendfd.NewNetworkServiceEndpointRegistryClient())
+	registered, err := to.register(ctx, s, services, payload)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("cannot register %s: %w", s.name, err)
+	}
+	return func() {
+		defer end()
+		call, cancel := context.WithTimeout(chain, toRegister)
+		defer cancel()
+		if _, err := to.endpoints.Unregister(call, registered); err != nil {
+			fmt.Printf("%s is still registered: %v\n", s.name, err)
+		}
+	}, nil
+}
+
+func (to *registries) register(ctx context.Context, s *settings, services []string, payload string) (*registryapi.NetworkServiceEndpoint, error) {
 	call, cancel := context.WithTimeout(ctx, toRegister)
 	defer cancel()
 	endpoint := &registryapi.NetworkServiceEndpoint{
@@ -56,18 +74,8 @@ func register(ctx context.Context, s *settings, id *identity, services []string,
 			continue
 		}
 		if _, err := to.services.Register(call, &registryapi.NetworkService{Name: service, Payload: payload}); err != nil {
-			return nil, fmt.Errorf("cannot register the service %s: %w", service, err)
+			return nil, fmt.Errorf("service %s: %w", service, err)
 		}
 	}
-	registered, err := to.endpoints.Register(call, endpoint)
-	if err != nil {
-		return nil, fmt.Errorf("cannot register %s: %w", s.name, err)
-	}
-	return func() {
-		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), toRegister)
-		defer cancel()
-		if _, err := to.endpoints.Unregister(call, registered); err != nil {
-			fmt.Printf("%s is still registered: %v\n", s.name, err)
-		}
-	}, nil
+	return to.endpoints.Register(call, endpoint)
 }

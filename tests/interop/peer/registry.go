@@ -27,5 +27,5 @@ func runRegistry(ctx context.Context, s *settings, id *identity) error {
 	)
 	server := id.server()
 	registry.Register(server)
-	return serve(ctx, server, s.listenOn, func() error { return nil })
+	return serve(ctx, server, s.listenOn, unregistered)
 }

@@ -13,9 +13,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-// serve serves on these URLs until the context ends. Callers wait until ready has returned, so that whoever is
-// answered finds a program that is ready.
-func serve(ctx context.Context, server *grpc.Server, urls []*url.URL, ready func() error) error {
+// serve serves on these URLs until the context ends. Callers wait until enter has returned, so that whoever is
+// answered finds a program that is registered; what enter answers with is run while we still listen.
+func serve(ctx context.Context, server *grpc.Server, urls []*url.URL, enter func() (leave func(), err error)) error {
+	defer server.Stop()
 	var listeners []net.Listener
 	for _, u := range urls {
 		listener, err := listen(u)
@@ -25,14 +26,15 @@ func serve(ctx context.Context, server *grpc.Server, urls []*url.URL, ready func
 		defer func() { _ = listener.Close() }()
 		listeners = append(listeners, listener)
 	}
-	if err := ready(); err != nil {
+	leave, err := enter()
+	if err != nil {
 		return err
 	}
+	defer leave()
 	ended := make(chan error, len(listeners))
 	for _, listener := range listeners {
 		go func() { ended <- server.Serve(listener) }()
 	}
-	defer server.Stop()
 	select {
 	case <-ctx.Done():
 		return nil
@@ -49,4 +51,9 @@ func listen(u *url.URL) (net.Listener, error) {
 		return nil, err
 	}
 	return net.Listen("unix", u.Path)
+}
+
+// unregistered enters nowhere.
+func unregistered() (func(), error) {
+	return func() {}, nil
 }
