@@ -111,7 +111,7 @@ fn told(program: &Program, event: &str) -> Vec<Value> {
 }
 
 impl Granted {
-    fn of(connection: &Connection) -> Result<Self> {
+    pub(crate) fn of(connection: &Connection) -> Result<Self> {
         let ip = connection.ip_context().context("it has no addresses")?;
         let path = connection.path.as_ref().context("it has no path")?;
         Ok(Self {

@@ -1,10 +1,135 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Mixed meshes whose programs die and come back, and whose identities are renewed.
+//! Mixed meshes whose identities are renewed, and whose programs die and come back, under a client that heals.
 
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use nsm::mesh::{Pod, Program};
+use nsm_api::connection::Connection;
 
 use crate::Bench;
+use crate::caller::{Granted, ID};
+use crate::matrix::carries_to;
+use crate::mesh::{Mesh, PATIENCE, stops, wait_for};
+use crate::mix::{Hop, Mix};
 
-pub(crate) fn tests(_bench: &Bench) -> Vec<Trial> {
-    Vec::new()
+/// How long an identity is valid here; it is renewed at half of that.
+const SVID_LIFETIME: Duration = Duration::from_secs(20);
+
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
+    let mut trials = vec![bench.alone("all_theirs", Mix::theirs(), SVID_LIFETIME, lives)];
+    let mixes = [
+        ("go_client_among_ours", Hop::Client),
+        ("go_nsmgr_among_ours", Hop::Nsmgr),
+        ("go_forwarder_among_ours", Hop::Forwarder),
+        ("go_registry_among_ours", Hop::Registry),
+        ("go_endpoint_among_ours", Hop::Endpoint),
+        ("our_client_among_theirs", Hop::Client),
+        ("our_nsmgr_among_theirs", Hop::Nsmgr),
+        ("our_forwarder_among_theirs", Hop::Forwarder),
+        ("our_registry_among_theirs", Hop::Registry),
+        ("our_endpoint_among_theirs", Hop::Endpoint),
+    ];
+    let test = |(name, hop): (&'static str, Hop)| {
+        let all = if name.starts_with("our") {
+            Mix::theirs()
+        } else {
+            Mix::default()
+        };
+        bench.alone(name, all.turned(hop), SVID_LIFETIME, lives)
+    };
+    trials.extend(mixes.map(test));
+    trials
+}
+
+async fn lives(mesh: &mut Mesh) -> Result<()> {
+    let began = SystemTime::now();
+    let client = mesh.client()?;
+    carries(mesh, "nse", &mesh.far).await.context("at first")?;
+    for hop in [Hop::Registry, Hop::Nsmgr, Hop::Forwarder, Hop::Endpoint] {
+        let after = || format!("after a restart of the {}", hop.name());
+        mesh.restart(hop).await.with_context(after)?;
+        carries(mesh, "nse", &mesh.far).await.with_context(after)?;
+        mesh.registers(&["forwarder", "nse"]).await.with_context(after)?;
+    }
+    endpoint_dies(mesh).await.context("when the endpoint died")?;
+    renewed(mesh, began)
+        .await
+        .context("after identities were renewed")?;
+    stops(client).await?;
+    mesh.clean().await
+}
+
+/// Waits until the wire to `endpoint` in `far` is up for all and carries pings.
+async fn carries(mesh: &Mesh, endpoint: &str, far: &Pod) -> Result<Connection> {
+    let known = mesh.is_up(ID, endpoint).await?;
+    let granted = Granted::of(&known)?;
+    let mut last = None;
+    let done = wait_for(PATIENCE, "pings come back", async || {
+        let carried = carries_to(&mesh.near, far, &granted);
+        Ok(carried.map_err(|error| last = Some(error)).ok())
+    });
+    match done.await {
+        Ok(_) => Ok(known),
+        Err(error) => Err(last.unwrap_or(error)),
+    }
+}
+
+/// Waits until each program on the way has given a token that it can only have made with an identity that is younger
+/// than `began`.
+async fn renewed(mesh: &Mesh, began: SystemTime) -> Result<()> {
+    let latest = began + SVID_LIFETIME + Duration::from_secs(1);
+    let done = wait_for(PATIENCE, "all tokens are newer", async || {
+        let known = mesh.is_up(ID, "nse").await?;
+        let path = known.path.context("it has no path")?;
+        let is_new = |expires: Option<_>| {
+            expires.is_some_and(|expires| SystemTime::try_from(expires).is_ok_and(|at| at > latest))
+        };
+        Ok(path
+            .path_segments
+            .into_iter()
+            .all(|segment| is_new(segment.expires))
+            .then_some(()))
+    });
+    done.await?;
+    carries(mesh, "nse", &mesh.far).await.map(drop)
+}
+
+/// Has another endpoint in a pod of its own, lets the first one die with its end of the wire, and waits until the
+/// client is with the other one; then the other one ends in order, and the client is with the first one again.
+async fn endpoint_dies(mesh: &mut Mesh) -> Result<()> {
+    let pod = Pod::new("far-2")?;
+    // The service belongs to the one that has registered it.
+    let variables = [("NSM_REGISTER_SERVICE", "false".to_string())];
+    let (other, _): (Program, _) = mesh.node.start_endpoint("nse-2", &pod, &variables).await?;
+    mesh.registers(&["forwarder", "nse", "nse-2"]).await?;
+    mesh.endpoint.take().context("there is no endpoint")?.kill()?;
+    unplug(&mesh.far)?;
+    carries(mesh, "nse-2", &pod)
+        .await
+        .context("it should be with the other one")?;
+    mesh.start_endpoint().await?;
+    stops(other).await?;
+    mesh.registers(&["forwarder", "nse"]).await?;
+    unplug(&pod)?;
+    carries(mesh, "nse", &mesh.far)
+        .await
+        .context("it should be with the first one again")?;
+    Ok(())
+}
+
+/// Removes all links from a pod, as its end would.
+fn unplug(pod: &Pod) -> Result<()> {
+    let links = pod.ip(&["link", "show"])?;
+    let names = links
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|link| link["ifname"].as_str());
+    for name in names.filter(|name| *name != "lo") {
+        let done = pod.command("ip").args(["link", "del", name]).status()?;
+        ensure!(done.success(), "{name} cannot be removed: {done}");
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -86,6 +87,22 @@ impl Bench {
                 Err(error) => return Err(error.context(mesh.keep())),
             }
             Ok(())
+        })
+    }
+
+    /// A test on a mesh of its own, whose identities are valid that long.
+    fn alone<F>(&self, name: &'static str, mix: Mix, svid_lifetime: Duration, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
+    {
+        self.trial(name, async move |bench| {
+            bench.end().await.context("the mesh before could not be ended")?;
+            let started = Mesh::new(mix, Some(svid_lifetime)).await;
+            let mut mesh = started.context("cannot start a mesh")?;
+            match run(&mut mesh).await {
+                Ok(()) => mesh.end().await,
+                Err(error) => Err(error.context(mesh.keep())),
+            }
         })
     }
 

@@ -88,11 +88,15 @@ async fn works(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
+fn carries(mesh: &Mesh, granted: &Granted) -> Result<[u64; 2]> {
+    carries_to(&mesh.near, &mesh.far, granted)
+}
+
 /// Checks that the wire is there, and pings over it both ways; answers with the indices of its links.
-pub(crate) fn carries(mesh: &Mesh, granted: &Granted) -> Result<[u64; 2]> {
+pub(crate) fn carries_to(near: &Pod, far: &Pod, granted: &Granted) -> Result<[u64; 2]> {
     let ends = [
-        (&mesh.near, &granted.near, &granted.far),
-        (&mesh.far, &granted.far, &granted.near),
+        (near, &granted.near, &granted.far),
+        (far, &granted.far, &granted.near),
     ];
     let mut links = [0; 2];
     for ((pod, own, other), link) in ends.into_iter().zip(&mut links) {

@@ -62,7 +62,11 @@ impl Mesh {
             before,
             folder,
         };
-        match mesh.start_endpoint().await {
+        let done = match mesh.start_endpoint().await {
+            Ok(()) => mesh.registers(&["forwarder", "nse"]).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(()) => Ok(mesh),
             Err(error) => Err(error.context(mesh.keep())),
         }
@@ -76,12 +80,43 @@ impl Mesh {
     pub(crate) async fn start_endpoint(&mut self) -> Result<()> {
         let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
         self.endpoint = Some(endpoint);
-        self.registers(&["forwarder", "nse"]).await
+        Ok(())
     }
 
     /// Starts the client program in `near`.
     pub(crate) fn client(&self) -> Result<Program> {
-        self.node.start_client("nsc", &self.near, SERVICE)
+        let variables = [
+            ("NSM_CONNECT_TO", self.node.manager_url()),
+            ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
+            ("NSM_REQUEST_TIMEOUT", "5s".to_string()),
+        ];
+        self.node
+            .launch("nsc", Hop::Client.program(), Some(&self.near), &variables)
+    }
+
+    /// Kills a program, and starts one in its place.
+    pub(crate) async fn restart(&mut self, hop: Hop) -> Result<()> {
+        let program = match hop {
+            Hop::Client => bail!("clients are not the mesh's"),
+            Hop::Nsmgr => self.node.nsmgr.take(),
+            Hop::Forwarder => self.node.forwarder.take(),
+            Hop::Registry => self.node.registry.take(),
+            Hop::Endpoint => self.endpoint.take(),
+        };
+        program.context("it is not there")?.kill()?;
+        self.start(hop).await
+    }
+
+    /// Starts a program that is not there.
+    async fn start(&mut self, hop: Hop) -> Result<()> {
+        match hop {
+            Hop::Client => bail!("clients are not the mesh's"),
+            Hop::Nsmgr => self.node.start_nsmgr().await?,
+            Hop::Forwarder => self.node.start_forwarder().await?,
+            Hop::Registry => self.node.start_registry().await?,
+            Hop::Endpoint => return self.start_endpoint().await,
+        };
+        Ok(())
     }
 
     /// From now on a program of this place is ours or theirs when it is started.
@@ -99,7 +134,8 @@ impl Mesh {
     pub(crate) async fn registers(&self, names: &[&str]) -> Result<()> {
         let mut known = Vec::new();
         let done = wait_for(PATIENCE, "the registry knows them", async || {
-            known = self.registered().await?;
+            // A registry that has just started again may end a connection that was made to it.
+            known = self.registered().await.unwrap_or_default();
             let same = known
                 .iter()
                 .zip(names)
@@ -142,15 +178,19 @@ impl Mesh {
         known
     }
 
-    /// Waits until every program on the way knows the connection `id` and takes it for up.
-    pub(crate) async fn is_up(&self, id: &str) -> Result<Connection> {
+    /// Waits until every program on the way to `endpoint` knows the connection `id` and takes it for up; answers with
+    /// what the manager knows.
+    pub(crate) async fn is_up(&self, id: &str, endpoint: &str) -> Result<Connection> {
         let mut last = None;
-        for program in ["nsm", "forwarder", "nse"] {
+        for program in ["nsm", "forwarder", endpoint] {
             let url = self.node.url(program);
             let what = format!("{program} has {id} up");
             let known = wait_for(PATIENCE, &what, async || {
                 let known = self.looks(&url, id).await.unwrap_or_default();
-                Ok(known.filter(|known| known.state() == State::Up))
+                let is_up = |known: &Connection| {
+                    known.state() == State::Up && known.network_service_endpoint_name == endpoint
+                };
+                Ok(known.filter(is_up))
             });
             let known = known.await?;
             last.get_or_insert(known);

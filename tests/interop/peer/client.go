@@ -26,8 +26,6 @@ import (
 )
 
 const (
-	// toRequest is how long a request and a close may take.
-	toRequest = 15 * time.Second
 	// betweenTries is how long a client waits after a request that failed.
 	betweenTries = 200 * time.Millisecond
 	// pingEvery and pingWithin are how often and how long a client looks whether its wire is alive.
@@ -59,14 +57,14 @@ func runClient(ctx context.Context, s *settings, id *identity) error {
 			kernelmechanism.NewClient(),
 			sendfd.NewClient(),
 		),
-		client.WithDialOptions(id.dialOptions()...),
+		client.WithDialOptions(id.patient()...),
 	)
 	request := first(s)
 	if err := watch(chain, s, id, request.GetConnection().GetId()); err != nil {
 		return err
 	}
 	for {
-		call, cancel := context.WithTimeout(ctx, toRequest)
+		call, cancel := context.WithTimeout(ctx, s.requestTimeout)
 		got, err := asks.Request(call, request.Clone())
 		cancel()
 		if err == nil {
@@ -85,7 +83,7 @@ func runClient(ctx context.Context, s *settings, id *identity) error {
 			continue
 		case <-ctx.Done():
 		}
-		call, cancel = context.WithTimeout(chain, toRequest)
+		call, cancel = context.WithTimeout(chain, s.requestTimeout)
 		defer cancel()
 		_, err = asks.Close(call, request.GetConnection())
 		return err

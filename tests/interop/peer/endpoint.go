@@ -32,6 +32,6 @@ func runEndpoint(ctx context.Context, s *settings, id *identity) error {
 	server := id.server()
 	responder.Register(server)
 	return serve(ctx, server, s.listenOn, func() (func(), error) {
-		return register(ctx, s, id, s.services, s.payload)
+		return register(ctx, s, id, s.services, s.hasServices)
 	})
 }

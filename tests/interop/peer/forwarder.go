@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 
+	"google.golang.org/grpc"
+
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
 
@@ -53,7 +55,7 @@ func runForwarder(ctx context.Context, s *settings, id *identity) error {
 					recvfd.NewClient(),
 					sendfd.NewClient(),
 				),
-				client.WithDialOptions(id.dialOptions()...),
+				client.WithDialOptions(append(id.patient(), grpc.WithBlock())...),
 				client.WithDialTimeout(toDial),
 			)),
 		),
@@ -61,6 +63,6 @@ func runForwarder(ctx context.Context, s *settings, id *identity) error {
 	server := id.server()
 	forwarder.Register(server)
 	return serve(ctx, server, s.listenOn, func() (func(), error) {
-		return register(ctx, s, id, []string{forwarders}, "")
+		return register(ctx, s, id, []string{forwarders}, false)
 	})
 }

@@ -48,15 +48,17 @@ func (id *identity) server() *grpc.Server {
 	return grpc.NewServer(grpc.Creds(grpcfd.TransportCredentials(credentials.NewTLS(config))))
 }
 
+// patient are the options of those who wait for a peer that is not ready.
+func (id *identity) patient() []grpc.DialOption {
+	return append(id.dialOptions(), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+}
+
 // dialOptions are for calls that carry our token and files.
 func (id *identity) dialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(id.source, id.source, tlsconfig.AuthorizeAny())
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
-		grpc.WithDefaultCallOptions(
-			grpc.WaitForReady(true),
-			grpc.PerRPCCredentials(token.NewPerRPCCredentials(id.token)),
-		),
+		grpc.WithDefaultCallOptions(grpc.PerRPCCredentials(token.NewPerRPCCredentials(id.token))),
 		grpcfd.WithChainStreamInterceptor(),
 		grpcfd.WithChainUnaryInterceptor(),
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/nsmgr"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/authorize"
 	registryauthorize "github.com/networkservicemesh/sdk/pkg/registry/common/authorize"
@@ -28,7 +30,7 @@ func runManager(ctx context.Context, s *settings, id *identity) error {
 		nsmgr.WithAuthorizeNSERegistryServer(registryauthorize.NewNetworkServiceEndpointRegistryServer(server)),
 		nsmgr.WithAuthorizeNSRegistryClient(registryauthorize.NewNetworkServiceRegistryClient(client)),
 		nsmgr.WithAuthorizeNSERegistryClient(registryauthorize.NewNetworkServiceEndpointRegistryClient(client)),
-		nsmgr.WithDialOptions(id.dialOptions()...),
+		nsmgr.WithDialOptions(append(id.dialOptions(), grpc.WithBlock())...),
 		nsmgr.WithDialTimeout(toDial),
 	)
 	services := id.server()

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"time"
 
+	"google.golang.org/grpc"
+
 	registryapi "github.com/networkservicemesh/api/pkg/api/registry"
 
 	registryclient "github.com/networkservicemesh/sdk/pkg/registry/chains/client"
@@ -16,7 +18,7 @@ import (
 )
 
 // toRegister is how long a registration, and its end, may take.
-const toRegister = 15 * time.Second
+const toRegister = 5 * time.Second
 
 // registries are the registries behind a manager, for those who look up and register there.
 type registries struct {
@@ -28,7 +30,7 @@ func newRegistries(ctx context.Context, manager *url.URL, id *identity, passing 
 	policies := authorize.WithPolicies(commonPolicies, registryPolicies, clientPolicies)
 	options := []registryclient.Option{
 		registryclient.WithClientURL(manager),
-		registryclient.WithDialOptions(id.dialOptions()...),
+		registryclient.WithDialOptions(append(id.patient(), grpc.WithBlock())...),
 		registryclient.WithAuthorizeNSRegistryClient(authorize.NewNetworkServiceRegistryClient(policies)),
 		registryclient.WithAuthorizeNSERegistryClient(authorize.NewNetworkServiceEndpointRegistryClient(policies)),
 		registryclient.WithNSEAdditionalFunctionality(passing),
@@ -40,11 +42,11 @@ func newRegistries(ctx context.Context, manager *url.URL, id *identity, passing 
 }
 
 // register makes us known as a provider of these services, and answers with what ends that.
-func register(ctx context.Context, s *settings, id *identity, services []string, payload string) (func(), error) {
+func register(ctx context.Context, s *settings, id *identity, services []string, hasServices bool) (func(), error) {
 	// The chain outlives the signal that ends us.
 	chain, end := context.WithCancel(context.WithoutCancel(ctx))
 	to := newRegistries(chain, s.connectTo, id, sendfd.NewNetworkServiceEndpointRegistryClient())
-	registered, err := to.register(ctx, s, services, payload)
+	registered, err := to.register(ctx, s, services, hasServices)
 	if err != nil {
 		end()
 		return nil, fmt.Errorf("cannot register %s: %w", s.name, err)
@@ -59,7 +61,7 @@ func register(ctx context.Context, s *settings, id *identity, services []string,
 	}, nil
 }
 
-func (to *registries) register(ctx context.Context, s *settings, services []string, payload string) (*registryapi.NetworkServiceEndpoint, error) {
+func (to *registries) register(ctx context.Context, s *settings, services []string, hasServices bool) (*registryapi.NetworkServiceEndpoint, error) {
 	call, cancel := context.WithTimeout(ctx, toRegister)
 	defer cancel()
 	endpoint := &registryapi.NetworkServiceEndpoint{
@@ -70,10 +72,10 @@ func (to *registries) register(ctx context.Context, s *settings, services []stri
 	}
 	for _, service := range services {
 		endpoint.NetworkServiceLabels[service] = &registryapi.NetworkServiceLabels{}
-		if payload == "" {
+		if !hasServices {
 			continue
 		}
-		if _, err := to.services.Register(call, &registryapi.NetworkService{Name: service, Payload: payload}); err != nil {
+		if _, err := to.services.Register(call, &registryapi.NetworkService{Name: service, Payload: s.payload}); err != nil {
 			return nil, fmt.Errorf("service %s: %w", service, err)
 		}
 	}

@@ -13,16 +13,20 @@ import (
 
 // settings is what the roles read, each what concerns it.
 type settings struct {
-	name          string
-	listenOn      []*url.URL
-	connectTo     *url.URL
-	registry      *url.URL
-	services      []string
-	wanted        *url.URL
-	prefix        *net.IPNet
-	payload       string
+	name      string
+	listenOn  []*url.URL
+	connectTo *url.URL
+	registry  *url.URL
+	services  []string
+	wanted    *url.URL
+	prefix    *net.IPNet
+	payload   string
+	// hasServices says whether the services are ours to register, too.
+	hasServices   bool
 	tunnelIP      net.IP
 	tokenLifetime time.Duration
+	// requestTimeout is how long a client gives a request, and a close.
+	requestTimeout time.Duration
 }
 
 // variable is the value of NSM_name, or what stands in for it.
@@ -36,10 +40,11 @@ func variable(name, otherwise string) string {
 // read reads the settings from the environment.
 func read(role string) (*settings, error) {
 	s := &settings{
-		name:     variable("NAME", role),
-		services: strings.Split(variable("SERVICE_NAMES", "icmp-responder"), ","),
-		payload:  variable("PAYLOAD", "ETHERNET"),
-		tunnelIP: net.ParseIP(variable("TUNNEL_IP", "")),
+		name:        variable("NAME", role),
+		services:    strings.Split(variable("SERVICE_NAMES", "icmp-responder"), ","),
+		payload:     variable("PAYLOAD", "ETHERNET"),
+		hasServices: variable("REGISTER_SERVICE", "true") == "true",
+		tunnelIP:    net.ParseIP(variable("TUNNEL_IP", "")),
 	}
 	for _, text := range strings.Split(variable("LISTEN_ON", "unix:///var/lib/networkservicemesh/"+role+".sock"), ",") {
 		listenOn, err := parseURL(text)
@@ -58,6 +63,9 @@ func read(role string) (*settings, error) {
 	}
 	var err error
 	if s.tokenLifetime, err = time.ParseDuration(variable("MAX_TOKEN_LIFETIME", "10m")); err != nil {
+		return nil, err
+	}
+	if s.requestTimeout, err = time.ParseDuration(variable("REQUEST_TIMEOUT", "15s")); err != nil {
 		return nil, err
 	}
 	_, s.prefix, err = net.ParseCIDR(variable("CIDR_PREFIX", "172.16.0.0/16"))

@@ -78,7 +78,7 @@ func (*tellClient) Close(ctx context.Context, closing *networkservice.Connection
 
 // watch tells what the manager says about the connection, until the manager says no more.
 func watch(ctx context.Context, s *settings, id *identity, connectionID string) error {
-	manager, err := grpc.DialContext(ctx, grpcutils.URLToTarget(s.connectTo), id.dialOptions()...)
+	manager, err := grpc.DialContext(ctx, grpcutils.URLToTarget(s.connectTo), id.patient()...)
 	if err != nil {
 		return err
 	}
