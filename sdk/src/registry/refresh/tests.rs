@@ -113,3 +113,52 @@ async fn without_a_promise_there_is_nothing_to_refresh() {
     assert_eq!(probe.requests().len(), 2);
     component.end().await;
 }
+
+/// A registry of the Go implementation: it ends a registration before its time, by as much as its call had.
+#[derive(Clone, Default)]
+struct Early(Arc<parking_lot::Mutex<Vec<tokio::time::Instant>>>);
+
+#[async_trait]
+impl Element<NseRegistry> for Early {
+    fn name(&self) -> &'static str {
+        "early"
+    }
+
+    async fn request(
+        &self,
+        ctx: &Ctx,
+        message: &mut Registration<NetworkServiceEndpoint>,
+        next: Next<'_, NseRegistry>,
+    ) -> Result<()> {
+        let had = ctx.remaining();
+        next.request(ctx, message).await?;
+        let end = NseRegistry::expires(&message.entry).expect("it promises");
+        let time = ctx.component().until(end).saturating_sub(had);
+        self.0.lock().push(tokio::time::Instant::now() + time);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c49_a_registry_that_ends_registrations_early_is_not_too_early_for_a_short_promise() {
+    let (component, probe, ends) = (component(), Probe::<NseRegistry>::new(), Early::default());
+    let now = component.clone();
+    probe.answer(move |message| {
+        message.entry.expiration_time = Some((now.now() + Duration::from_secs(12)).into());
+        Ok(())
+    });
+    let chain = chain![
+        Begin::client(&component),
+        Refresh,
+        ends.clone(),
+        Arc::clone(&probe)
+    ];
+    register(&chain, &component, endpoint("nse", &["s"])).await;
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        let end = ends.0.lock().last().copied();
+        assert!(end.is_some_and(|end| end > tokio::time::Instant::now()));
+    }
+    assert!(probe.requests().len() <= 11, "no more often than it must");
+    component.end().await;
+}
