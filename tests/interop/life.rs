@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use libtest_mimic::Trial;
 use nsm::mesh::{Pod, Program};
 use nsm_api::connection::Connection;
@@ -19,6 +19,18 @@ const SVID_LIFETIME: Duration = Duration::from_secs(20);
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     let mut trials = vec![bench.alone("all_theirs", Mix::theirs(), SVID_LIFETIME, lives)];
+    for (name, mix) in [
+        (
+            "each_program_is_replaced_by_theirs_and_back_under_our_client",
+            Mix::default(),
+        ),
+        (
+            "each_program_is_replaced_by_theirs_and_back_under_their_client",
+            Mix::named("go_client"),
+        ),
+    ] {
+        trials.push(bench.alone(name, mix, Duration::from_secs(3600), replaced));
+    }
     let mixes = [
         ("go_client_among_ours", Hop::Client),
         ("go_nsmgr_among_ours", Hop::Nsmgr),
@@ -41,6 +53,27 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     };
     trials.extend(mixes.map(test));
     trials
+}
+
+async fn replaced(mesh: &mut Mesh) -> Result<()> {
+    let client = mesh.client()?;
+    carries(mesh, "nse", &mesh.far).await.context("at first")?;
+    for is_go in [true, false] {
+        for hop in [Hop::Registry, Hop::Nsmgr, Hop::Forwarder, Hop::Endpoint] {
+            let after = || {
+                format!(
+                    "after the {} was replaced by {}",
+                    hop.name(),
+                    if is_go { "theirs" } else { "ours" }
+                )
+            };
+            mesh.replace(hop, is_go).await.with_context(after)?;
+            carries(mesh, "nse", &mesh.far).await.with_context(after)?;
+            mesh.registers(&["forwarder", "nse"]).await.with_context(after)?;
+        }
+    }
+    stops(client).await?;
+    mesh.clean().await
 }
 
 async fn lives(mesh: &mut Mesh) -> Result<()> {
@@ -105,31 +138,31 @@ async fn endpoint_dies(mesh: &mut Mesh) -> Result<()> {
     let (other, _): (Program, _) = mesh.node.start_endpoint("nse-2", &pod, &variables).await?;
     mesh.registers(&["forwarder", "nse", "nse-2"]).await?;
     mesh.endpoint.take().context("there is no endpoint")?.kill()?;
-    unplug(&mesh.far)?;
+    unplug(&mesh.far).await?;
     carries(mesh, "nse-2", &pod)
         .await
         .context("it should be with the other one")?;
     mesh.start_endpoint().await?;
     stops(other).await?;
     mesh.registers(&["forwarder", "nse"]).await?;
-    unplug(&pod)?;
+    unplug(&pod).await?;
     carries(mesh, "nse", &mesh.far)
         .await
         .context("it should be with the first one again")?;
     Ok(())
 }
 
-/// Removes all links from a pod, as its end would.
-fn unplug(pod: &Pod) -> Result<()> {
-    let links = pod.ip(&["link", "show"])?;
-    let names = links
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|link| link["ifname"].as_str());
-    for name in names.filter(|name| *name != "lo") {
-        let done = pod.command("ip").args(["link", "del", name]).status()?;
-        ensure!(done.success(), "{name} cannot be removed: {done}");
-    }
-    Ok(())
+/// Removes all links from a pod, as its end would; the forwarder may be doing so already.
+async fn unplug(pod: &Pod) -> Result<()> {
+    wait_for(PATIENCE, "the pod has no links", async || {
+        let links = pod.ip(&["link", "show"])?;
+        let names = links.as_array().into_iter().flatten();
+        let mut names = names.filter_map(|link| link["ifname"].as_str().filter(|name| *name != "lo"));
+        let Some(name) = names.next() else {
+            return Ok(Some(()));
+        };
+        let _it_may_be_gone = pod.command("ip").args(["link", "del", name]).output()?;
+        Ok(None)
+    })
+    .await
 }

@@ -19,11 +19,13 @@ mod matrix;
 mod mesh;
 mod mix;
 mod peer;
+mod table;
 
 mod watch;
 
 use mesh::Mesh;
 use mix::{Hop, Mix};
+use table::Table;
 
 fn main() -> ExitCode {
     match run() {
@@ -45,7 +47,7 @@ fn run() -> Result<ExitCode> {
     }
     arguments.test_threads = Some(1);
     let bench = Bench::new()?;
-    let tests = [matrix::tests, life::tests];
+    let tests = [matrix::tests, table::tests, life::tests];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();
     bench.runtime.block_on(bench.end()).context("at the end")?;
@@ -58,6 +60,8 @@ struct Bench {
     runtime: Arc<Runtime>,
     /// The mesh that tests share which want the same mixture, while there is one.
     shared: Arc<Mutex<Option<Mesh>>>,
+    /// What has passed.
+    table: Arc<Mutex<Table>>,
 }
 
 impl Bench {
@@ -68,10 +72,11 @@ impl Bench {
         Ok(Self {
             runtime: Arc::new(runtime),
             shared: Arc::default(),
+            table: Arc::default(),
         })
     }
 
-    /// A test on a mesh of this mixture, which is as before when it has passed.
+    /// A test on a mesh of this mixture, which is as before when it has passed: a row of the table.
     fn test<F>(&self, name: &'static str, mix: Mix, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
@@ -83,7 +88,10 @@ impl Bench {
                 Err(error) => Err(error),
             };
             match done {
-                Ok(()) => *bench.shared.lock().await = Some(mesh),
+                Ok(()) => {
+                    bench.table.lock().await.passed(name, mix);
+                    *bench.shared.lock().await = Some(mesh);
+                }
                 Err(error) => return Err(error.context(mesh.keep())),
             }
             Ok(())

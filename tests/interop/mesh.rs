@@ -78,7 +78,8 @@ impl Mesh {
 
     /// Starts the endpoint `nse`.
     pub(crate) async fn start_endpoint(&mut self) -> Result<()> {
-        let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &[]).await?;
+        let variables = [("NSM_CIDR_PREFIX", "172.16.0.0/16".to_string())];
+        let (endpoint, _) = self.node.start_endpoint("nse", &self.far, &variables).await?;
         self.endpoint = Some(endpoint);
         Ok(())
     }
@@ -96,15 +97,26 @@ impl Mesh {
 
     /// Kills a program, and starts one in its place.
     pub(crate) async fn restart(&mut self, hop: Hop) -> Result<()> {
+        self.take(hop)?.kill()?;
+        self.start(hop).await
+    }
+
+    /// Ends a program in order, and starts ours or theirs in its place.
+    pub(crate) async fn replace(&mut self, hop: Hop, is_go: bool) -> Result<()> {
+        stops(self.take(hop)?).await?;
+        self.choose(hop, is_go)?;
+        self.start(hop).await
+    }
+
+    fn take(&mut self, hop: Hop) -> Result<Program> {
         let program = match hop {
-            Hop::Client => bail!("clients are not the mesh's"),
+            Hop::Client => None,
             Hop::Nsmgr => self.node.nsmgr.take(),
             Hop::Forwarder => self.node.forwarder.take(),
             Hop::Registry => self.node.registry.take(),
             Hop::Endpoint => self.endpoint.take(),
         };
-        program.context("it is not there")?.kill()?;
-        self.start(hop).await
+        program.with_context(|| format!("there is no {} to end", hop.name()))
     }
 
     /// Starts a program that is not there.

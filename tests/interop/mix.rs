@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which programs are ours, and which are theirs.
 
-use std::fmt;
-
 /// A place in a mesh that a program fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
@@ -77,12 +75,5 @@ impl Mix {
     /// Whether a program is theirs.
     pub(crate) fn is_go(self, hop: Hop) -> bool {
         self.0 & (1 << hop as u8) != 0
-    }
-}
-
-impl fmt::Display for Mix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = Hop::ALL.map(|hop| if self.is_go(hop) { "Go" } else { "ours" });
-        f.write_str(&words.join(" | "))
     }
 }

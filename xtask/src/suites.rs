@@ -7,7 +7,7 @@ use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
-    IP, KERNEL, MODPROBE, NSENTER, PING, QEMU, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG,
+    GO, IP, KERNEL, MODPROBE, NSENTER, PING, QEMU, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG,
     WIREGUARD_GO,
 };
 use crate::vm;
@@ -62,6 +62,13 @@ pub(crate) const SUITES: &[Suite] = &[
         run: netns,
     },
     Suite {
+        name: "interop",
+        about: "of these, our programs mixed with programs on the Go SDK, which is built for it",
+        runs: Runs::WithAnother,
+        tools: MIXED,
+        run: interop,
+    },
+    Suite {
         name: "soak",
         about: "10,000 wires that come and go on the real kernel, with programs built for release",
         runs: Runs::WithAll,
@@ -80,8 +87,11 @@ pub(crate) const SUITES: &[Suite] = &[
 /// What tests of real programs start and look with.
 const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
 
+/// What tests of mixed meshes build and start.
+const MIXED: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, GO];
+
 /// What tests of single crates start and look with, too.
-const WORKSPACE: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, WG, WIREGUARD_GO];
+const WORKSPACE: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, WG, WIREGUARD_GO, GO];
 
 /// What boots another kernel, and what its tests start and look with.
 const MACHINE: &[Tool] = &[
@@ -112,6 +122,13 @@ fn netns(report: &mut Report) {
     build(report);
     report.step("netns", || {
         run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "netns"]))
+    });
+}
+
+fn interop(report: &mut Report) {
+    build(report);
+    report.step("interop", || {
+        run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "interop"]))
     });
 }
 

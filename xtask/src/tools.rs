@@ -79,6 +79,13 @@ pub(crate) const WG: Tool = Tool {
     package: "wireguard-tools",
 };
 
+/// Builds the programs on the Go SDK: no program alone, but one that is new enough; it brings itself up to what their
+/// modules ask for.
+pub(crate) const GO: Tool = Tool {
+    program: "go (1.21 or newer)",
+    package: "golang-go",
+};
+
 /// Sends as much as a wire carries.
 pub(crate) const IPERF3: Tool = Tool {
     program: "iperf3",
@@ -125,6 +132,7 @@ impl Tool {
     fn is_there(&self) -> bool {
         match *self {
             KERNEL => kernel().is_ok(),
+            GO => go().is_some_and(|version| version >= [1, 21]),
             VENV => answers(Command::new(PYTHON).args(["-c", "import ensurepip, venv"])),
             Self { program, .. } => find(program).is_some(),
         }
@@ -258,6 +266,13 @@ pub(crate) fn kernel() -> Result<Kernel> {
         .ok_or_else(|| {
             Missing("there is no kernel in /boot with modules that we may read".to_string()).into()
         })
+}
+
+/// The numbers of the version of Go that is on the path.
+fn go() -> Option<Vec<u64>> {
+    let told = Command::new("go").args(["env", "GOVERSION"]).output().ok()?;
+    let version = String::from_utf8(told.stdout).ok()?;
+    Some(numbers(version.trim().strip_prefix("go")?))
 }
 
 /// The names in a folder, or none when it cannot be read.
