@@ -155,11 +155,11 @@ impl Attempt<'_> {
     /// Has what has the name of the only end removed, unless it is the device that is asked for, or a stranger's.
     fn clear(mut self) -> Result<bool> {
         let wire = self.wire;
-        let Some(interface) = wire.interfaces().next() else {
+        let Some((face, interface)) = wire.ends.first() else {
             return Ok(false);
         };
         let netns = Arc::new(self.station.open(&interface.netns)?);
-        match self.holder(&netns, &interface.name)? {
+        match self.holder(&netns, *face, &interface.name)? {
             Some(found) if !is_of(&[&found], wire) => {
                 let (seen, place) = found;
                 self.evict(&netns, &seen, place).map(|()| true)

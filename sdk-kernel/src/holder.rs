@@ -2,8 +2,9 @@
 //! Who has a name that is wanted: a stranger, an earlier life, or another connection.
 //!
 //! **Guarantees**: an interface that we did not make stays as it is, and the error names it and what to do. What an
-//! earlier life made for the same connection is adopted. A new connection takes a name over from one that had it in
-//! the same pod (its container has been started again); one that comes back for its own wire does not.
+//! earlier life made for the same connection is adopted. What another forwarder, of whichever implementation, has left
+//! of the same connection is replaced: it is told by its alias. A new connection takes a name over from one that had it
+//! in the same pod (its container has been started again); one that comes back for its own wire does not.
 
 use std::sync::Arc;
 
@@ -25,11 +26,12 @@ impl Attempt<'_> {
     pub(crate) fn make_way(&mut self, spaces: &Spaces) -> Result<Outcome> {
         let wire = self.wire;
         let mut holders = Vec::with_capacity(spaces.len());
-        for (netns, interface) in spaces.iter().zip(wire.interfaces()) {
-            holders.push(self.holder(netns, &interface.name)?);
+        for (netns, (face, interface)) in spaces.iter().zip(&wire.ends) {
+            holders.push(self.holder(netns, *face, &interface.name)?);
         }
         let found: Option<Vec<&(Seen, Place)>> = holders.iter().map(Option::as_ref).collect();
-        if let Some(found) = found.filter(|found| is_of(found, wire)) {
+        let is_ours = |found: &[&(Seen, Place)]| found.iter().all(|(seen, _)| self.is_ours(seen));
+        if let Some(found) = found.filter(|found| is_ours(found) && is_of(found, wire)) {
             let record = Record {
                 serial: self.shared.state().serial(),
                 connection: wire.connection.clone(),
@@ -50,18 +52,24 @@ impl Attempt<'_> {
         Ok(Outcome::Again)
     }
 
-    /// The interface that has the wanted name, if it is one of ours.
-    pub(crate) fn holder(&mut self, netns: &Netns, name: &str) -> Result<Option<(Seen, Place)>> {
+    /// The interface that has the wanted name, if it is one of ours, or what another forwarder has left of this very
+    /// end.
+    pub(crate) fn holder(&mut self, netns: &Netns, face: Face, name: &str) -> Result<Option<(Seen, Place)>> {
         let broken = |error| veth::broken(&netns.id(), &error);
         let mut socket = self.station.socket(netns)?;
         let Some(seen) = observe::link(&mut socket, &Which::Name(name)).map_err(broken)? else {
             return Ok(None);
         };
-        if ![self.shared.group(), self.shared.doomed_group()].contains(&seen.group) {
+        if !self.is_ours(&seen) && seen.alias != face.alias(&self.wire.connection) {
             return Err(taken(netns, &seen, "was not made by this forwarder"));
         }
         let place = observe::place(&mut socket, netns.id(), &seen).map_err(broken)?;
         Ok(place.map(|place| (seen, place)))
+    }
+
+    /// Whether we have made it, in this life or an earlier one.
+    fn is_ours(&self, seen: &Seen) -> bool {
+        [self.shared.group(), self.shared.doomed_group()].contains(&seen.group)
     }
 
     /// Removes an interface of ours that another connection has, or had in an earlier life.

@@ -24,6 +24,7 @@ tests![
     case_35_an_endpoint_in_another_pod_keeps_the_clients_interface,
     case_35_a_dead_endpoint_is_replaced,
     case_45_a_foreign_interface_is_named_and_untouched,
+    case_45_what_another_forwarder_has_left_of_the_wire_is_replaced,
     an_interface_of_another_name_replaces_the_old_one,
     a_client_in_another_pod_leaves_nothing_in_the_old_one,
     the_mtu_and_mac_address_change_in_place,
@@ -318,6 +319,24 @@ fn case_35_a_dead_endpoint_is_replaced() {
     world.refresh(&wire, &before);
     assert!(world.client.ping("172.16.1.100"));
     assert_eq!(world.client.ip("link").as_array().expect("a list").len(), 2);
+}
+
+fn case_45_what_another_forwarder_has_left_of_the_wire_is_replaced() {
+    let world = World::new();
+    let wire = world.wire("c45b", "nsm-1");
+    world.client.run("ip link add nsm-1 type veth peer name theirs");
+    world.client.run("ip link set nsm-1 up alias server-c45b");
+    world.client.run("ip addr add 172.16.9.9/32 dev nsm-1");
+    world.up(&wire);
+    assert!(world.client.ping("172.16.1.100"));
+    assert_eq!(world.client.ip("link").as_array().expect("a list").len(), 2);
+    world.down(&wire);
+    world.wait_clean();
+    // What it has left of another wire is a stranger's.
+    world.client.run("ip link add nsm-1 type veth peer name theirs");
+    world.client.run("ip link set nsm-1 alias server-other");
+    let error = world.connect(&wire, None).expect_err("taken");
+    assert_eq!(error.reason(), "interface-taken");
 }
 
 fn case_45_a_foreign_interface_is_named_and_untouched() {
