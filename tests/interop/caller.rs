@@ -4,15 +4,14 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use nsm::mesh::{Client, Program};
+use nsm::mesh::{Client, Node, Pod, Program};
 use nsm_api::connection::Connection;
 use nsm_sdk::core::Request;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::mesh::{Mesh, PATIENCE, SERVICE, wait_for};
-use crate::mix::Hop;
+use crate::mesh::{PATIENCE, SERVICE, client, wait_for};
 
 /// The id of its connection.
 pub(crate) const ID: &str = "nsc-0";
@@ -35,13 +34,12 @@ pub(crate) struct Granted {
 }
 
 impl Caller {
-    /// A client in `near` that has not asked yet; theirs begins as soon as it runs.
-    pub(crate) fn new(mesh: &Mesh) -> Result<Self> {
-        if mesh.mix().is_go(Hop::Client) {
-            return Ok(Self::Go(mesh.client()?));
+    /// A client in `pod` that has not asked yet; theirs begins as soon as it runs.
+    pub(crate) fn new(node: &Node, pod: &Pod, is_go: bool) -> Result<Self> {
+        if is_go {
+            return Ok(Self::Go(client(node, pod)?));
         }
-        let client = Client::new(&mesh.node, "nsc", mesh.near.path())?;
-        Ok(Self::Ours(client, None))
+        Ok(Self::Ours(Client::new(node, "nsc", pod.path())?, None))
     }
 
     /// Asks for the wire, or once more for what there is.

@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+mod apart;
 mod caller;
 mod life;
 mod matrix;
@@ -47,7 +48,7 @@ fn run() -> Result<ExitCode> {
     }
     arguments.test_threads = Some(1);
     let bench = Bench::new()?;
-    let tests = [matrix::tests, table::tests, life::tests];
+    let tests = [matrix::tests, apart::tests, table::tests, life::tests];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();
     bench.runtime.block_on(bench.end()).context("at the end")?;

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::{Pod, ping};
+use nsm::mesh::{Node, Pod, ping};
 use nsm_api::connection::{ConnectionEventType, State};
 
 use crate::Bench;
 use crate::caller::{Caller, Granted, ID};
 use crate::mesh::Mesh;
-use crate::mix::Mix;
+use crate::mix::{Hop, Mix};
 use crate::watch::Watch;
 
 /// Which programs are theirs. Neighbours of this list differ in the client only, or in few programs.
@@ -56,23 +56,32 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 }
 
 async fn works(mesh: &mut Mesh) -> Result<()> {
-    let (mut watch, there) = Watch::new(mesh, &mesh.node.manager_url(), ID).await?;
-    ensure!(there.is_empty(), "there is something already: {there:?}");
-    let mut caller = Caller::new(mesh)?;
+    let caller = Caller::new(&mesh.node, &mesh.near, mesh.mix().is_go(Hop::Client))?;
+    let path = ["nsc", "nsmgr", "forwarder", "nse"];
+    comes_and_goes(&mesh.node, caller, [&mesh.near, &mesh.far], &path).await
+}
+
+/// Has a wire between two pods over these programs: it is made, refreshed and closed, and told of by the manager.
+pub(crate) async fn comes_and_goes(
+    node: &Node,
+    mut caller: Caller,
+    [near, far]: [&Pod; 2],
+    path: &[&str],
+) -> Result<()> {
+    let (mut watch, _) = Watch::new(node, &node.manager_url(), ID).await?;
     let granted = caller.asks().await?;
-    let path: Vec<_> = granted.path.iter().map(String::as_str).collect();
-    ensure!(
-        path == ["nsc", "nsmgr", "forwarder", "nse"],
-        "the path is {path:?}"
-    );
+    ensure!(granted.path == path, "the path is {:?}", granted.path);
     watch
         .hears(ConnectionEventType::Update, |known| known.state() == State::Up)
         .await?;
-    let links = carries(mesh, &granted)?;
+    let links = carries_to(near, far, &granted)?;
 
     let again = caller.asks().await?;
     ensure!(again == granted, "a refresh has made {again:?} of {granted:?}");
-    ensure!(carries(mesh, &again)? == links, "a refresh has changed the links");
+    ensure!(
+        carries_to(near, far, &again)? == links,
+        "a refresh has changed the links"
+    );
 
     let events = caller.ends().await?;
     watch.hears(ConnectionEventType::Delete, |_| true).await?;
@@ -86,10 +95,6 @@ async fn works(mesh: &mut Mesh) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn carries(mesh: &Mesh, granted: &Granted) -> Result<[u64; 2]> {
-    carries_to(&mesh.near, &mesh.far, granted)
 }
 
 /// Checks that the wire is there, and pings over it both ways; answers with the indices of its links.

@@ -22,6 +22,9 @@ use crate::peer;
 /// How long something may take that happens by itself, on a machine that does much else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The folder with the programs of a mesh.
+pub(crate) const PROGRAMS: &str = "programs";
+
 /// What clients ask for.
 pub(crate) const SERVICE: &str = "kernel://icmp-responder/nsm-1";
 
@@ -44,7 +47,7 @@ impl Mesh {
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
         let settings = Settings {
-            programs: programs(&folder.path().join("programs"), mix)?,
+            programs: programs(&folder.path().join(PROGRAMS), mix)?,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
             identities: ["nse", "nse-2", "nsc"].map(String::from).to_vec(),
@@ -86,13 +89,7 @@ impl Mesh {
 
     /// Starts the client program in `near`.
     pub(crate) fn client(&self) -> Result<Program> {
-        let variables = [
-            ("NSM_CONNECT_TO", self.node.manager_url()),
-            ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
-            ("NSM_REQUEST_TIMEOUT", "5s".to_string()),
-        ];
-        self.node
-            .launch("nsc", Hop::Client.program(), Some(&self.near), &variables)
+        client(&self.node, &self.near)
     }
 
     /// Kills a program, and starts one in its place.
@@ -133,53 +130,16 @@ impl Mesh {
 
     /// From now on a program of this place is ours or theirs when it is started.
     pub(crate) fn choose(&mut self, hop: Hop, is_go: bool) -> Result<()> {
-        if self.mix.is_go(hop) == is_go {
-            return Ok(());
+        if self.mix.is_go(hop) != is_go {
+            self.mix = self.mix.turned(hop);
+            choose(&self.folder.path().join(PROGRAMS), hop, is_go)?;
         }
-        self.mix = self.mix.turned(hop);
-        let link = self.folder.path().join("programs").join(hop.program());
-        std::fs::remove_file(&link)?;
-        Ok(symlink(file(hop, is_go)?, link)?)
+        Ok(())
     }
 
-    /// Waits until the registry knows these and no others, by the beginnings of their names.
+    /// Waits until the registry knows these and no others.
     pub(crate) async fn registers(&self, names: &[&str]) -> Result<()> {
-        let mut known = Vec::new();
-        let done = wait_for(PATIENCE, "the registry knows them", async || {
-            // A registry that has just started again may end a connection that was made to it.
-            known = self.registered().await.unwrap_or_default();
-            let same = known
-                .iter()
-                .zip(names)
-                .all(|(name, wanted)| name.starts_with(wanted));
-            Ok((same && known.len() == names.len()).then_some(()))
-        });
-        done.await
-            .with_context(|| format!("it knows {known:?} and not {names:?}"))
-    }
-
-    /// The names of what is registered, in order.
-    async fn registered(&self) -> Result<Vec<String>> {
-        let component = self.node.component();
-        let pool = Pool::new(
-            component,
-            self.node.identity().clone(),
-            Tokens::new(Duration::from_secs(600)),
-        );
-        let ctx = Ctx::own(component, PATIENCE);
-        let url = self.node.url("registry");
-        let remote = Dialer::<NseRegistry>::dial(&pool, &url, ctx.deadline()).await?;
-        let query = NetworkServiceEndpointQuery {
-            network_service_endpoint: Some(Default::default()),
-            watch: false,
-        };
-        let mut found = remote.find(&ctx, query).await?;
-        let mut names = Vec::new();
-        while let Some(found) = found.next().await {
-            names.extend(found?.network_service_endpoint.map(|endpoint| endpoint.name));
-        }
-        names.sort();
-        Ok(names)
+        registers(&self.node, names).await
     }
 
     /// What the program at `url` knows of the client's connection `id`.
@@ -212,15 +172,7 @@ impl Mesh {
 
     /// Waits until the kernel is as it was.
     pub(crate) async fn clean(&self) -> Result<()> {
-        let mut left = Vec::new();
-        let done = wait_for(PATIENCE, "the kernel is as before", async || {
-            // Not on the thread on which our own calls run.
-            left = tokio::task::spawn_blocking(|| Snapshot::take(None))
-                .await??
-                .since(&self.before);
-            Ok(left.is_empty().then_some(()))
-        });
-        done.await.with_context(|| format!("left behind: {left:?}"))
+        is_as(&self.before).await
     }
 
     /// Whether every program runs and the kernel is as it was.
@@ -265,7 +217,7 @@ impl Mesh {
     }
 }
 
-fn keep(folder: &TempDir) -> String {
+pub(crate) fn keep(folder: &TempDir) -> String {
     format!("the logs are in {}", folder.path().display())
 }
 
@@ -286,13 +238,77 @@ fn ours() -> Result<Programs> {
 }
 
 /// A folder of links to the programs of this mixture.
-fn programs(folder: &Path, mix: Mix) -> Result<Programs> {
+pub(crate) fn programs(folder: &Path, mix: Mix) -> Result<Programs> {
     std::fs::create_dir(folder)?;
     symlink(ours()?.file("nsm")?, folder.join("nsm"))?;
     for hop in Hop::ALL {
         symlink(file(hop, mix.is_go(hop))?, folder.join(hop.program()))?;
     }
     Ok(Programs::in_folder(folder))
+}
+
+/// Links to our program in place of theirs, or the other way around.
+pub(crate) fn choose(folder: &Path, hop: Hop, is_go: bool) -> Result<()> {
+    let link = folder.join(hop.program());
+    std::fs::remove_file(&link)?;
+    Ok(symlink(file(hop, is_go)?, link)?)
+}
+
+/// Waits until the registry of a mesh knows these and no others.
+pub(crate) async fn registers(node: &Node, names: &[&str]) -> Result<()> {
+    let mut known = Vec::new();
+    let done = wait_for(PATIENCE, "the registry knows them", async || {
+        // A registry that has just started again may end a connection that was made to it.
+        known = registered(node).await.unwrap_or_default();
+        Ok((known == names).then_some(()))
+    });
+    done.await
+        .with_context(|| format!("it knows {known:?} and not {names:?}"))
+}
+
+/// The names of what is registered, in order.
+async fn registered(node: &Node) -> Result<Vec<String>> {
+    let component = node.component();
+    let tokens = Tokens::new(Duration::from_secs(600));
+    let pool = Pool::new(component, node.identity().clone(), tokens);
+    let ctx = Ctx::own(component, PATIENCE);
+    let remote = Dialer::<NseRegistry>::dial(&pool, &node.url("registry"), ctx.deadline()).await?;
+    let query = NetworkServiceEndpointQuery {
+        network_service_endpoint: Some(Default::default()),
+        watch: false,
+    };
+    let mut found = remote.find(&ctx, query).await?;
+    let mut names = Vec::new();
+    while let Some(found) = found.next().await {
+        names.extend(found?.network_service_endpoint.map(|endpoint| endpoint.name));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Starts the client program in `pod`.
+pub(crate) fn client(node: &Node, pod: &Pod) -> Result<Program> {
+    let variables = [
+        ("NSM_CONNECT_TO", node.manager_url()),
+        ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
+        ("NSM_REQUEST_TIMEOUT", "5s".to_string()),
+    ];
+    node.launch("nsc", Hop::Client.program(), Some(pod), &variables)
+}
+
+/// Waits until the kernel is as it was.
+pub(crate) async fn is_as(before: &Snapshot) -> Result<()> {
+    let mut left = Vec::new();
+    let done = wait_for(PATIENCE, "the kernel is as before", async || {
+        // Not on the thread on which our own calls run.
+        left = tokio::task::spawn_blocking(|| Snapshot::take(None))
+            .await??
+            .since(before);
+        // Nodes know each other by now.
+        left.retain(|object| !(object.starts_with("neighbour") && object.contains(" on underlay in node-")));
+        Ok(left.is_empty().then_some(()))
+    });
+    done.await.with_context(|| format!("left behind: {left:?}"))
 }
 
 /// Tells a program to end, which it has to do with exit code 0.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
+use nsm::mesh::Node;
 use nsm_api::connection::{
     Connection, ConnectionEvent, ConnectionEventType, MonitorScopeSelector, PathSegment,
 };
@@ -13,7 +14,7 @@ use nsm_sdk::identity::Tokens;
 use nsm_sdk::transport::Pool;
 use tokio::time::timeout;
 
-use crate::mesh::{Mesh, PATIENCE};
+use crate::mesh::PATIENCE;
 
 /// What is told of one connection, from the beginning.
 pub(crate) struct Watch {
@@ -23,10 +24,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Listens to the program at `url`, which tells first what there is.
-    pub(crate) async fn new(mesh: &Mesh, url: &str, id: &str) -> Result<(Self, Vec<Connection>)> {
+    pub(crate) async fn new(node: &Node, url: &str, id: &str) -> Result<(Self, Vec<Connection>)> {
         let component = Component::new("listener");
         let tokens = Tokens::new(Duration::from_secs(600));
-        let pool = Pool::new(&component, mesh.node.identity().clone(), tokens);
+        let pool = Pool::new(&component, node.identity().clone(), tokens);
         let ctx = Ctx::own(&component, PATIENCE);
         let remote = Dialer::<NetworkService>::dial(&pool, url, ctx.deadline()).await?;
         let segment = PathSegment {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/vxlan"
 
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/client"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/endpoint"
@@ -20,6 +21,7 @@ import (
 	kernelmechanism "github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/kernel"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/recvfd"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/sendfd"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/vxlan/vni"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanismtranslation"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/null"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/roundrobin"
@@ -29,9 +31,13 @@ import (
 // forwarders is the service by which managers find us.
 const forwarders = "forwarder"
 
-// runForwarder joins network namespaces of this node by pairs of links.
+// runForwarder joins network namespaces of this node by pairs of links, and with those of other nodes by tunnels.
 func runForwarder(ctx context.Context, s *settings, id *identity) error {
 	lookUp := newRegistries(ctx, s.connectTo, id, registryrecvfd.NewNetworkServiceEndpointRegistryClient())
+	servers := map[string]networkservice.NetworkServiceServer{kernel.MECHANISM: null.NewServer()}
+	if s.tunnelIP != nil {
+		servers[vxlan.MECHANISM] = vni.NewServer(s.tunnelIP)
+	}
 	forwarder := endpoint.NewServer(ctx, id.token,
 		endpoint.WithName(s.name),
 		endpoint.WithAuthorizeServer(authorize.NewServer()),
@@ -41,15 +47,14 @@ func runForwarder(ctx context.Context, s *settings, id *identity) error {
 			discover.NewServer(lookUp.services, lookUp.endpoints),
 			roundrobin.NewServer(),
 			&joinServer{},
-			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
-				kernel.MECHANISM: null.NewServer(),
-			}),
+			mechanisms.NewServer(servers),
 			connect.NewServer(client.NewClient(ctx,
 				client.WithName(s.name),
 				client.WithoutRefresh(),
 				client.WithAdditionalFunctionality(
 					mechanismtranslation.NewClient(),
-					&joinClient{},
+					&joinClient{hasTunnels: s.tunnelIP != nil},
+					vni.NewClient(s.tunnelIP),
 					kernelmechanism.NewClient(),
 					filtermechanisms.NewClient(),
 					recvfd.NewClient(),

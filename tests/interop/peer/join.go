@@ -10,6 +10,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/cls"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/vxlan"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/payload"
 
 	"github.com/networkservicemesh/sdk/pkg/networkservice/core/next"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/utils/metadata"
@@ -19,10 +22,12 @@ import (
 // joinServer makes the wire of a connection when both of its ends are known, and takes it away with the connection.
 type joinServer struct{}
 
-// joinClient tells the server half of the forwarder what the endpoint has chosen.
-type joinClient struct{}
+// joinClient offers a tunnel to other nodes, and tells the server half of the forwarder what the next hop has chosen.
+type joinClient struct {
+	hasTunnels bool
+}
 
-// farKey and wireKey are for what is kept of a connection: its end at the endpoint, and its wire.
+// farKey and wireKey are for what is kept of a connection: what the next hop has chosen, and the wire.
 type (
 	farKey  struct{}
 	wireKey struct{}
@@ -49,7 +54,7 @@ func join(ctx context.Context, connection *networkservice.Connection) error {
 	kept := metadata.Map(ctx, false)
 	far, ok := metadata.Map(ctx, true).Load(farKey{})
 	if !ok {
-		return fmt.Errorf("the endpoint of %s has chosen no mechanism", connection.GetId())
+		return fmt.Errorf("nobody behind us has chosen a mechanism for %s", connection.GetId())
 	}
 	wanted, err := newPlan(connection, far.(*networkservice.Mechanism))
 	if err != nil {
@@ -77,7 +82,11 @@ func (*joinServer) Close(ctx context.Context, connection *networkservice.Connect
 	return next.Server(ctx).Close(ctx, connection)
 }
 
-func (*joinClient) Request(ctx context.Context, request *networkservice.NetworkServiceRequest, options ...grpc.CallOption) (*networkservice.Connection, error) {
+func (j *joinClient) Request(ctx context.Context, request *networkservice.NetworkServiceRequest, options ...grpc.CallOption) (*networkservice.Connection, error) {
+	if j.hasTunnels && request.GetConnection().GetPayload() == payload.Ethernet {
+		request.MechanismPreferences = append(request.GetMechanismPreferences(),
+			&networkservice.Mechanism{Cls: cls.REMOTE, Type: vxlan.MECHANISM, Parameters: map[string]string{}})
+	}
 	connection, err := next.Client(ctx).Request(ctx, request, options...)
 	if err == nil {
 		metadata.Map(ctx, true).Store(farKey{}, connection.GetMechanism().Clone())

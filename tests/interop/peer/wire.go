@@ -6,200 +6,148 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"reflect"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/vxlan"
 )
 
-// end is what one end of a wire should be.
-type end struct {
-	// space is the network namespace as a file, and number which one that is.
-	space     string
-	number    string
-	name      string
-	mark      string
-	addresses []string
-	routes    []route
-}
-
-// route leads to a prefix, by a next hop or over the link itself.
-type route struct {
-	to, by string
-}
-
-// plan is what a wire should be.
+// plan is what a wire should be: two ends on this node, or one and a tunnel to another node.
 type plan struct {
-	near, far end
-	mtu       int
+	ends   []end
+	tunnel *tunnel
+	mtu    int
+}
+
+// tunnel is the way to the other node, over UDP.
+type tunnel struct {
+	local, remote net.IP
+	port, vni     int
 }
 
 // wire is what was made of a plan.
 type wire struct {
 	plan
-	space netns.NsHandle
+	spaces []netns.NsHandle
 }
 
-// newPlan plans the wire of a connection of which we know the end at the endpoint.
-func newPlan(connection *networkservice.Connection, far *networkservice.Mechanism) (*plan, error) {
+// newPlan plans the wire of a connection of which we know what the next hop has chosen.
+func newPlan(connection *networkservice.Connection, next *networkservice.Mechanism) (*plan, error) {
 	ip := connection.GetContext().GetIpContext()
 	first := connection.GetPath().GetPathSegments()[0].GetId()
 	p := &plan{mtu: int(connection.GetContext().GetMTU())}
-	ends := []struct {
-		of        *end
+	sides := []struct {
 		mechanism *networkservice.Mechanism
 		mark      string
 		addresses []string
 		routes    []*networkservice.Route
 	}{
-		{&p.near, connection.GetMechanism(), "server-" + first, ip.GetSrcIpAddrs(), ip.GetSrcRoutes()},
-		{&p.far, far, "client-" + first, ip.GetDstIpAddrs(), ip.GetDstRoutes()},
+		{connection.GetMechanism(), "server-" + first, ip.GetSrcIpAddrs(), ip.GetSrcRoutes()},
+		{next, "client-" + first, ip.GetDstIpAddrs(), ip.GetDstRoutes()},
 	}
-	for _, e := range ends {
-		mechanism := kernel.ToMechanism(e.mechanism)
-		if mechanism == nil {
-			return nil, fmt.Errorf("%s is not by the kernel", e.mechanism)
+	for i, side := range sides {
+		if mechanism := vxlan.ToMechanism(side.mechanism); mechanism != nil {
+			p.tunnel = newTunnel(mechanism, i == 0)
+			continue
 		}
-		made, err := newEnd(mechanism)
+		mechanism := kernel.ToMechanism(side.mechanism)
+		if mechanism == nil {
+			return nil, fmt.Errorf("nothing can be made of %s", side.mechanism)
+		}
+		made, err := newEnd(mechanism, side.mark, side.addresses, side.routes)
 		if err != nil {
 			return nil, err
 		}
-		made.mark, made.addresses = e.mark, e.addresses
-		for _, r := range e.routes {
-			made.routes = append(made.routes, route{r.GetPrefix(), r.GetNextHop()})
-		}
-		*e.of = *made
+		p.ends = append(p.ends, *made)
+	}
+	if len(p.ends) == 0 || (len(p.ends) == 2) != (p.tunnel == nil) {
+		return nil, fmt.Errorf("from %s to %s is no wire of this node", connection.GetMechanism(), next)
 	}
 	return p, nil
 }
 
-func newEnd(mechanism *kernel.Mechanism) (*end, error) {
-	file, err := url.Parse(mechanism.GetNetNSURL())
-	if err != nil {
-		return nil, err
+// newTunnel plans a tunnel from the mechanism that both nodes have filled; the one that is asked is at its destination.
+func newTunnel(mechanism *vxlan.Mechanism, isAsked bool) *tunnel {
+	t := &tunnel{
+		local:  mechanism.SrcIP(),
+		remote: mechanism.DstIP(),
+		port:   int(mechanism.DstPort()),
+		vni:    int(mechanism.VNI()),
 	}
-	if file.Scheme != "file" || mechanism.GetInterfaceName() == "" {
-		return nil, fmt.Errorf("the end has no file for its namespace or no name: %s", mechanism.GetParameters())
+	if isAsked {
+		t.local, t.remote = t.remote, t.local
 	}
-	space, err := netns.GetFromPath(file.Path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the namespace %s: %w", file.Path, err)
-	}
-	defer func() { _ = space.Close() }()
-	return &end{space: file.Path, number: space.UniqueId(), name: mechanism.GetInterfaceName()}, nil
+	return t
 }
 
 // is says whether the wire is what is wanted, by whichever files its namespaces are known now.
 func (w *wire) is(wanted *plan) bool {
 	now := *wanted
-	now.near.space, now.far.space = w.near.space, w.far.space
+	now.ends = append([]end(nil), wanted.ends...)
+	for i := range min(len(now.ends), len(w.ends)) {
+		now.ends[i].space = w.ends[i].space
+	}
 	return reflect.DeepEqual(w.plan, now)
 }
 
-// build makes both links at once, each in its place, in place of those that an earlier process of ours has left.
+// build makes the links, each in its place, instead of those that another process has left of them.
 func (p *plan) build() (_ *wire, err error) {
-	near, err := netns.GetFromPath(p.near.space)
-	if err != nil {
-		return nil, err
-	}
-	w := &wire{plan: *p, space: near}
+	w := &wire{plan: *p}
 	defer func() {
 		if err != nil {
 			w.remove()
 		}
 	}()
-	far, err := netns.GetFromPath(p.far.space)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = far.Close() }()
-	if err := errors.Join(p.near.removeLeftover(near), p.far.removeLeftover(far)); err != nil {
-		return nil, err
-	}
-	attributes := netlink.NewLinkAttrs()
-	attributes.Name, attributes.MTU, attributes.Namespace = p.near.name, p.mtu, netlink.NsFd(int(near))
-	pair := &netlink.Veth{LinkAttrs: attributes, PeerName: p.far.name, PeerNamespace: netlink.NsFd(int(far))}
-	if err := netlink.LinkAdd(pair); err != nil {
-		return nil, fmt.Errorf("cannot make the pair %s and %s: %w", p.near.name, p.far.name, err)
-	}
-	return w, errors.Join(p.near.set(near), p.far.set(far))
-}
-
-// remove takes the link away, and with it the one at its other end.
-func (w *wire) remove() {
-	if err := w.near.removeLeftover(w.space); err != nil {
-		fmt.Printf("%s is still there: %v\n", w.near.name, err)
-	}
-	_ = w.space.Close()
-}
-
-// removeLeftover removes the link of this name if it has our mark.
-func (e *end) removeLeftover(space netns.NsHandle) error {
-	handle, err := netlink.NewHandleAt(space, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer handle.Close()
-	link, err := handle.LinkByName(e.name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
-	}
-	if err != nil || link.Attrs().Alias != e.mark {
-		return err
-	}
-	return handle.LinkDel(link)
-}
-
-// set marks the link, puts it up and gives it its addresses and routes.
-func (e *end) set(space netns.NsHandle) error {
-	handle, err := netlink.NewHandleAt(space, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer handle.Close()
-	link, err := handle.LinkByName(e.name)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(handle.LinkSetAlias(link, e.mark), handle.LinkSetUp(link)); err != nil {
-		return err
-	}
-	for _, text := range e.addresses {
-		address, err := netlink.ParseAddr(text)
+	for _, e := range p.ends {
+		space, err := netns.GetFromPath(e.space)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if nl.GetIPFamily(address.IP) == unix.AF_INET6 {
-			address.Flags |= unix.IFA_F_NODAD
-		}
-		if err := handle.AddrReplace(link, address); err != nil {
-			return fmt.Errorf("cannot add %s to %s: %w", text, e.name, err)
+		w.spaces = append(w.spaces, space)
+		if err := e.removeLeftover(space); err != nil {
+			return nil, err
 		}
 	}
-	for _, r := range e.routes {
-		if err := r.add(handle, link); err != nil {
-			return fmt.Errorf("cannot add a route to %s over %s: %w", r.to, e.name, err)
-		}
+	if err := netlink.LinkAdd(w.link()); err != nil {
+		return nil, fmt.Errorf("cannot make the link %s: %w", p.ends[0].name, err)
 	}
-	return nil
+	for i, e := range p.ends {
+		err = errors.Join(err, e.set(w.spaces[i]))
+	}
+	return w, err
 }
 
-func (r route) add(handle *netlink.Handle, link netlink.Link) error {
-	_, to, err := net.ParseCIDR(r.to)
-	if err != nil {
-		return err
+// link is what the kernel is asked for.
+func (w *wire) link() netlink.Link {
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name, attributes.MTU, attributes.Namespace = w.ends[0].name, w.mtu, netlink.NsFd(int(w.spaces[0]))
+	if w.tunnel == nil {
+		return &netlink.Veth{
+			LinkAttrs:     attributes,
+			PeerName:      w.ends[1].name,
+			PeerNamespace: netlink.NsFd(int(w.spaces[1])),
+		}
 	}
-	entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to}
-	if r.by == "" {
-		entry.Scope = netlink.SCOPE_LINK
-	} else {
-		entry.Gw, entry.Flags = net.ParseIP(r.by), int(netlink.FLAG_ONLINK)
+	return &netlink.Vxlan{
+		LinkAttrs: attributes,
+		VxlanId:   w.tunnel.vni,
+		SrcAddr:   w.tunnel.local,
+		Group:     w.tunnel.remote,
+		Port:      w.tunnel.port,
+		Learning:  true,
 	}
-	return handle.RouteReplace(entry)
+}
+
+// remove takes the links away: that of the first end, and with it the one at the other end of a pair.
+func (w *wire) remove() {
+	for i, space := range w.spaces {
+		if err := w.ends[i].removeLeftover(space); err != nil {
+			fmt.Printf("%s is still there: %v\n", w.ends[i].name, err)
+		}
+		_ = space.Close()
+	}
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Wires to another node by VXLAN, between managers and forwarders of ours and theirs.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use libtest_mimic::Trial;
+use nsm::mesh::{Node, Pod, Program, Settings, Snapshot, Underlay};
+use tempfile::TempDir;
+
+use crate::Bench;
+use crate::caller::Caller;
+use crate::matrix::comes_and_goes;
+use crate::mesh::{PROGRAMS, choose, is_as, keep, programs, registers, stops};
+use crate::mix::{Hop, Mix};
+
+/// The largest packet between the nodes.
+const UNDERLAY_MTU: u32 = 1500;
+
+/// Which of the managers and forwarders of two nodes are theirs; the client is on the first node.
+pub(crate) const PAIRS: [&str; 16] = [
+    "vxlan_go_nobody",
+    "vxlan_go_nsmgr1",
+    "vxlan_go_forwarder1",
+    "vxlan_go_nsmgr1_forwarder1",
+    "vxlan_go_nsmgr2",
+    "vxlan_go_nsmgr1_nsmgr2",
+    "vxlan_go_forwarder1_nsmgr2",
+    "vxlan_go_nsmgr1_forwarder1_nsmgr2",
+    "vxlan_go_forwarder2",
+    "vxlan_go_nsmgr1_forwarder2",
+    "vxlan_go_forwarder1_forwarder2",
+    "vxlan_go_nsmgr1_forwarder1_forwarder2",
+    "vxlan_go_nsmgr2_forwarder2",
+    "vxlan_go_nsmgr1_nsmgr2_forwarder2",
+    "vxlan_go_forwarder1_nsmgr2_forwarder2",
+    "vxlan_go_nsmgr1_forwarder1_nsmgr2_forwarder2",
+];
+
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
+    let test = |name: &'static str| {
+        bench.trial(name, async move |bench| {
+            bench.end().await.context("the mesh before could not be ended")?;
+            let apart = Apart::new(name).await.context("cannot start two nodes")?;
+            match apart.works().await {
+                Ok(()) => apart.end().await?,
+                Err(error) => return Err(error.context(apart.keep())),
+            }
+            bench.table.lock().await.passed_apart(name, theirs(name));
+            Ok(())
+        })
+    };
+    PAIRS.map(test).into()
+}
+
+/// Whether manager and forwarder are theirs, on the first node and on the second.
+fn theirs(name: &str) -> [bool; 4] {
+    ["nsmgr1", "forwarder1", "nsmgr2", "forwarder2"].map(|hop| name.split('_').any(|word| word == hop))
+}
+
+/// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
+struct Apart {
+    first: Node,
+    second: Node,
+    endpoint: Program,
+    near: Pod,
+    far: Pod,
+    /// The kernel as it was before anything was asked for.
+    before: Snapshot,
+    folder: TempDir,
+    _underlay: Underlay,
+}
+
+impl Apart {
+    async fn new(name: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let underlay = Underlay::new(UNDERLAY_MTU)?;
+        let [one, two] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
+        let (near, far) = (Pod::new("near")?, Pod::new("far")?);
+        let before = Snapshot::take(None)?;
+        let files = folder.path().join(PROGRAMS);
+        let settings = Settings {
+            programs: programs(&files, Mix::default())?,
+            folder: folder.path().to_path_buf(),
+            log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
+            identities: ["nsmgr-2", "forwarder-2", "nse", "nsc"]
+                .map(String::from)
+                .to_vec(),
+            svid_lifetime: None,
+            host: Some(one),
+        };
+        let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
+        choose(&files, Hop::Nsmgr, nsmgr1)?;
+        choose(&files, Hop::Forwarder, forwarder1)?;
+        let first = Node::start(settings, |_, _| ()).await?;
+        choose(&files, Hop::Nsmgr, nsmgr2)?;
+        choose(&files, Hop::Forwarder, forwarder2)?;
+        let second = first.join(2, two, |_, _| ()).await?;
+        let (endpoint, _) = second.start_endpoint("nse", &far, &[]).await?;
+        registers(&first, &["forwarder", "forwarder-2", "nse"]).await?;
+        Ok(Self {
+            first,
+            second,
+            endpoint,
+            near,
+            far,
+            before,
+            folder,
+            _underlay: underlay,
+        })
+    }
+
+    async fn works(&self) -> Result<()> {
+        let caller = Caller::new(&self.first, &self.near, false)?;
+        let path = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
+        comes_and_goes(&self.first, caller, [&self.near, &self.far], &path).await?;
+        is_as(&self.before).await
+    }
+
+    fn keep(self) -> String {
+        let Self { mut folder, .. } = self;
+        folder.disable_cleanup(true);
+        keep(&folder)
+    }
+
+    async fn end(self) -> Result<()> {
+        stops(self.endpoint).await?;
+        self.second.end().await?;
+        self.first.end().await
+    }
+}
