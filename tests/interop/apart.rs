@@ -40,17 +40,39 @@ pub(crate) const PAIRS: [&str; 16] = [
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     let test = |name: &'static str| {
         bench.trial(name, async move |bench| {
-            bench.end().await.context("the mesh before could not be ended")?;
-            let apart = Apart::new(name).await.context("cannot start two nodes")?;
-            match apart.works().await {
-                Ok(()) => apart.end().await?,
-                Err(error) => return Err(error.context(apart.keep())),
-            }
+            on_two_nodes(bench, name, "ETHERNET", works).await?;
             bench.table.lock().await.passed_apart(name, theirs(name));
             Ok(())
         })
     };
     PAIRS.map(test).into()
+}
+
+/// Runs a test on two nodes with these managers and forwarders, and ends them.
+pub(crate) async fn on_two_nodes(
+    bench: &Bench,
+    name: &str,
+    payload: &str,
+    run: impl AsyncFnOnce(&Apart) -> Result<()>,
+) -> Result<()> {
+    bench.end().await.context("the mesh before could not be ended")?;
+    let apart = Apart::new(name, payload)
+        .await
+        .context("cannot start two nodes")?;
+    let done = match run(&apart).await {
+        Ok(()) => is_as(&apart.before).await,
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => apart.end().await,
+        Err(error) => Err(error.context(apart.keep())),
+    }
+}
+
+async fn works(apart: &Apart) -> Result<()> {
+    let caller = Caller::new(&apart.first, &apart.near, false)?;
+    let path = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
+    comes_and_goes(&apart.first, caller, [&apart.near, &apart.far], &path).await
 }
 
 /// Whether manager and forwarder are theirs, on the first node and on the second.
@@ -59,11 +81,11 @@ fn theirs(name: &str) -> [bool; 4] {
 }
 
 /// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
-struct Apart {
-    first: Node,
+pub(crate) struct Apart {
+    pub(crate) first: Node,
     second: Node,
     endpoint: Program,
-    near: Pod,
+    pub(crate) near: Pod,
     far: Pod,
     /// The kernel as it was before anything was asked for.
     before: Snapshot,
@@ -72,7 +94,8 @@ struct Apart {
 }
 
 impl Apart {
-    async fn new(name: &str) -> Result<Self> {
+    /// Two nodes with these managers and forwarders, and a service that carries `payload`.
+    pub(crate) async fn new(name: &str, payload: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
         let [one, two] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
@@ -96,7 +119,8 @@ impl Apart {
         choose(&files, Hop::Nsmgr, nsmgr2)?;
         choose(&files, Hop::Forwarder, forwarder2)?;
         let second = first.join(2, two, |_, _| ()).await?;
-        let (endpoint, _) = second.start_endpoint("nse", &far, &[]).await?;
+        let variables = [("NSM_PAYLOAD", payload.to_string())];
+        let (endpoint, _) = second.start_endpoint("nse", &far, &variables).await?;
         registers(&first, &["forwarder", "forwarder-2", "nse"]).await?;
         Ok(Self {
             first,
@@ -108,13 +132,6 @@ impl Apart {
             folder,
             _underlay: underlay,
         })
-    }
-
-    async fn works(&self) -> Result<()> {
-        let caller = Caller::new(&self.first, &self.near, false)?;
-        let path = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
-        comes_and_goes(&self.first, caller, [&self.near, &self.far], &path).await?;
-        is_as(&self.before).await
     }
 
     fn keep(self) -> String {

@@ -37,7 +37,7 @@ impl Caller {
     /// A client in `pod` that has not asked yet; theirs begins as soon as it runs.
     pub(crate) fn new(node: &Node, pod: &Pod, is_go: bool) -> Result<Self> {
         if is_go {
-            return Ok(Self::Go(client(node, pod)?));
+            return Ok(Self::Go(client(node, pod, &[])?));
         }
         Ok(Self::Ours(Client::new(node, "nsc", pod.path())?, None))
     }
@@ -104,7 +104,7 @@ fn lines(program: &Program) -> impl Iterator<Item = Value> {
 }
 
 /// Those of one kind.
-fn told(program: &Program, event: &str) -> Vec<Value> {
+pub(crate) fn told(program: &Program, event: &str) -> Vec<Value> {
     lines(program).filter(|line| line["event"] == event).collect()
 }
 

@@ -20,6 +20,7 @@ mod matrix;
 mod mesh;
 mod mix;
 mod peer;
+mod refused;
 mod table;
 
 mod watch;
@@ -48,7 +49,13 @@ fn run() -> Result<ExitCode> {
     }
     arguments.test_threads = Some(1);
     let bench = Bench::new()?;
-    let tests = [matrix::tests, apart::tests, table::tests, life::tests];
+    let tests = [
+        matrix::tests,
+        apart::tests,
+        table::tests,
+        refused::tests,
+        life::tests,
+    ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();
     bench.runtime.block_on(bench.end()).context("at the end")?;
@@ -77,26 +84,37 @@ impl Bench {
         })
     }
 
-    /// A test on a mesh of this mixture, which is as before when it has passed: a row of the table.
+    /// A test on a mesh of this mixture, which is as before when it has passed.
     fn test<F>(&self, name: &'static str, mix: Mix, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
     {
+        self.trial(name, async move |bench| bench.on(mix, run).await)
+    }
+
+    /// The same, with a row in the document.
+    fn listed<F>(&self, name: &'static str, mix: Mix, run: F) -> Trial
+    where
+        F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
+    {
         self.trial(name, async move |bench| {
-            let mut mesh = bench.mesh(mix).await?;
-            let done = match run(&mut mesh).await {
-                Ok(()) => mesh.is_whole().await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(()) => {
-                    bench.table.lock().await.passed(name, mix);
-                    *bench.shared.lock().await = Some(mesh);
-                }
-                Err(error) => return Err(error.context(mesh.keep())),
-            }
+            bench.on(mix, run).await?;
+            bench.table.lock().await.passed(name, mix);
             Ok(())
         })
+    }
+
+    async fn on(&self, mix: Mix, run: impl AsyncFnOnce(&mut Mesh) -> Result<()>) -> Result<()> {
+        let mut mesh = self.mesh(mix).await?;
+        let done = match run(&mut mesh).await {
+            Ok(()) => mesh.is_whole().await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => *self.shared.lock().await = Some(mesh),
+            Err(error) => return Err(error.context(mesh.keep())),
+        }
+        Ok(())
     }
 
     /// A test on a mesh of its own, whose identities are valid that long.

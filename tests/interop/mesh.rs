@@ -89,7 +89,7 @@ impl Mesh {
 
     /// Starts the client program in `near`.
     pub(crate) fn client(&self) -> Result<Program> {
-        client(&self.node, &self.near)
+        client(&self.node, &self.near, &[])
     }
 
     /// Kills a program, and starts one in its place.
@@ -286,14 +286,15 @@ async fn registered(node: &Node) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Starts the client program in `pod`.
-pub(crate) fn client(node: &Node, pod: &Pod) -> Result<Program> {
-    let variables = [
+/// Starts the client program in `pod`, with these variables as well.
+pub(crate) fn client(node: &Node, pod: &Pod, variables: &[(&str, String)]) -> Result<Program> {
+    let mut all = vec![
         ("NSM_CONNECT_TO", node.manager_url()),
         ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
         ("NSM_REQUEST_TIMEOUT", "5s".to_string()),
     ];
-    node.launch("nsc", Hop::Client.program(), Some(pod), &variables)
+    all.extend_from_slice(variables);
+    node.launch("nsc", Hop::Client.program(), Some(pod), &all)
 }
 
 /// Waits until the kernel is as it was.

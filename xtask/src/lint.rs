@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Format, clippy, and the rules for dependencies.
+//! Format, clippy, what they are for Go, and the rules for dependencies.
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::report::{Report, run};
-use crate::tools;
+use crate::root;
+use crate::tools::{self, GO};
 
-/// Check the format, clippy (warnings are errors) and the dependencies (licences, bans, duplicates, sources).
+/// Check the format, clippy (warnings are errors), what they are for Go, and the dependencies (licences, bans,
+/// duplicates, sources).
 ///
 /// Builds cargo-deny on its first run, into a folder of this user's cache. Advisories are not checked: their database
 /// lives on the network.
@@ -19,6 +21,7 @@ impl Args {
     /// Runs the checks.
     pub(crate) fn run(self) -> Result<()> {
         tools::need_components()?;
+        tools::need(&[GO])?;
         let mut report = Report::new();
         checks(&mut report);
         report.finish()
@@ -41,8 +44,23 @@ pub(crate) fn checks(report: &mut Report) {
             "warnings",
         ]))
     });
+    report.check("go", go);
     report.check("dependencies", || {
         let cargo_deny = tools::cargo_deny()?;
         run(Command::new(cargo_deny).args(["--workspace", "check", "licenses", "bans", "sources"]))
     });
+}
+
+/// The format and `go vet` of the programs that tests build of the Go SDK.
+fn go() -> Result<()> {
+    let folder = root().join("tests/interop/peer");
+    let told = Command::new("gofmt").arg("-l").arg(&folder).output()?;
+    let unformatted = String::from_utf8_lossy(&told.stdout);
+    ensure!(
+        told.status.success() && unformatted.is_empty(),
+        "gofmt would change {unformatted}"
+    );
+    run(Command::new("go")
+        .args(["vet", "-mod=readonly", "./..."])
+        .current_dir(folder))
 }

@@ -44,7 +44,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "lint",
         about: "format, clippy, dependencies",
         runs: Runs::Always,
-        tools: &[],
+        tools: &[GO],
         run: lint::checks,
     },
     Suite {

@@ -54,8 +54,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	// At other levels the SDK loses options of calls, and with them the files that are passed.
 	logrus.SetLevel(logrus.InfoLevel)
+	if variable("LOG_LEVEL", "") == "WARN" {
+		// The SDK now loses options of calls, and with them the files that are passed.
+		logrus.SetLevel(logrus.WarnLevel)
+	}
 	log.EnableTracing(false)
 	ctx = log.WithLog(ctx, logruslogger.New(ctx, map[string]interface{}{"name": s.name}))
 	id, err := newIdentity(ctx, s.tokenLifetime)
