@@ -18,7 +18,7 @@ pub(crate) const ID: &str = "nsc-0";
 
 /// A client of a mesh.
 pub(crate) enum Caller {
-    Ours(Client, Option<Request>),
+    Ours(Client, Box<Option<Request>>),
     Go(Program),
 }
 
@@ -39,7 +39,7 @@ impl Caller {
         if is_go {
             return Ok(Self::Go(client(node, pod, &[])?));
         }
-        Ok(Self::Ours(Client::new(node, "nsc", pod.path())?, None))
+        Ok(Self::Ours(Client::new(node, "nsc", pod.path())?, Box::default()))
     }
 
     /// Asks for the wire, or once more for what there is.
@@ -52,7 +52,7 @@ impl Caller {
                 };
                 let granted = client.again(request).await?.request;
                 let answer = Granted::of(&granted.connection);
-                *last = Some(granted);
+                **last = Some(granted);
                 answer
             }
             Self::Go(program) => {

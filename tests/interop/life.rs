@@ -77,7 +77,7 @@ async fn replaced(mesh: &mut Mesh) -> Result<()> {
 }
 
 async fn lives(mesh: &mut Mesh) -> Result<()> {
-    let began = SystemTime::now();
+    let began = mesh.node.component().now();
     let client = mesh.client()?;
     carries(mesh, "nse", &mesh.far).await.context("at first")?;
     for hop in [Hop::Registry, Hop::Nsmgr, Hop::Forwarder, Hop::Endpoint] {

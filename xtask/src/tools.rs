@@ -132,7 +132,7 @@ impl Tool {
     fn is_there(&self) -> bool {
         match *self {
             KERNEL => kernel().is_ok(),
-            GO => go().is_some_and(|version| version >= [1, 21]),
+            GO => go().is_some_and(|version| version.as_slice() >= [1, 21].as_slice()),
             VENV => answers(Command::new(PYTHON).args(["-c", "import ensurepip, venv"])),
             Self { program, .. } => find(program).is_some(),
         }
