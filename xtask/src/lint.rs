@@ -61,6 +61,7 @@ fn go() -> Result<()> {
         "gofmt would change {unformatted}"
     );
     run(Command::new("go")
-        .args(["vet", "-mod=readonly", "./..."])
-        .current_dir(folder))
+        .arg("-C")
+        .arg(folder)
+        .args(["vet", "-mod=readonly", "./..."]))
 }
