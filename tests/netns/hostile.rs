@@ -178,8 +178,8 @@ async fn bad_tokens(world: &mut World) -> Result<()> {
         .with_netns(&world.nsmgr(), through_us(&caller, "token-9", good)?, netns)
         .await?;
     let ctx = Ctx::own(&caller.component, PATIENCE);
-    let done = remote.request(&ctx, request).await?;
-    remote.close(&ctx, done).await?;
+    let done = remote.request(&ctx, &request).await?;
+    remote.close(&ctx, &done).await?;
     Ok(())
 }
 
@@ -268,7 +268,7 @@ async fn no_file(world: &mut World) -> Result<()> {
     let remote = caller.dial(&world.nsmgr()).await?;
     let began = Instant::now();
     let done = remote
-        .request(&Ctx::own(&caller.component, Duration::from_secs(1)), request)
+        .request(&Ctx::own(&caller.component, Duration::from_secs(1)), &request)
         .await;
     let error = done.err().context("it got a wire without a namespace")?;
     ensure!(["fd-timeout", "deadline"].contains(&error.reason()), "{error}");
@@ -349,13 +349,13 @@ async fn deadlines(world: &mut World) -> Result<()> {
             .with_netns(&world.nsmgr(), request, world.near.path())
             .await?;
         let ctx = hearing_nothing(&caller, Duration::from_millis(number), &request);
-        match remote.request(&ctx, request.clone()).await {
-            Ok(done) => remote.close(&Ctx::own(&caller.component, PATIENCE), done).await?,
+        match remote.request(&ctx, &request).await {
+            Ok(done) => remote.close(&Ctx::own(&caller.component, PATIENCE), &done).await?,
             Err(error) => {
                 ensure!(error.code() == Error::deadline("").code(), "{error}");
                 failures += 1;
                 let ctx = hearing_nothing(&caller, PATIENCE, &request);
-                remote.close(&ctx, request).await?;
+                remote.close(&ctx, &request).await?;
             }
         }
         world
@@ -375,9 +375,9 @@ async fn callers_that_go(world: &mut World) -> Result<()> {
             .with_netns(&world.nsmgr(), request, world.near.path())
             .await?;
         let ctx = hearing_nothing(&caller, PATIENCE, &request);
-        let asking = remote.request(&ctx, request.clone());
+        let asking = remote.request(&ctx, &request);
         let heard = tokio::time::timeout(Duration::from_millis(number), asking).await;
-        remote.close(&ctx, heard.unwrap_or(Ok(request))?).await?;
+        remote.close(&ctx, &heard.unwrap_or(Ok(request))?).await?;
         world
             .clean_within(PATIENCE)
             .await

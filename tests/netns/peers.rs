@@ -205,11 +205,11 @@ async fn next_preference(apart: &mut Apart) -> Result<()> {
     let netns = apart.far.path();
     let (remote, request) = peer.caller.with_netns(&peer.url, request, netns).await?;
     let ctx = Ctx::own(&peer.caller.component, PATIENCE);
-    let answer = remote.request(&ctx, request).await?;
+    let answer = remote.request(&ctx, &request).await?;
     let mechanism = answer.connection.mechanism.as_ref().context("no mechanism")?;
     same("the mechanism", mechanism.r#type.as_str(), KERNEL)?;
     same("wires of the endpoint", links(&pod)?.len(), 1)?;
-    remote.close(&ctx, answer).await?;
+    remote.close(&ctx, &answer).await?;
     drop(remote);
     peer.caller.component.end().await;
     stops(program).await?;

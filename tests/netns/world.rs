@@ -289,12 +289,12 @@ impl Caller {
 
     pub(crate) async fn request(&self, url: &str, request: Request) -> Result<Request> {
         let ctx = Ctx::own(&self.component, PATIENCE);
-        Ok(self.dial(url).await?.request(&ctx, request).await?)
+        Ok(self.dial(url).await?.request(&ctx, &request).await?)
     }
 
     pub(crate) async fn close(&self, url: &str, request: Request) -> Result<()> {
         let ctx = Ctx::own(&self.component, PATIENCE);
-        Ok(self.dial(url).await?.close(&ctx, request).await?)
+        Ok(self.dial(url).await?.close(&ctx, &request).await?)
     }
 
     /// A way to `url` over which the namespace was passed that `request` now names.

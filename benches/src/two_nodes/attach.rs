@@ -32,13 +32,15 @@ pub(crate) async fn by_turns(stage: &Stage, kinds: &[Kind], rounds: usize) -> Re
     let client = stage.client()?.pinging()?;
     let mut took = vec![Vec::with_capacity(rounds); kinds.len()];
     for round in 0..rounds + WARM_UP {
-        for (kind, took) in kinds.iter().zip(&mut took) {
+        for (number, (kind, took)) in kinds.iter().zip(&mut took).enumerate() {
             let id = format!("{}-{round}", kind.name());
-            let attached = client.attach(&id, &url(*kind, &format!("turn{round}"))).await?;
+            let name = format!("turn{round}-{number}");
+            let attached = client.attach(&id, &url(*kind, &name)).await?;
             if round >= WARM_UP {
                 took.push(attached.carried);
             }
             client.close(attached.request).await?;
+            gone(stage, *kind)?;
         }
     }
     client.end().await;
@@ -64,6 +66,18 @@ pub(crate) async fn by_turns(stage: &Stage, kinds: &[Kind], rounds: usize) -> Re
         ));
     }
     Ok(figures)
+}
+
+/// Waits until the kernel has removed what was closed. Nobody else waits for that, but while it lasts the kernel makes
+/// no other device either, and what it removes for one kind is not to be counted as the next one's.
+fn gone(stage: &Stage, kind: Kind) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    for pod in [stage.near(), stage.far(kind)?] {
+        while pod.ip(&["link"])?.as_array().map_or(0, Vec::len) > 1 {
+            anyhow::ensure!(Instant::now() < until, "an interface stays in {}", pod.name());
+        }
+    }
+    Ok(())
 }
 
 /// Many wires asked for at the same moment, until all of them carry a ping: half of them by VXLAN, half by WireGuard.
