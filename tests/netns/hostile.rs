@@ -350,7 +350,11 @@ async fn deadlines(world: &mut World) -> Result<()> {
             .await?;
         let ctx = hearing_nothing(&caller, Duration::from_millis(number), &request);
         match remote.request(&ctx, &request).await {
-            Ok(done) => remote.close(&Ctx::own(&caller.component, PATIENCE), &done).await?,
+            Ok(done) => {
+                remote
+                    .close(&Ctx::own(&caller.component, PATIENCE), &done)
+                    .await?
+            }
             Err(error) => {
                 ensure!(error.code() == Error::deadline("").code(), "{error}");
                 failures += 1;

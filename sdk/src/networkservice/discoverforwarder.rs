@@ -122,7 +122,9 @@ impl DiscoverForwarder {
                         candidate.name
                     );
                     failures.add(told, error);
-                    asked.map(|asked| *request = asked);
+                    if let Some(asked) = asked {
+                        *request = asked;
+                    }
                 }
             }
         }

@@ -104,7 +104,9 @@ impl Element<NetworkService> for RoundRobin {
                         candidate.name
                     );
                     failures.add(told, error);
-                    asked.map(|asked| *request = asked);
+                    if let Some(asked) = asked {
+                        *request = asked;
+                    }
                 }
             }
         }
