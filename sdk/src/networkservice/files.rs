@@ -13,6 +13,9 @@ use url::Url;
 
 use crate::core::{Ctx, Error, FilePassing, Inode, Request, Result};
 
+/// Which share of a call's time a file may take to arrive. Peers send it with the call that names it.
+const PATIENCE: f64 = 0.9;
+
 /// How many files one connection may hold at once on one side.
 pub(super) const MAX_FILES: usize = 16;
 
@@ -104,8 +107,10 @@ pub(super) fn open(path: &Path) -> Result<(OwnedFd, Inode)> {
 
 /// Waits for a file that the peer passes.
 ///
-/// Errors: `fd-timeout` at the deadline, `fd-lost`, `cancelled`.
+/// Errors: `fd-timeout` shortly before the deadline, so that whoever waits for the answer hears why; `fd-lost`,
+/// `cancelled`.
 pub(super) async fn receive(ctx: &Ctx, files: &dyn FilePassing, inode: Inode) -> Result<OwnedFd> {
+    let ctx = ctx.within(ctx.remaining().mul_f64(PATIENCE));
     let received = ctx
         .bounded("receive a file", files.receive(inode, ctx.deadline()))
         .await;

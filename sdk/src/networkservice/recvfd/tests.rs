@@ -98,7 +98,7 @@ async fn c78_every_attempt_behind_gets_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c79_a_file_that_never_arrives_fails_the_request_at_its_deadline() {
+async fn c79_a_file_that_never_arrives_fails_the_request_before_its_deadline() {
     let (pipe, probe, connection) = (Pipe::new(), Probe::new(), Connection::new());
     let (here, inode) = file();
     pipe.send(here).unwrap();
@@ -119,7 +119,10 @@ async fn c79_a_file_that_never_arrives_fails_the_request_at_its_deadline() {
         (error.code(), error.reason()),
         (tonic::Code::DeadlineExceeded, "fd-timeout")
     );
-    assert!(tokio::time::Instant::now() >= ctx.deadline());
+    assert!(
+        tokio::time::Instant::now() < ctx.deadline(),
+        "in time for the answer"
+    );
     let held = connection
         .store
         .with(|held: &Received| held.0.url(inode))
