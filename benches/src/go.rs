@@ -96,7 +96,7 @@ impl Go {
             figures.extend(measured.await?);
         }
         if self.wants(Part::Registry, "registry") {
-            let measured = mesh::on([Kind::Go, Kind::Bare], &files, registry::by_turns);
+            let measured = mesh::on([Kind::GoOpen, Kind::Bare], &files, registry::by_turns);
             figures.extend(measured.await?);
         }
         Ok(figures)

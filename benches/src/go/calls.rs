@@ -8,8 +8,11 @@ use anyhow::Result;
 use super::mesh::{Mesh, wire};
 use crate::figure::{Figure, Times};
 
-/// Rounds before anything counts.
-const WARM_UP: usize = 10;
+/// How many connections of one mesh come and go until it is another's turn.
+const A_TURN: usize = 10;
+
+/// How many more before, which do not count: programs of the turn before may still have something to do.
+const WARM_UP: usize = 2;
 
 /// How long the calls of one mesh took.
 #[derive(Default)]
@@ -21,20 +24,13 @@ struct Taken {
 
 pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Figure>> {
     let mut taken: [Taken; 3] = Default::default();
-    for round in 0..rounds + WARM_UP {
+    for turn in 0..rounds.div_ceil(A_TURN) {
         for (mesh, taken) in meshes.iter().zip(&mut taken) {
-            let (id, service) = wire("one", round);
-            let made = mesh.client.attach(&id, &service).await?;
-            let again = mesh.client.again(made.request).await?;
-            let closed = mesh.client.close(again.request).await?;
-            if round >= WARM_UP {
-                taken.request.push(made.answered);
-                taken.refresh.push(again.answered);
-                taken.close.push(closed);
-            }
+            once(mesh, turn, taken).await?;
         }
     }
     let mut figures = Vec::new();
+    let rounds = taken[0].request.len();
     let [go, ours, with_links] = taken.map(|taken| {
         [
             ("request", Times::new(taken.request)),
@@ -56,4 +52,20 @@ pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Fi
         }
     }
     Ok(figures)
+}
+
+/// The turn of one mesh.
+async fn once(mesh: &Mesh, turn: usize, taken: &mut Taken) -> Result<()> {
+    for round in 0..A_TURN + WARM_UP {
+        let (id, service) = wire(&format!("t{turn}n"), round);
+        let made = mesh.persist(&id, &service).await?;
+        let again = mesh.client.again(made.request).await?;
+        let closed = mesh.client.close(again.request).await?;
+        if round >= WARM_UP {
+            taken.request.push(made.answered);
+            taken.refresh.push(again.answered);
+            taken.close.push(closed);
+        }
+    }
+    Ok(())
 }

@@ -63,6 +63,8 @@ pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
     for (mesh, cpu) in meshes.iter().zip(&cpu) {
         let name = mesh.named("cpu_per_request_ms");
         figures.push(Figure::new(name, cpu.ms_a_request(), "ms", cpu.requests));
+        let (name, refused) = (mesh.named("requests_refused"), mesh.refused() as f64);
+        figures.push(Figure::new(name, refused, "requests", cpu.requests));
     }
     Ok(figures)
 }
@@ -76,7 +78,7 @@ async fn warm_up(mesh: &Mesh) -> Result<()> {
 /// Many requests, so many at a time; they are closed when all are there.
 async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: &mut Cpu) -> Result<()> {
     let requests = match mesh.kind {
-        Kind::Go => REQUESTS,
+        Kind::Go | Kind::GoOpen => REQUESTS,
         Kind::Bare | Kind::Links => REQUESTS * OURS_BESIDE_ONE,
     };
     let before = spent(mesh)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node of theirs or of ours with one endpoint, and the client that asks it.
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
 use nsm_sdk::core::Request;
+use tokio::time::Instant;
 
 use super::Files;
 
@@ -18,6 +20,8 @@ use super::Files;
 pub(super) enum Kind {
     /// All on the Go SDK, with a forwarder that makes no links.
     Go,
+    /// The same, with a registry that asks no policies: with them it takes minutes to fill.
+    GoOpen,
     /// Ours, with a forwarder that makes no links.
     Bare,
     /// Ours, as people run them.
@@ -28,12 +32,15 @@ impl Kind {
     /// What its figures begin with.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Go => "go",
+            Self::Go | Self::GoOpen => "go",
             Self::Bare => "ours",
             Self::Links => "ours_with_links",
         }
     }
 }
+
+/// How often a request is made until it counts as failed.
+const TRIES: usize = 5;
 
 /// A running mesh.
 pub(super) struct Mesh {
@@ -42,6 +49,8 @@ pub(super) struct Mesh {
     pub(super) client: Client,
     /// How long each program took until it was ready.
     pub(super) started: Vec<(String, Duration)>,
+    /// How many requests were refused.
+    refused: Cell<usize>,
     endpoint: Program,
     _pods: [Pod; 2],
 }
@@ -102,6 +111,7 @@ impl Mesh {
             node,
             client,
             started,
+            refused: Cell::default(),
             endpoint,
             _pods: pods,
         })
@@ -122,9 +132,34 @@ impl Mesh {
     pub(super) async fn attach(&self, word: &str, count: usize, at_once: usize) -> Result<Vec<Attached>> {
         let asked = (0..count).map(|number| async move {
             let (id, service) = wire(word, number);
-            self.client.attach(&id, &service).await
+            self.persist(&id, &service).await
         });
         stream::iter(asked).buffer_unordered(at_once).try_collect().await
+    }
+
+    /// Asks until it is granted, as clients do. Theirs refuses now and then when it is asked much at once; what a
+    /// refused try took is a part of how long the answer took.
+    pub(super) async fn persist(&self, id: &str, service: &str) -> Result<Attached> {
+        let began = Instant::now();
+        let mut tries = 1;
+        loop {
+            match self.client.attach(id, service).await {
+                Ok(mut made) => {
+                    made.answered = began.elapsed();
+                    return Ok(made);
+                }
+                Err(error) if tries == TRIES => return Err(error),
+                Err(_) => {
+                    tries += 1;
+                    self.refused.set(self.refused.get() + 1);
+                }
+            }
+        }
+    }
+
+    /// How many requests were refused until now.
+    pub(super) fn refused(&self) -> usize {
+        self.refused.get()
     }
 
     /// Closes connections, so many at a time.
@@ -155,24 +190,25 @@ pub(super) fn wire(word: &str, number: usize) -> (String, String) {
 /// A folder with the programs of a mesh under the names by which nodes start them.
 fn programs(kind: Kind, files: &Files, folder: &Path) -> Result<Programs> {
     std::fs::create_dir(folder)?;
-    symlink(files.ours.file("nsm")?, folder.join("nsm"))?;
-    for program in ["registry-memory", "nsmgr", "nse-icmp"] {
-        let file = match kind {
-            Kind::Go => files.peer.clone(),
-            Kind::Bare | Kind::Links => files.ours.file(program)?,
-        };
-        symlink(file, folder.join(program))?;
-    }
-    let forwarder = folder.join("forwarder");
-    match kind {
-        // It plays the role that its file is named after, unless it is told another.
-        Kind::Go => {
-            let text = format!("#!/bin/sh\nexec '{}' forwarder-bare\n", files.peer.display());
-            std::fs::write(&forwarder, text)?;
-            std::fs::set_permissions(&forwarder, Permissions::from_mode(0o755))?;
+    let ours =
+        |program: &str| Ok::<_, anyhow::Error>(symlink(files.ours.file(program)?, folder.join(program))?);
+    ours("nsm")?;
+    for program in ["registry-memory", "nsmgr", "forwarder", "nse-icmp"] {
+        match (kind, program) {
+            (Kind::Go | Kind::GoOpen, "forwarder") => {
+                role(&files.peer, "forwarder-bare", &folder.join(program))?
+            }
+            (Kind::GoOpen, "registry-memory") => role(&files.peer, "registry-open", &folder.join(program))?,
+            (Kind::Go | Kind::GoOpen, _) => symlink(&files.peer, folder.join(program))?,
+            (Kind::Bare, "forwarder") => symlink(files.ours.file("forwarder-bare")?, folder.join(program))?,
+            (Kind::Bare | Kind::Links, _) => ours(program)?,
         }
-        Kind::Bare => symlink(files.ours.file("forwarder-bare")?, forwarder)?,
-        Kind::Links => symlink(files.ours.file("forwarder")?, forwarder)?,
     }
     Ok(Programs::in_folder(folder))
+}
+
+/// A file that starts theirs in a role that it is not named after.
+fn role(peer: &Path, role: &str, file: &Path) -> Result<()> {
+    std::fs::write(file, format!("#!/bin/sh\nexec '{}' {role}\n", peer.display()))?;
+    Ok(std::fs::set_permissions(file, Permissions::from_mode(0o755))?)
 }
