@@ -15,8 +15,8 @@ const TURNS: usize = 3;
 /// How many requests of ours stand beside one of theirs, so that both take time that can be measured.
 const OURS_BESIDE_ONE: usize = 10;
 
-/// Requests of a turn of theirs.
-const REQUESTS: usize = 160;
+/// Requests of a turn of theirs, at least.
+const REQUESTS: usize = 64;
 
 /// The unit of times in `/proc`, `USER_HZ` of the kernel's interface.
 const TICK: Duration = Duration::from_millis(10);
@@ -77,9 +77,10 @@ async fn warm_up(mesh: &Mesh) -> Result<()> {
 
 /// Many requests, so many at a time; they are closed when all are there.
 async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: &mut Cpu) -> Result<()> {
+    let theirs = REQUESTS.max(2 * callers);
     let requests = match mesh.kind {
-        Kind::Go | Kind::GoOpen => REQUESTS,
-        Kind::Bare | Kind::Links => REQUESTS * OURS_BESIDE_ONE,
+        Kind::Go | Kind::GoOpen => theirs,
+        Kind::Bare | Kind::Links => theirs * OURS_BESIDE_ONE,
     };
     let before = spent(mesh)?;
     let began = Instant::now();

@@ -69,11 +69,12 @@ async fn finds(sides: &[Side<'_>; 2]) -> Result<Vec<Figure>> {
 }
 
 async fn notifies(sides: &[Side<'_>; 2]) -> Result<Vec<Figure>> {
-    let mut watches = Vec::new();
-    for side in sides {
-        // What is there when a watch begins is told at once: then it has begun.
+    let (mut watches, mut begun) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for (side, begun) in sides.iter().zip(&mut begun) {
         side.register(KNOWN, WATCHED).await?;
+        let began = Instant::now();
         watches.push(side.watches().await?);
+        begun.push(began.elapsed());
     }
     let mut times = [Vec::new(), Vec::new()];
     for turn in 0..TURNS {
@@ -81,7 +82,18 @@ async fn notifies(sides: &[Side<'_>; 2]) -> Result<Vec<Figure>> {
             times.push(side.tell(&format!("new-{turn}"), watches).await?);
         }
     }
-    Ok(told(sides, "registry_notify", times, 50.0))
+    let mut figures = told(sides, "registry_notify", times, 50.0);
+    let [theirs, ours] = begun.map(|begun| Times::new(begun).p50_ms());
+    figures.push(Figure::new(
+        "go.registry_watch_over_ours",
+        theirs / ours,
+        "ratio",
+        1,
+    ));
+    for (side, ms) in sides.iter().zip([theirs, ours]) {
+        figures.push(Figure::new(side.mesh.named("registry_watch_ms"), ms, "ms", 1));
+    }
+    Ok(figures)
 }
 
 /// The name of one of the many.
@@ -156,7 +168,7 @@ impl<'a> Side<'a> {
         Ok(took)
     }
 
-    /// Watches that have told what is there.
+    /// Watches that have told what is there, which a registry does as soon as a watch has begun.
     async fn watches(&self) -> Result<Vec<Watch>> {
         let query = NetworkServiceEndpointQuery {
             network_service_endpoint: Some(NetworkServiceEndpoint {
