@@ -11,6 +11,7 @@ use nsm::mesh::Programs;
 use crate::figure::Figure;
 
 mod calls;
+mod cpu;
 mod load;
 mod memory;
 mod mesh;

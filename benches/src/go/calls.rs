@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::cpu::quiet;
 use super::mesh::{Mesh, wire};
 use crate::figure::{Figure, Times};
 
 /// How many connections of one mesh come and go until it is another's turn.
 const A_TURN: usize = 10;
 
-/// How many more before, which do not count: programs of the turn before may still have something to do.
+/// How many more before, which do not count.
 const WARM_UP: usize = 2;
 
 /// How long the calls of one mesh took.
@@ -26,6 +27,7 @@ pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Fi
     let mut taken: [Taken; 3] = Default::default();
     for turn in 0..rounds.div_ceil(A_TURN) {
         for (mesh, taken) in meshes.iter().zip(&mut taken) {
+            quiet(&meshes).await?;
             once(mesh, turn, taken).await?;
         }
     }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::time::Instant;
 
+use super::cpu::{quiet, spent};
 use super::mesh::{Kind, Mesh};
 use crate::figure::{Figure, Times, median};
 
@@ -17,9 +18,6 @@ const OURS_BESIDE_ONE: usize = 10;
 
 /// Requests of a turn of theirs, at least.
 const REQUESTS: usize = 64;
-
-/// The unit of times in `/proc`, `USER_HZ` of the kernel's interface.
-const TICK: Duration = Duration::from_millis(10);
 
 /// What was found out about one mesh.
 #[derive(Default)]
@@ -51,6 +49,7 @@ pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
         let mut found: [Found; 2] = Default::default();
         for turn in 0..TURNS {
             for (at, mesh) in meshes.iter().enumerate() {
+                quiet(&meshes).await?;
                 let word = format!("c{callers}t{turn}n");
                 burst(mesh, &word, callers, &mut found[at], &mut cpu[at]).await?;
             }
@@ -112,33 +111,4 @@ fn told(meshes: [&Mesh; 2], callers: usize, found: [Found; 2]) -> Vec<Figure> {
         ]);
     }
     figures
-}
-
-/// The time that the programs of a mesh have had a CPU, as users and in the kernel.
-fn spent(mesh: &Mesh) -> Result<Duration> {
-    let mut ticks = 0;
-    for program in mesh.programs() {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid()))?;
-        ticks += ticks_of(&stat).with_context(|| format!("no times of {} in /proc", program.name()))?;
-    }
-    Ok(TICK * ticks)
-}
-
-/// The ticks in a process' `stat`: `utime` and `stime`, the twelfth and thirteenth word after its name.
-fn ticks_of(stat: &str) -> Option<u32> {
-    let (_, words) = stat.rsplit_once(')')?;
-    let mut times = words.split_whitespace().skip(11).take(2);
-    Some(times.next()?.parse::<u32>().ok()? + times.next()?.parse::<u32>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_times_are_found_behind_a_name_with_spaces_and_brackets() {
-        let stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 30 11 12";
-        assert_eq!(ticks_of(stat), Some(280));
-        assert_eq!(ticks_of("7 (a) S 1 2"), None);
-    }
 }
