@@ -71,7 +71,8 @@ pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
 async fn warm_up(mesh: &Mesh) -> Result<()> {
     let made = mesh.attach("warm", 16, 8).await?;
     mesh.close(made.into_iter().map(|made| made.request).collect(), 8)
-        .await
+        .await;
+    Ok(())
 }
 
 /// Many requests, so many at a time; they are closed when all are there.
@@ -90,7 +91,8 @@ async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: 
     found.per_second.push(requests as f64 / took.as_secs_f64());
     found.times.extend(made.iter().map(|made| made.answered));
     mesh.close(made.into_iter().map(|made| made.request).collect(), callers)
-        .await
+        .await;
+    Ok(())
 }
 
 fn told(meshes: [&Mesh; 2], callers: usize, found: [Found; 2]) -> Vec<Figure> {

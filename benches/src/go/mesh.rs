@@ -49,7 +49,7 @@ pub(super) struct Mesh {
     pub(super) client: Client,
     /// How long each program took until it was ready.
     pub(super) started: Vec<(String, Duration)>,
-    /// How many requests were refused.
+    /// How many requests and closes were refused.
     refused: Cell<usize>,
     endpoint: Program,
     _pods: [Pod; 2],
@@ -157,19 +157,20 @@ impl Mesh {
         }
     }
 
-    /// How many requests were refused until now.
+    /// How many requests and closes were refused until now.
     pub(super) fn refused(&self) -> usize {
         self.refused.get()
     }
 
-    /// Closes connections, so many at a time.
-    pub(super) async fn close(&self, requests: Vec<Request>, at_once: usize) -> Result<()> {
+    /// Closes connections, so many at a time. A close that is refused counts as a request that is; who made the
+    /// connection forgets it.
+    pub(super) async fn close(&self, requests: Vec<Request>, at_once: usize) {
         let closes = requests.into_iter().map(|request| self.client.close(request));
-        let _took: Vec<_> = stream::iter(closes)
-            .buffer_unordered(at_once)
-            .try_collect()
-            .await?;
-        Ok(())
+        let mut closes = stream::iter(closes).buffer_unordered(at_once);
+        while let Some(closed) = closes.next().await {
+            self.refused
+                .set(self.refused.get() + usize::from(closed.is_err()));
+        }
     }
 
     async fn end(self) -> Result<()> {
