@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
 mod figure;
+mod go;
 mod one_node;
 mod two_nodes;
 
@@ -30,6 +31,8 @@ enum Suite {
     OneNode(one_node::OneNode),
     /// Two nodes: attach, throughput, round trips, memory
     TwoNodes(two_nodes::TwoNodes),
+    /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
+    Go(go::Go),
     /// The bare server that floors are measured against; started by the suites themselves
     #[command(hide = true)]
     FloorServer(one_node::floor::FloorServer),
@@ -47,6 +50,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Suite::FloorServer(server) => return server.run(),
         Suite::OneNode(suite) => suite.run().boxed_local(),
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
+        Suite::Go(suite) => suite.run().boxed_local(),
     };
     if let Some(code) = nsm::mesh::enter()? {
         return Ok(code);

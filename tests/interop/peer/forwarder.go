@@ -33,6 +33,20 @@ const forwarders = "forwarder"
 
 // runForwarder joins network namespaces of this node by pairs of links, and with those of other nodes by tunnels.
 func runForwarder(ctx context.Context, s *settings, id *identity) error {
+	return forward(ctx, s, id, &joinServer{}, &joinClient{hasTunnels: s.tunnelIP != nil})
+}
+
+// runBareForwarder agrees on everything as runForwarder does, and makes no links: what is left is the control plane,
+// to be measured.
+func runBareForwarder(ctx context.Context, s *settings, id *identity) error {
+	return forward(ctx, s, id, null.NewServer(), null.NewClient())
+}
+
+// forward serves with the two halves of who makes the links.
+func forward(
+	ctx context.Context, s *settings, id *identity,
+	joins networkservice.NetworkServiceServer, tells networkservice.NetworkServiceClient,
+) error {
 	lookUp := newRegistries(ctx, s.connectTo, id, registryrecvfd.NewNetworkServiceEndpointRegistryClient())
 	servers := map[string]networkservice.NetworkServiceServer{kernel.MECHANISM: null.NewServer()}
 	if s.tunnelIP != nil {
@@ -46,14 +60,14 @@ func runForwarder(ctx context.Context, s *settings, id *identity) error {
 			sendfd.NewServer(),
 			discover.NewServer(lookUp.services, lookUp.endpoints),
 			roundrobin.NewServer(),
-			&joinServer{},
+			joins,
 			mechanisms.NewServer(servers),
 			connect.NewServer(client.NewClient(ctx,
 				client.WithName(s.name),
 				client.WithoutRefresh(),
 				client.WithAdditionalFunctionality(
 					mechanismtranslation.NewClient(),
-					&joinClient{hasTunnels: s.tunnelIP != nil},
+					tells,
 					vni.NewClient(s.tunnelIP),
 					kernelmechanism.NewClient(),
 					filtermechanisms.NewClient(),

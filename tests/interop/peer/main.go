@@ -23,11 +23,13 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/tools/log/logruslogger"
 )
 
-// roles are the programs that this one can be, by the names of ours.
+// roles are the programs that this one can be, by the names of ours; those of benchmarks among them.
 var roles = map[string]func(ctx context.Context, s *settings, id *identity) error{
 	"registry-memory": runRegistry,
 	"nsmgr":           runManager,
 	"forwarder":       runForwarder,
+	"forwarder-bare":  runBareForwarder,
+	"registry-open":   runOpenRegistry,
 	"nse-icmp":        runEndpoint,
 	"nsc":             runClient,
 }

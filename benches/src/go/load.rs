@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Requests of many callers at once, and the CPU time that a request takes in all programs that it passes.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+use super::cpu::{quiet, spent};
+use super::mesh::{Kind, Mesh};
+use crate::figure::{Figure, Times, median};
+
+/// How often each number of callers asks each mesh.
+const TURNS: usize = 3;
+
+/// How many requests of ours stand beside one of theirs, so that both take time that can be measured.
+const OURS_BESIDE_ONE: usize = 10;
+
+/// Requests of a turn of theirs, at least.
+const REQUESTS: usize = 64;
+
+/// What was found out about one mesh.
+#[derive(Default)]
+struct Found {
+    per_second: Vec<f64>,
+    times: Vec<Duration>,
+}
+
+/// The CPU time of one mesh, and the requests that took it.
+#[derive(Default)]
+struct Cpu {
+    spent: Duration,
+    requests: usize,
+}
+
+impl Cpu {
+    fn ms_a_request(&self) -> f64 {
+        self.spent.as_secs_f64() * 1e3 / self.requests as f64
+    }
+}
+
+pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let mut cpu: [Cpu; 2] = Default::default();
+    for mesh in meshes {
+        warm_up(mesh).await?;
+    }
+    for callers in [8, 64] {
+        let mut found: [Found; 2] = Default::default();
+        for turn in 0..TURNS {
+            for (at, mesh) in meshes.iter().enumerate() {
+                quiet(&meshes).await?;
+                let word = format!("c{callers}t{turn}n");
+                burst(mesh, &word, callers, &mut found[at], &mut cpu[at]).await?;
+            }
+        }
+        figures.extend(told(meshes, callers, found));
+    }
+    let requests = cpu[0].requests;
+    let ratio = cpu[0].ms_a_request() / cpu[1].ms_a_request();
+    figures.push(Figure::new("go.cpu_per_request_over_ours", ratio, "ratio", requests).at_least(40.0));
+    for (mesh, cpu) in meshes.iter().zip(&cpu) {
+        let name = mesh.named("cpu_per_request_ms");
+        figures.push(Figure::new(name, cpu.ms_a_request(), "ms", cpu.requests));
+        let (name, refused) = (mesh.named("requests_refused"), mesh.refused() as f64);
+        figures.push(Figure::new(name, refused, "requests", cpu.requests));
+    }
+    Ok(figures)
+}
+
+async fn warm_up(mesh: &Mesh) -> Result<()> {
+    let made = mesh.attach("warm", 16, 8).await?;
+    mesh.close(made.into_iter().map(|made| made.request).collect(), 8)
+        .await;
+    Ok(())
+}
+
+/// Many requests, so many at a time; they are closed when all are there.
+async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: &mut Cpu) -> Result<()> {
+    let theirs = REQUESTS.max(2 * callers);
+    let requests = match mesh.kind {
+        Kind::Go | Kind::GoOpen => theirs,
+        Kind::Bare | Kind::Links => theirs * OURS_BESIDE_ONE,
+    };
+    let before = spent(mesh)?;
+    let began = Instant::now();
+    let made = mesh.attach(word, requests, callers).await?;
+    let took = began.elapsed();
+    cpu.spent += spent(mesh)?.saturating_sub(before);
+    cpu.requests += requests;
+    found.per_second.push(requests as f64 / took.as_secs_f64());
+    found.times.extend(made.iter().map(|made| made.answered));
+    mesh.close(made.into_iter().map(|made| made.request).collect(), callers)
+        .await;
+    Ok(())
+}
+
+fn told(meshes: [&Mesh; 2], callers: usize, found: [Found; 2]) -> Vec<Figure> {
+    let [go, ours] = found.map(|found| (median(found.per_second), Times::new(found.times)));
+    let name = format!("go.ours_over_requests_per_s_{callers}");
+    let mut figures = vec![Figure::new(name, ours.0 / go.0, "ratio", TURNS).at_least(40.0)];
+    for (mesh, (per_second, times)) in meshes.iter().zip([&go, &ours]) {
+        let named = |what: &str| mesh.named(&format!("{what}_{callers}"));
+        figures.extend([
+            Figure::new(named("requests_per_s"), *per_second, "1/s", TURNS),
+            Figure::new(named("request_p50_ms"), times.p50_ms(), "ms", times.runs()),
+            Figure::new(
+                named("request_p99_ms"),
+                times.quantile_ms(0.99),
+                "ms",
+                times.runs(),
+            ),
+        ]);
+    }
+    figures
+}

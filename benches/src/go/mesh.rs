@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node of theirs or of ours with one endpoint, and the client that asks it.
+
+use std::cell::Cell;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
+use nsm_sdk::core::Request;
+use tokio::time::Instant;
+
+use super::Files;
+
+/// Whose programs a mesh has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All on the Go SDK, with a forwarder that makes no links.
+    Go,
+    /// The same, with a registry that asks no policies: with them it takes minutes to fill.
+    GoOpen,
+    /// Ours, with a forwarder that makes no links.
+    Bare,
+    /// Ours, as people run them.
+    Links,
+}
+
+impl Kind {
+    /// What its figures begin with.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Go | Self::GoOpen => "go",
+            Self::Bare => "ours",
+            Self::Links => "ours_with_links",
+        }
+    }
+}
+
+/// How often a request is made until it counts as failed.
+const TRIES: usize = 5;
+
+/// A running mesh.
+pub(super) struct Mesh {
+    pub(super) kind: Kind,
+    pub(super) node: Node,
+    pub(super) client: Client,
+    /// How long each program took until it was ready.
+    pub(super) started: Vec<(String, Duration)>,
+    /// How many requests and closes were refused.
+    refused: Cell<usize>,
+    endpoint: Program,
+    _pods: [Pod; 2],
+}
+
+/// Starts meshes of these kinds, measures, and ends them. When something fails their logs stay.
+pub(super) async fn on<const COUNT: usize, T>(
+    kinds: [Kind; COUNT],
+    files: &Files,
+    measure: impl AsyncFnOnce([&Mesh; COUNT]) -> Result<T>,
+) -> Result<T> {
+    let mut folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+    let measured = async {
+        let mut meshes = Vec::with_capacity(COUNT);
+        for kind in kinds {
+            let started = Mesh::start(kind, files, folder.path()).await;
+            meshes.push(started.with_context(|| format!("cannot start the mesh {}", kind.name()))?);
+        }
+        let measured = measure(std::array::from_fn(|at| &meshes[at])).await?;
+        for mesh in meshes {
+            mesh.end().await?;
+        }
+        Ok(measured)
+    };
+    let measured: Result<_> = measured.await;
+    folder.disable_cleanup(measured.is_err());
+    measured.with_context(|| format!("the logs are in {}", folder.path().display()))
+}
+
+impl Mesh {
+    async fn start(kind: Kind, files: &Files, parent: &Path) -> Result<Self> {
+        let folder = parent.join(kind.name());
+        std::fs::create_dir(&folder)?;
+        let settings = Settings {
+            programs: programs(kind, files, &folder.join("programs"))?,
+            folder,
+            // Theirs loses options of calls at a level above this one.
+            log_level: "INFO".to_string(),
+            identities: vec!["nse".to_string()],
+            svid_lifetime: None,
+            host: None,
+        };
+        let pods = [
+            Pod::new(&format!("{}-near", kind.name()))?,
+            Pod::new(&format!("{}-far", kind.name()))?,
+        ];
+        let mut started = Vec::new();
+        let node = Node::start(settings, |name, took| started.push((name.to_string(), took))).await?;
+        let variables = [
+            // The kernel finds the neighbours of at most 1,024 Ethernet ends by itself; those of IP are told to it.
+            ("NSM_PAYLOAD", "IP".to_string()),
+            ("NSM_CIDR_PREFIX", "172.16.0.0/16".to_string()),
+        ];
+        let (endpoint, took) = node.start_endpoint("nse", &pods[1], &variables).await?;
+        started.push(("nse".to_string(), took));
+        let client = Client::new(&node, "bench", pods[0].path())?;
+        Ok(Self {
+            kind,
+            node,
+            client,
+            started,
+            refused: Cell::default(),
+            endpoint,
+            _pods: pods,
+        })
+    }
+
+    /// The programs that requests pass.
+    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+        let servers = self.node.programs().filter(|program| program.name() != "issuer");
+        servers.chain([&self.endpoint])
+    }
+
+    /// The name of a figure of this mesh.
+    pub(super) fn named(&self, figure: &str) -> String {
+        format!("{}.{figure}", self.kind.name())
+    }
+
+    /// Makes as many connections, so many at a time, whose names begin with this word.
+    pub(super) async fn attach(&self, word: &str, count: usize, at_once: usize) -> Result<Vec<Attached>> {
+        let asked = (0..count).map(|number| async move {
+            let (id, service) = wire(word, number);
+            self.persist(&id, &service).await
+        });
+        stream::iter(asked).buffer_unordered(at_once).try_collect().await
+    }
+
+    /// Asks until it is granted, as clients do. Theirs refuses now and then when it is asked much at once; what a
+    /// refused try took is a part of how long the answer took.
+    pub(super) async fn persist(&self, id: &str, service: &str) -> Result<Attached> {
+        let began = Instant::now();
+        let mut tries = 1;
+        loop {
+            match self.client.attach(id, service).await {
+                Ok(mut made) => {
+                    made.answered = began.elapsed();
+                    return Ok(made);
+                }
+                Err(error) if tries == TRIES => return Err(error),
+                Err(_) => {
+                    tries += 1;
+                    self.refused.set(self.refused.get() + 1);
+                }
+            }
+        }
+    }
+
+    /// How many requests and closes were refused until now.
+    pub(super) fn refused(&self) -> usize {
+        self.refused.get()
+    }
+
+    /// Closes connections, so many at a time. A close that is refused counts as a request that is; who made the
+    /// connection forgets it.
+    pub(super) async fn close(&self, requests: Vec<Request>, at_once: usize) {
+        let closes = requests.into_iter().map(|request| self.client.close(request));
+        let mut closes = stream::iter(closes).buffer_unordered(at_once);
+        while let Some(closed) = closes.next().await {
+            self.refused
+                .set(self.refused.get() + usize::from(closed.is_err()));
+        }
+    }
+
+    async fn end(self) -> Result<()> {
+        self.client.end().await;
+        self.endpoint.stop().await?;
+        self.node.end().await
+    }
+}
+
+/// The id of a connection, and the URL of what it asks for.
+pub(super) fn wire(word: &str, number: usize) -> (String, String) {
+    (
+        format!("{word}-{number}"),
+        format!("kernel://icmp-responder/{word}{number}"),
+    )
+}
+
+/// A folder with the programs of a mesh under the names by which nodes start them.
+fn programs(kind: Kind, files: &Files, folder: &Path) -> Result<Programs> {
+    std::fs::create_dir(folder)?;
+    let ours =
+        |program: &str| Ok::<_, anyhow::Error>(symlink(files.ours.file(program)?, folder.join(program))?);
+    ours("nsm")?;
+    for program in ["registry-memory", "nsmgr", "forwarder", "nse-icmp"] {
+        match (kind, program) {
+            (Kind::Go | Kind::GoOpen, "forwarder") => {
+                role(&files.peer, "forwarder-bare", &folder.join(program))?
+            }
+            (Kind::GoOpen, "registry-memory") => role(&files.peer, "registry-open", &folder.join(program))?,
+            (Kind::Go | Kind::GoOpen, _) => symlink(&files.peer, folder.join(program))?,
+            (Kind::Bare, "forwarder") => symlink(files.ours.file("forwarder-bare")?, folder.join(program))?,
+            (Kind::Bare | Kind::Links, _) => ours(program)?,
+        }
+    }
+    Ok(Programs::in_folder(folder))
+}
+
+/// A file that starts theirs in a role that it is not named after.
+fn role(peer: &Path, role: &str, file: &Path) -> Result<()> {
+    std::fs::write(file, format!("#!/bin/sh\nexec '{}' {role}\n", peer.display()))?;
+    Ok(std::fs::set_permissions(file, Permissions::from_mode(0o755))?)
+}
