@@ -33,7 +33,7 @@ pub struct Dial<A: Api> {
 }
 
 /// Why a call was not sent.
-const GONE: &str = "connection-gone";
+pub(crate) const GONE: &str = "connection-gone";
 
 /// How long undoing a request may take whose answer was not heard: a next hop that hangs costs no more.
 const TO_UNDO: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use tonic::Code;
 use tracing::debug;
 
 use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Packed, Result, Way};
+use crate::elements::dial::GONE;
 
 /// How long opening a stream may take.
 const OPEN: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ impl Watch {
         })
     }
 
-    /// The same in a few tries, for the next hop may be busy or starting.
+    /// The same in a few tries, for the next hop may be busy. One whose connection has ended does not come back by it.
     pub(crate) async fn persist(
         component: &Component,
         way: &Way<NetworkService>,
@@ -64,7 +65,7 @@ impl Watch {
         let mut tries = 1;
         loop {
             match Self::open(component, way, connection).await {
-                Err(error) if tries < OPEN_TRIES && !is_refusal(&error) => {
+                Err(error) if tries < OPEN_TRIES && !is_refusal(&error) && !is_broken(&error) => {
                     debug!(id = connection.id, %error, "opening a monitor of the next hop");
                     tries += 1;
                     sleep(backoff.next(component)).await;
@@ -126,6 +127,11 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
         error.code(),
         Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated
     )
+}
+
+/// Whether the connection to the next hop has ended.
+fn is_broken(error: &Error) -> bool {
+    matches!(error.reason(), GONE | "peer-unreachable")
 }
 
 fn selector(connection: &Connection) -> MonitorScopeSelector {
