@@ -27,6 +27,7 @@ use nsm_api::connection::{Connection, ConnectionEventType as Kind, MonitorScopeS
 use tracing::info;
 
 use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result};
+use fingerprint::Fingerprint;
 use hub::Hub;
 use upstream::{Told, Upstream};
 
@@ -72,7 +73,7 @@ impl Monitor {
     }
 
     /// Tells from now on what the next hop tells.
-    fn relay(&self, ctx: &Ctx, epoch: u64, connection: &Connection) {
+    fn relay(&self, ctx: &Ctx, epoch: u64, print: Fingerprint, connection: &Connection) {
         let hub = Arc::clone(&self.hub);
         let tell = move |epoch, told| match told {
             Told::Change(change) => {
@@ -86,7 +87,7 @@ impl Monitor {
                 hub.relay(epoch, &Arc::from(down));
             }
         };
-        if let Some(upstream) = Upstream::listen(ctx, epoch, connection, tell) {
+        if let Some(upstream) = Upstream::listen(ctx, epoch, print, connection, tell) {
             ctx.store().insert(upstream);
         }
     }
@@ -114,14 +115,15 @@ impl Element<NetworkService> for Monitor {
         }
         message.connection.set_state(State::Up);
         let connection = &message.connection;
-        let epoch = self.hub.update(connection);
+        let print = Fingerprint::of(connection);
+        let epoch = self.hub.update(connection, print);
         if !ctx.store().has::<Listing>() {
             let hub = Arc::clone(&self.hub);
             ctx.store().insert(Listing { hub, id });
         }
-        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, connection)) {
+        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, print, connection)) {
             Some(upstream) => drop(ctx.store().insert(upstream)),
-            None => self.relay(ctx, epoch, connection),
+            None => self.relay(ctx, epoch, print, connection),
         }
         Ok(())
     }

@@ -44,8 +44,7 @@ impl Hub {
 
     /// Lists the connection as its own hop says it is. That begins an epoch, unless it is listed so already. Returns the
     /// epoch.
-    pub(super) fn update(&self, connection: &Connection) -> u64 {
-        let print = Fingerprint::of(connection);
+    pub(super) fn update(&self, connection: &Connection, print: Fingerprint) -> u64 {
         let mut table = self.table.lock();
         let listed = table.connections.get(&connection.id);
         if let Some(listed) = listed.filter(|listed| listed.print == print) {
@@ -53,7 +52,7 @@ impl Hub {
         }
         table.last += 1;
         let epoch = table.last;
-        table.connections.insert(connection, epoch);
+        table.connections.insert(connection, print, epoch);
         table.publish(Kind::Update, &Arc::new(connection.clone()));
         epoch
     }
@@ -63,7 +62,9 @@ impl Hub {
         let mut table = self.table.lock();
         let current = table.connections.get(&connection.id);
         if current.is_some_and(|listed| listed.epoch == epoch) {
-            table.connections.insert(connection, epoch);
+            table
+                .connections
+                .insert(connection, Fingerprint::of(connection), epoch);
             table.publish(Kind::Update, connection);
         }
     }
@@ -76,7 +77,9 @@ impl Hub {
         };
         let (mut connection, epoch) = (listed.connection.open(), listed.epoch);
         change(&mut connection);
-        table.connections.insert(&connection, epoch);
+        table
+            .connections
+            .insert(&connection, Fingerprint::of(&connection), epoch);
         table.publish(Kind::Update, &Arc::new(connection));
         true
     }

@@ -33,7 +33,7 @@ pub(super) struct Listed {
 
 impl List {
     /// Lists a connection in place of what was listed under its id.
-    pub(super) fn insert(&mut self, connection: &Connection, epoch: u64) {
+    pub(super) fn insert(&mut self, connection: &Connection, print: Fingerprint, epoch: u64) {
         let hashes = self.hashes(connection);
         let connections = &mut self.connections;
         let (id, old) = match connections.remove_entry(connection.id.as_str()) {
@@ -49,7 +49,7 @@ impl List {
         }
         let listed = Listed {
             connection: Packed::new(connection),
-            print: Fingerprint::of(connection),
+            print,
             hashes,
             epoch,
         };
@@ -132,14 +132,26 @@ mod tests {
     #[test]
     fn a_connection_is_found_by_every_id_that_its_path_has_now() {
         let mut list = List::default();
-        list.insert(&connection(&["a", "b", "c"]), 1);
-        list.insert(&connection(&["a", "d", "e"]), 2);
+        list.insert(
+            &connection(&["a", "b", "c"]),
+            Fingerprint::of(&connection(&["a", "b", "c"])),
+            1,
+        );
+        list.insert(
+            &connection(&["a", "d", "e"]),
+            Fingerprint::of(&connection(&["a", "d", "e"])),
+            2,
+        );
         assert_eq!(found(&list, "a"), ["b", "d"]);
         assert_eq!(
             (found(&list, "c"), found(&list, "")),
             (vec!["b".into()], vec!["b".into(), "d".into()])
         );
-        list.insert(&connection(&["a", "b", "f"]), 3);
+        list.insert(
+            &connection(&["a", "b", "f"]),
+            Fingerprint::of(&connection(&["a", "b", "f"])),
+            3,
+        );
         assert_eq!(
             (found(&list, "c").len(), found(&list, "f")),
             (0, vec!["b".to_string()])

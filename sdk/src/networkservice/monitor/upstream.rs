@@ -62,9 +62,10 @@ type Answer = (u64, Packed<Connection>);
 impl Upstream {
     /// Listens to the hop at the end of the connection's way, if it has one. `connection` is as that was answered in
     /// `epoch`; both are told with everything that is heard until there is another answer.
-    pub(crate) fn listen(
+    pub(super) fn listen(
         ctx: &Ctx,
         epoch: u64,
+        print: Fingerprint,
         connection: &Connection,
         tell: impl Fn(u64, Told) + Send + Sync + 'static,
     ) -> Option<Self> {
@@ -74,7 +75,7 @@ impl Upstream {
                 is_held: false,
                 answer: None,
                 stands: true,
-                known: Some((epoch, Fingerprint::of(connection))),
+                known: Some((epoch, print)),
             }),
             goes_on: Notify::new(),
         });
@@ -100,14 +101,14 @@ impl Upstream {
 
     /// Goes on with the answer of another request; false when the connection does not go to where this listens any
     /// more, or when something is wrong there.
-    pub(crate) fn go_on(&self, ctx: &Ctx, epoch: u64, connection: &Connection) -> bool {
+    pub(super) fn go_on(&self, ctx: &Ctx, epoch: u64, print: Fingerprint, connection: &Connection) -> bool {
         let is_same = |way: &Way<NetworkService>| Arc::ptr_eq(&way.0, &self.way.0);
         let leads_here = ctx.store().with(is_same).unwrap_or(false) && next_id(connection) == self.next;
         let mut state = self.course.state.lock();
         if !leads_here || !state.stands || self.task.is_finished() {
             return false;
         }
-        let answered = Some((epoch, Fingerprint::of(connection)));
+        let answered = Some((epoch, print));
         if state.known != answered {
             state.known = answered;
             state.answer = Some((epoch, Packed::new(connection)));
@@ -229,13 +230,14 @@ struct Shared {
 
 /// What is heard of a client's connection after an answer; nothing where it has no way.
 pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<watch::Receiver<News>> {
+    let print = Fingerprint::of(connection);
     let shared = ctx.store().take::<Shared>();
-    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, connection));
+    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, print, connection));
     let shared = shared.or_else(|| {
         let news = watch::Sender::new(News::default());
         let sender = news.clone();
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
-        let upstream = Upstream::listen(ctx, 0, connection, tell)?;
+        let upstream = Upstream::listen(ctx, 0, print, connection, tell)?;
         Some(Shared { upstream, news })
     })?;
     let news = shared.news.subscribe();
