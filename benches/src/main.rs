@@ -14,6 +14,10 @@ mod go;
 mod one_node;
 mod two_nodes;
 
+/// That of the programs: what they are compared with shall not differ by it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the mesh costs, beside what its parts cost bare, measured in the same run
 #[derive(Parser)]
 #[command(name = "nsm-bench", version)]

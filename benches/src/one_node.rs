@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use nsm::mesh::{Client, Node, Pod, Program, Programs, Settings};
 
 use crate::figure::Figure;
+use floor::Floor;
 
 mod attach;
 mod chain;
@@ -88,25 +89,28 @@ impl OneNode {
 
     async fn wires(&self, programs: &Programs) -> Result<Vec<Figure>> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
-        let bench = Bench::start(programs, folder.path()).await?;
-        say("floors");
-        let floor = floor::measure(&bench.node, self.rounds).await?;
-        let mut figures = floor.figures();
+        let bench = Bench::start(programs, folder.path(), "bench").await?;
+        let mut floor = Floor::start(&bench.node).await?;
+        let mut figures = Vec::new();
         if self.wants(Part::Attach) {
             say("attach, close");
-            figures.extend(attach::one_by_one(&bench, &floor, self.rounds).await?);
+            figures.extend(attach::one_by_one(&bench, &mut floor, self.rounds).await?);
         }
         if self.wants(Part::Refresh) {
             say("refresh");
-            figures.extend(attach::refresh(&bench, &floor, self.rounds).await?);
+            figures.extend(attach::refresh(&bench, &mut floor, self.rounds).await?);
         }
+        floor.end().await?;
         if self.wants(Part::AtOnce) {
             say("100 at once");
             figures.extend(attach::at_once(&bench, 100).await?);
         }
         if self.wants(Part::Many) {
             say("many connections");
-            figures.extend(attach::many(&bench, self.connections).await?);
+            let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+            let other = Bench::start(programs, folder.path(), "other").await?;
+            figures.extend(attach::many(&bench, &other, self.connections).await?);
+            other.end().await?;
         }
         bench.end().await?;
         Ok(figures)
@@ -118,7 +122,7 @@ impl OneNode {
 }
 
 impl Bench {
-    async fn start(programs: &Programs, folder: &Path) -> Result<Self> {
+    async fn start(programs: &Programs, folder: &Path, name: &str) -> Result<Self> {
         let settings = Settings {
             programs: programs.clone(),
             folder: folder.to_path_buf(),
@@ -127,7 +131,10 @@ impl Bench {
             svid_lifetime: None,
             host: None,
         };
-        let (pod, far) = (Pod::new("client")?, Pod::new("endpoint")?);
+        let (pod, far) = (
+            Pod::new(&format!("{name}-client"))?,
+            Pod::new(&format!("{name}-endpoint"))?,
+        );
         let node = Node::start(settings, |_, _| ()).await?;
         // The kernel finds the neighbours of at most 1,024 Ethernet ends by itself; those of IP are told to it.
         let payload = [("NSM_PAYLOAD", "IP".to_string())];

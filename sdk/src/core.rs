@@ -22,6 +22,7 @@ pub use component::{Clock, Component, Task};
 pub use ctx::{Ctx, DEFAULT_BUDGET};
 pub use error::{Error, Result, Retry};
 pub use events::{Event, Events, Later, Unfinished};
+pub(crate) use packed::append;
 pub use packed::{Pack, Packed};
 pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
 pub use remote::{Dialer, Remote, Way};

@@ -18,6 +18,10 @@ use nsm_sdk::networkservice::xconnect::Planes;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
 
+/// That of the forwarder.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Answers as a forwarder does, and makes no links
 #[derive(Clone, Debug, Parser)]
 #[command(name = "forwarder-bare", version, after_help = AFTER_HELP)]

@@ -60,12 +60,14 @@ pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Fi
 async fn once(mesh: &Mesh, turn: usize, taken: &mut Taken) -> Result<()> {
     for round in 0..A_TURN + WARM_UP {
         let (id, service) = wire(&format!("t{turn}n"), round);
-        let made = mesh.persist(&id, &service).await?;
-        let again = mesh.client.again(made.request).await?;
-        let closed = mesh.client.close(again.request).await?;
+        let made = mesh.persist(0, &id, &service).await?;
+        let answered = made.attached.answered;
+        let again = mesh.again(made).await?;
+        let refreshed = again.attached.answered;
+        let closed = mesh.close(again).await?;
         if round >= WARM_UP {
-            taken.request.push(made.answered);
-            taken.refresh.push(again.answered);
+            taken.request.push(answered);
+            taken.refresh.push(refreshed);
             taken.close.push(closed);
         }
     }

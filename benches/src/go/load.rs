@@ -16,6 +16,9 @@ const TURNS: usize = 3;
 /// How many requests of ours stand beside one of theirs, so that both take time that can be measured.
 const OURS_BESIDE_ONE: usize = 10;
 
+/// Callers that ask once before it counts, so that all have dialled.
+const WARM_UP: usize = 64;
+
 /// Requests of a turn of theirs, at least.
 const REQUESTS: usize = 64;
 
@@ -69,9 +72,8 @@ pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
 }
 
 async fn warm_up(mesh: &Mesh) -> Result<()> {
-    let made = mesh.attach("warm", 16, 8).await?;
-    mesh.close(made.into_iter().map(|made| made.request).collect(), 8)
-        .await;
+    let made = mesh.attach("warm", WARM_UP, WARM_UP).await?;
+    mesh.close_all(made, WARM_UP).await;
     Ok(())
 }
 
@@ -89,9 +91,8 @@ async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: 
     cpu.spent += spent(mesh)?.saturating_sub(before);
     cpu.requests += requests;
     found.per_second.push(requests as f64 / took.as_secs_f64());
-    found.times.extend(made.iter().map(|made| made.answered));
-    mesh.close(made.into_iter().map(|made| made.request).collect(), callers)
-        .await;
+    found.times.extend(made.iter().map(|made| made.attached.answered));
+    mesh.close_all(made, callers).await;
     Ok(())
 }
 

@@ -39,13 +39,12 @@ pub(super) async fn many(meshes: [&Mesh; 2], connections: usize) -> Result<Vec<F
 /// Connections that come and go: what the worst of the programs weighs afterwards, against what it weighed before.
 pub(super) async fn closed(mesh: &Mesh, connections: usize) -> Result<Vec<Figure>> {
     let first = mesh.attach("first", 1, 1).await?;
-    mesh.close(first.into_iter().map(|made| made.request).collect(), 1)
-        .await;
+    mesh.close_all(first, 1).await;
     let idle = resident(mesh)?;
     let cycles = (0..connections).map(|number| async move {
         let (id, service) = wire("gone", number);
-        let made = mesh.persist(&id, &service).await?;
-        mesh.client.close(made.request).await
+        let made = mesh.persist(number % AT_ONCE, &id, &service).await?;
+        mesh.close(made).await
     });
     let cycles = stream::iter(cycles).buffer_unordered(AT_ONCE);
     cycles.try_for_each(|_| async { Ok(()) }).await?;

@@ -8,9 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
-use nsm_sdk::core::Request;
 use tokio::time::Instant;
 
 use super::Files;
@@ -42,11 +41,21 @@ impl Kind {
 /// How often a request is made until it counts as failed.
 const TRIES: usize = 5;
 
+/// How many callers there are, each with a client of its own.
+const CALLERS: usize = 64;
+
+/// A connection, and who has asked for it.
+pub(super) struct Made {
+    caller: usize,
+    pub(super) attached: Attached,
+}
+
 /// A running mesh.
 pub(super) struct Mesh {
     pub(super) kind: Kind,
     pub(super) node: Node,
-    pub(super) client: Client,
+    /// One for each caller.
+    clients: Vec<Client>,
     /// How long each program took until it was ready.
     pub(super) started: Vec<(String, Duration)>,
     /// How many requests and closes were refused.
@@ -105,11 +114,13 @@ impl Mesh {
         ];
         let (endpoint, took) = node.start_endpoint("nse", &pods[1], &variables).await?;
         started.push(("nse".to_string(), took));
-        let client = Client::new(&node, "bench", pods[0].path())?;
+        let clients =
+            (0..CALLERS).map(|caller| Client::new(&node, &format!("bench-{caller}"), pods[0].path()));
+        let clients = clients.collect::<Result<_>>()?;
         Ok(Self {
             kind,
             node,
-            client,
+            clients,
             started,
             refused: Cell::default(),
             endpoint,
@@ -128,25 +139,30 @@ impl Mesh {
         format!("{}.{figure}", self.kind.name())
     }
 
-    /// Makes as many connections, so many at a time, whose names begin with this word.
-    pub(super) async fn attach(&self, word: &str, count: usize, at_once: usize) -> Result<Vec<Attached>> {
-        let asked = (0..count).map(|number| async move {
-            let (id, service) = wire(word, number);
-            self.persist(&id, &service).await
+    /// Makes as many connections, whose names begin with this word, by so many callers.
+    pub(super) async fn attach(&self, word: &str, count: usize, callers: usize) -> Result<Vec<Made>> {
+        let made = (0..callers).map(|caller| async move {
+            let mut made = Vec::new();
+            for number in (caller..count).step_by(callers) {
+                let (id, service) = wire(word, number);
+                made.push(self.persist(caller, &id, &service).await?);
+            }
+            Ok::<_, anyhow::Error>(made)
         });
-        stream::iter(asked).buffer_unordered(at_once).try_collect().await
+        let made = futures::future::try_join_all(made).await?;
+        Ok(made.into_iter().flatten().collect())
     }
 
     /// Asks until it is granted, as clients do. Theirs refuses now and then when it is asked much at once; what a
     /// refused try took is a part of how long the answer took.
-    pub(super) async fn persist(&self, id: &str, service: &str) -> Result<Attached> {
+    pub(super) async fn persist(&self, caller: usize, id: &str, service: &str) -> Result<Made> {
         let began = Instant::now();
         let mut tries = 1;
         loop {
-            match self.client.attach(id, service).await {
-                Ok(mut made) => {
-                    made.answered = began.elapsed();
-                    return Ok(made);
+            match self.client(caller)?.attach(id, service).await {
+                Ok(mut attached) => {
+                    attached.answered = began.elapsed();
+                    return Ok(Made { caller, attached });
                 }
                 Err(error) if tries == TRIES => return Err(error),
                 Err(_) => {
@@ -157,15 +173,33 @@ impl Mesh {
         }
     }
 
+    /// Repeats a request.
+    pub(super) async fn again(&self, made: Made) -> Result<Made> {
+        let Made { caller, attached } = made;
+        let attached = self.client(caller)?.again(attached.request).await?;
+        Ok(Made { caller, attached })
+    }
+
+    fn client(&self, caller: usize) -> Result<&Client> {
+        self.clients
+            .get(caller)
+            .with_context(|| format!("{caller} is no caller: there are {CALLERS}"))
+    }
+
     /// How many requests and closes were refused until now.
     pub(super) fn refused(&self) -> usize {
         self.refused.get()
     }
 
+    /// Closes a connection; answers how long its caller waited.
+    pub(super) async fn close(&self, made: Made) -> Result<Duration> {
+        self.client(made.caller)?.close(made.attached.request).await
+    }
+
     /// Closes connections, so many at a time. A close that is refused counts as a request that is; who made the
     /// connection forgets it.
-    pub(super) async fn close(&self, requests: Vec<Request>, at_once: usize) {
-        let closes = requests.into_iter().map(|request| self.client.close(request));
+    pub(super) async fn close_all(&self, made: Vec<Made>, at_once: usize) {
+        let closes = made.into_iter().map(|made| self.close(made));
         let mut closes = stream::iter(closes).buffer_unordered(at_once);
         while let Some(closed) = closes.next().await {
             self.refused
@@ -174,7 +208,9 @@ impl Mesh {
     }
 
     async fn end(self) -> Result<()> {
-        self.client.end().await;
+        for client in self.clients {
+            client.end().await;
+        }
         self.endpoint.stop().await?;
         self.node.end().await
     }

@@ -11,6 +11,7 @@ use nsm_api::registry::{
 };
 use prost::DecodeError;
 
+use super::packed::{append, take};
 use super::{Pack, Peer};
 use crate::identity::same_namespace;
 
@@ -121,21 +122,25 @@ pub struct Request {
 
 impl Pack for Request {
     fn pack(&self, into: &mut Vec<u8>) {
-        self.connection.pack(into);
+        append(&self.connection, into);
         for mechanism in &self.mechanism_preferences {
-            mechanism.pack(into);
+            append(mechanism, into);
         }
     }
 
     fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError> {
         let mut request = Self {
-            connection: Pack::unpack(from)?,
+            connection: take(from)?,
             mechanism_preferences: Vec::new(),
         };
         while !from.is_empty() {
-            request.mechanism_preferences.push(Pack::unpack(from)?);
+            request.mechanism_preferences.push(take(from)?);
         }
         Ok(request)
+    }
+
+    fn hops(&self) -> Option<&Path> {
+        self.connection.path.as_ref()
     }
 }
 
@@ -231,7 +236,7 @@ pub struct Registration<T> {
 }
 
 /// What a registry keeps under a name.
-pub trait Entry: Pack + Clone + Default + Send + Sync + Debug + PartialEq + 'static {
+pub trait Entry: prost::Message + Clone + Default + Send + Sync + Debug + PartialEq + 'static {
     /// The name.
     fn name(&self) -> &str;
     /// Sets the name.
@@ -286,15 +291,19 @@ impl Entry for Service {
 
 impl<T: Entry> Pack for Registration<T> {
     fn pack(&self, into: &mut Vec<u8>) {
-        self.entry.pack(into);
-        self.path.pack(into);
+        append(&self.entry, into);
+        append(&self.path, into);
     }
 
     fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError> {
         Ok(Self {
-            entry: Pack::unpack(from)?,
-            path: Pack::unpack(from)?,
+            entry: take(from)?,
+            path: take(from)?,
         })
+    }
+
+    fn hops(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 }
 

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages as the wire has them: what is kept between calls.
+//! Messages as the wire has them, without the tokens that others have too: what is kept between calls.
 //!
-//! **Cost**: a message that has been through a few hops takes 7 KiB in a hundred pieces, and packed 2 KiB in one;
-//! packing takes 3 µs and opening 10 µs.
+//! **Cost**: a message that has been through a few hops takes 7 KiB in a hundred pieces, and packed less than 1 KiB in
+//! two; packing takes 3 µs and opening 10 µs.
+
+mod token;
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use memchr::memmem;
+use nsm_api::connection::{Connection, Path};
 use prost::DecodeError;
+
+use token::Token;
 
 /// What can be packed.
 pub trait Pack: Sized {
@@ -18,41 +24,99 @@ pub trait Pack: Sized {
     ///
     /// Errors: when `from` does not begin with what [`Pack::pack`] has written.
     fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError>;
+
+    /// The path whose tokens are kept once for all that is packed.
+    fn hops(&self) -> Option<&Path>;
 }
 
-impl<M: prost::Message + Default> Pack for M {
+impl Pack for Connection {
     fn pack(&self, into: &mut Vec<u8>) {
-        let length = self.encoded_len();
-        into.reserve_exact(length + prost::length_delimiter_len(length));
-        self.encode_length_delimited(into)
-            .expect("a vector grows as it must");
+        append(self, into);
     }
 
     fn unpack(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        M::decode_length_delimited(from)
+        take(from)
     }
+
+    fn hops(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+}
+
+/// Appends one message of the wire, after its length.
+pub(crate) fn append(message: &impl prost::Message, into: &mut Vec<u8>) {
+    let length = message.encoded_len();
+    into.reserve(length + prost::length_delimiter_len(length));
+    message
+        .encode_length_delimited(into)
+        .expect("a vector grows as it must");
+}
+
+/// Takes one message that was appended from the front.
+///
+/// Errors: when there is none.
+pub(super) fn take<M: prost::Message + Default>(from: &mut &[u8]) -> Result<M, DecodeError> {
+    M::decode_length_delimited(from)
 }
 
 /// A packed message.
 pub struct Packed<T> {
+    /// All but the tokens that are cut out.
     bytes: Box<[u8]>,
+    cuts: Box<[Cut]>,
     of: PhantomData<fn() -> T>,
+}
+
+/// A token that belongs before this place of the bytes.
+struct Cut {
+    before: usize,
+    token: Token,
 }
 
 impl<T: Pack> Packed<T> {
     /// Packs a message.
     pub fn new(message: &T) -> Self {
-        let mut bytes = Vec::new();
-        message.pack(&mut bytes);
+        let mut whole = Vec::new();
+        message.pack(&mut whole);
+        let hops = message
+            .hops()
+            .map_or_else(Default::default, |path| &path.path_segments[..]);
+        let mut bytes = Vec::with_capacity(whole.len());
+        let mut cuts = Vec::with_capacity(hops.len());
+        let mut rest = &whole[..];
+        for text in hops
+            .iter()
+            .map(|hop| &hop.token)
+            .filter(|token| !token.is_empty())
+        {
+            let Some(at) = memmem::find(rest, text.as_bytes()) else {
+                continue;
+            };
+            bytes.extend_from_slice(&rest[..at]);
+            rest = &rest[at + text.len()..];
+            let (before, token) = (bytes.len(), Token::of(text));
+            cuts.push(Cut { before, token });
+        }
+        bytes.extend_from_slice(rest);
         Self {
             bytes: bytes.into(),
+            cuts: cuts.into(),
             of: PhantomData,
         }
     }
 
     /// The message.
     pub fn open(&self) -> T {
-        T::unpack(&mut &*self.bytes).expect("we have packed it ourselves")
+        let tokens: usize = self.cuts.iter().map(|cut| cut.token.as_str().len()).sum();
+        let mut whole = Vec::with_capacity(self.bytes.len() + tokens);
+        let mut from = 0;
+        for Cut { before, token } in &self.cuts {
+            whole.extend_from_slice(&self.bytes[from..*before]);
+            whole.extend_from_slice(token.as_str().as_bytes());
+            from = *before;
+        }
+        whole.extend_from_slice(&self.bytes[from..]);
+        T::unpack(&mut &*whole).expect("we have packed it ourselves")
     }
 }
 
@@ -64,7 +128,7 @@ impl<T> fmt::Debug for Packed<T> {
 
 #[cfg(test)]
 mod tests {
-    use nsm_api::connection::Mechanism;
+    use nsm_api::connection::{Mechanism, PathSegment};
     use nsm_api::registry::NetworkServiceEndpoint;
 
     use super::*;
@@ -74,6 +138,14 @@ mod tests {
     #[test]
     fn a_message_is_the_same_when_it_is_opened() {
         let mut whole = request();
+        let hop = |token: &str| PathSegment {
+            token: token.into(),
+            ..Default::default()
+        };
+        whole
+            .path_mut()
+            .path_segments
+            .extend(["one", "", "two", "two"].map(hop));
         whole.mechanism_preferences = vec![
             Mechanism::default(),
             Mechanism {
@@ -92,5 +164,17 @@ mod tests {
             };
             assert_eq!(Packed::new(&registration).open(), registration);
         }
+    }
+    #[test]
+    fn tokens_are_kept_once_for_all_messages() {
+        let mut signed = request();
+        let token = "e".repeat(400);
+        for hop in &mut signed.path_mut().path_segments {
+            hop.token.clone_from(&token);
+        }
+        let [one, other] = [Packed::new(&signed), Packed::new(&signed)];
+        let first = |packed: &Packed<Request>| packed.cuts[0].token.as_str().as_ptr();
+        assert_eq!(first(&one), first(&other));
+        assert!(one.bytes.len() < token.len());
     }
 }

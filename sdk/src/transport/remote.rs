@@ -30,8 +30,8 @@ use tracing::debug;
 use super::link::Link;
 use super::{grpcmetadata, metadata};
 use crate::core::{
-    Api, Ctx, Error, Found, NetworkService, NsRegistry, NseRegistry, Pack, Peer, Registration, Remote,
-    Request, Result,
+    Api, Ctx, Error, Found, NetworkService, NsRegistry, NseRegistry, Peer, Registration, Remote, Request,
+    Result, append,
 };
 use crate::identity::Tokens;
 
@@ -50,10 +50,10 @@ const CLOSE: &str = "/networkservice.NetworkService/Close";
 /// A request as it is sent: a `NetworkServiceRequest`, whose fields 1 and 2 are messages (tags 0x0a and 0x12).
 fn whole(request: &Request) -> Vec<u8> {
     let mut bytes = vec![0x0a];
-    request.connection.pack(&mut bytes);
+    append(&request.connection, &mut bytes);
     for mechanism in &request.mechanism_preferences {
         bytes.push(0x12);
-        mechanism.pack(&mut bytes);
+        append(mechanism, &mut bytes);
     }
     bytes
 }
