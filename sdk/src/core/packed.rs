@@ -9,7 +9,7 @@ mod token;
 use std::fmt;
 use std::marker::PhantomData;
 
-use memchr::memmem;
+use memchr::memchr_iter;
 use nsm_api::connection::{Connection, Path};
 use prost::DecodeError;
 
@@ -59,6 +59,11 @@ pub(super) fn take<M: prost::Message + Default>(from: &mut &[u8]) -> Result<M, D
     M::decode_length_delimited(from)
 }
 
+/// Where `text` is. Little but tokens begins as they do, and those before it are cut out already.
+fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    memchr_iter(*text.first()?, bytes).find(|at| bytes[*at..].starts_with(text))
+}
+
 /// A packed message.
 pub struct Packed<T> {
     /// All but the tokens that are cut out.
@@ -89,7 +94,7 @@ impl<T: Pack> Packed<T> {
             .map(|hop| &hop.token)
             .filter(|token| !token.is_empty())
         {
-            let Some(at) = memmem::find(rest, text.as_bytes()) else {
+            let Some(at) = position(rest, text.as_bytes()) else {
                 continue;
             };
             bytes.extend_from_slice(&rest[..at]);
