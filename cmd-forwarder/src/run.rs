@@ -23,6 +23,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     })?;
     let kernel = nsm_sdk_kernel::Config {
         journal: Some(settings.state_dir.join("journal")),
+        group: settings.link_group,
         ..nsm_sdk_kernel::Config::default()
     };
     let kernel = Arc::new(Kernel::start(&component, kernel).await?);

@@ -59,6 +59,14 @@ pub(crate) struct Settings {
         default_value = "/var/lib/networkservicemesh/forwarder"
     )]
     pub(crate) state_dir: std::path::PathBuf,
+    /// The link group that marks our interfaces; another forwarder on the same node needs another one
+    #[arg(
+        long,
+        env = "NSM_LINK_GROUP",
+        default_value_t = nsm_sdk_kernel::GROUP,
+        value_parser = clap::value_parser!(u32).range(1..1 << 31)
+    )]
+    pub(crate) link_group: u32,
 
     #[command(flatten)]
     pub(crate) log: LogSettings,

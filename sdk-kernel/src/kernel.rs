@@ -47,7 +47,8 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// How long what an earlier life made is kept for whoever asks for it again.
     pub grace: Duration,
-    /// The link group that marks its interfaces. Each forwarder of a node needs one of its own.
+    /// The link group that marks its interfaces, 1 to 2³¹ − 1. Each forwarder of a node needs one of its own: what has
+    /// its mark and is in no wire of its own it takes for what an earlier life has left.
     pub group: u32,
 }
 

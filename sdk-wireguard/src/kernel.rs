@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nsm_sdk::core::{Component, Error, Result};
+use nsm_sdk::core::{Component, Result};
 use rand::Rng;
 use rustix::io::Errno;
 use wireguard_control::DeviceUpdate;
@@ -26,6 +26,7 @@ use crate::link::{Link, Netlink, Wanted, refused};
 use crate::netns::{Netns, NetnsId};
 use crate::owner::{Driver, Owner};
 use crate::ports::Ports;
+use crate::search;
 use crate::tunnel::{Made, Statistics, Tunnel};
 use crate::worker::{Home, Workers, nursery};
 
@@ -78,7 +79,8 @@ struct Device {
 }
 
 impl Kernel {
-    /// Has `act` done in the namespace of `tunnel`, which must be the one that the device is in.
+    /// Has `act` done in the namespace that the device of `tunnel` is in, also when the path of the tunnel leads there
+    /// no more.
     async fn visit<T: Send + 'static>(
         &self,
         tunnel: &Tunnel,
@@ -87,14 +89,7 @@ impl Kernel {
     ) -> Result<T> {
         let (tunnel, id) = (tunnel.clone(), device.netns);
         let job = self.workers.run(move |home| {
-            let netns = Netns::open(&tunnel.netns)?;
-            if netns.id() != id {
-                let (path, now) = (tunnel.netns.display(), netns.id());
-                return Err(Error::not_found(
-                    "netns-gone",
-                    format!("{path} is {now} now, the tunnel {} was made in {id}", tunnel.id),
-                ));
-            }
+            let netns = search::open(&tunnel.netns, id)?;
             home.visit(&netns, || act(&tunnel))
         });
         job.await

@@ -28,6 +28,7 @@ mod model;
 mod netns;
 mod owner;
 mod ports;
+mod search;
 mod tunnel;
 pub mod userspace;
 mod worker;

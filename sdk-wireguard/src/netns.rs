@@ -83,6 +83,15 @@ impl Netns {
         self.id
     }
 
+    /// Says that `path` leads here now, and not to `id` as it did.
+    pub(crate) fn is_not(&self, path: &Path, id: NetnsId) -> Error {
+        let (path, now) = (path.display(), self.id);
+        Error::not_found(
+            "netns-gone",
+            format!("{path} is {now} now, and {id}, as it was, has ended"),
+        )
+    }
+
     /// Brings the calling thread into the namespace.
     pub(crate) fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|errno| {

@@ -14,7 +14,7 @@ mod run;
 mod start;
 
 pub use duration::{Duration, ParseDurationError};
-pub use endpoint::{EndpointProgram, EndpointSettings, register, serve, unregister};
+pub use endpoint::{EndpointProgram, EndpointSettings, register, serve, serve_calling, unregister};
 pub use environment::Settings;
 pub use help::AFTER_HELP;
 pub use info::{InfoSettings, labels};

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod forwarder;
 pub mod nsmgr;
 pub mod nsmgr_registry;
+pub mod passthrough;
 pub mod registry_client;
 pub mod registry_memory;
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod filtermechanisms;
 pub mod heal;
 pub mod hoptime;
 pub mod kernel;
+pub mod legs;
 mod lookup;
 pub mod mechanismpriority;
 pub mod mechanisms;
@@ -37,6 +38,7 @@ pub mod upstreamrefresh;
 pub mod vxlan;
 mod watched;
 pub mod wireguard;
+mod wireid;
 pub mod xconnect;
 
 pub use lookup::Registries;

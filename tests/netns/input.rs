@@ -26,6 +26,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             unsupported_mechanism,
         ),
         bench.test("a_request_over_4_mib_is_refused", too_large),
+        bench.test(
+            "d69_a_forwarder_without_privileges_says_so_and_is_never_ready",
+            unprivileged,
+        ),
     ]
 }
 
@@ -128,6 +132,46 @@ async fn bad_settings(world: &mut World) -> Result<()> {
         let named = if name == "NSM_DNS_CONFIGS" { name } else { value };
         fails(world, "nse-icmp", &variables, 64, &[named]).await?;
     }
+    let variables = [("NSM_LISTEN_ON", listen_on.as_str()), ("NSM_LABELS", " ")];
+    fails(
+        world,
+        "nse-passthrough",
+        &variables,
+        64,
+        &["NSM_LABELS", "app:firewall"],
+    )
+    .await?;
+    for group in ["0", "2147483648", "NSM"] {
+        let variables = [("NSM_LISTEN_ON", listen_on.as_str()), ("NSM_LINK_GROUP", group)];
+        fails(world, "forwarder", &variables, 64, &[group]).await?;
+    }
+    Ok(())
+}
+
+/// A forwarder that root has started with less than it needs, as a container without `privileged` does.
+async fn unprivileged(world: &mut World) -> Result<()> {
+    let forwarder = world.node.programs_folder().join("forwarder");
+    let state = world.node.folder().join("unprivileged");
+    let identity = format!(
+        "unix://{}",
+        world.node.folder().join("identity/nsc-2.sock").display()
+    );
+    let mut command = world.near.command("setpriv");
+    let command = command
+        .args(["--bounding-set=-net_admin,-sys_admin", "--inh-caps=-all"])
+        .arg(forwarder)
+        .env("NSM_STATE_DIR", state)
+        .env("NSM_CONNECT_TO", world.nsmgr())
+        .env("NSM_LISTEN_ON", world.node.url("nsc-2"))
+        .env("SPIFFE_ENDPOINT_SOCKET", identity);
+    let done = command.output()?;
+    let printed = [done.stdout, done.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    same("the exit code", done.status.code(), Some(69))?;
+    ensure!(
+        printed.contains("CAP_NET_ADMIN") && !printed.contains("ready"),
+        "{printed}"
+    );
     Ok(())
 }
 

@@ -15,12 +15,14 @@ use tokio::sync::Mutex;
 mod contexts;
 mod demo;
 mod faults;
+mod forwarders;
 mod heal;
 mod hostile;
 mod input;
 mod kernel;
 mod life;
 mod moves;
+mod passthrough;
 mod peers;
 mod remote;
 mod soak;
@@ -58,9 +60,11 @@ fn main() -> ExitCode {
         life::tests,
         remote::tests,
         moves::tests,
+        passthrough::tests,
         peers::tests,
         underlay::tests,
         heal::tests,
+        forwarders::tests,
         demo::tests,
         soak::tests,
     ];

@@ -11,7 +11,9 @@ use tokio::time::{Duration, Instant};
 
 use crate::Bench;
 use crate::remote::{Apart, ends, ping_both_ways};
-use crate::world::{PATIENCE, addresses, links, only_link, replied, routes, same, says, stops, wait_for};
+use crate::world::{
+    PATIENCE, addresses, links, only_link, prints, replied, routes, same, says, stops, wait_for,
+};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -34,6 +36,16 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             "d36_d37_by_wireguard_when_endpoints_are_killed_and_back",
             "IP",
             killed,
+        ),
+        bench.apart(
+            "packets_that_pass_one_way_only_move_the_wire_by_vxlan",
+            "ETHERNET",
+            one_way_only,
+        ),
+        bench.apart(
+            "packets_that_pass_one_way_only_move_the_wire_by_wireguard",
+            "IP",
+            one_way_only,
         ),
         bench.apart(
             "an_endpoint_on_another_node_that_says_no_leaves_nothing",
@@ -229,6 +241,51 @@ async fn moved(
     let (now, kind) = seen(&apart.near)?;
     ensure!(is_of(&kind), "it is {kind}");
     same("addresses and routes", &now, before)
+}
+
+/// Lets the first node drop every UDP packet of the second, silently, or hear it again.
+///
+/// The rule stands before the one for local addresses, which the kernel has as its very first.
+fn deafen(apart: &Apart, is_deaf: bool) -> Result<()> {
+    let from = apart.hosts[1].tunnel_ip().to_string();
+    let mut rules = vec![
+        vec!["add", "pref", "5", "lookup", "local"],
+        vec!["del", "pref", "0"],
+        vec!["add", "pref", "1", "from", &from, "ipproto", "udp", "blackhole"],
+    ];
+    if !is_deaf {
+        rules = vec![
+            vec!["del", "pref", "1"],
+            vec!["add", "pref", "0", "lookup", "local"],
+            vec!["del", "pref", "5"],
+        ];
+    }
+    for rule in rules {
+        prints(apart.hosts[0].pod(), "ip", &[vec!["rule"], rule].concat())?;
+    }
+    Ok(())
+}
+
+async fn one_way_only(apart: &mut Apart) -> Result<()> {
+    let variables = [
+        ("NSM_CONNECT_TO", apart.first.manager_url()),
+        ("NSM_NETWORK_SERVICES", SERVICE.to_string()),
+    ];
+    let mut nsc = apart.first.launch("nsc", "nsc", Some(&apart.near), &variables)?;
+    says(&mut nsc, "INFO ready").await?;
+    let (before, kind) = seen(&apart.near)?;
+    ensure!(kind != "veth", "it is on this node");
+    replied(&apart.near, 1).await?;
+    let Here { program, pod } = here(apart).await?;
+    deafen(apart, true)?;
+    moved(apart, &nsc, 1, &before, |kind| kind == "veth").await?;
+    nothing_left(&apart.far).await?;
+    replied(&apart.near, 1).await?;
+    deafen(apart, false)?;
+    stops(nsc).await?;
+    stops(program).await?;
+    drop(pod);
+    Ok(())
 }
 
 async fn refused(apart: &mut Apart) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nsm_api::registry::{NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels};
 use tracing::{info, warn};
@@ -12,7 +13,7 @@ use crate::chains::endpoint::endpoint;
 use crate::chains::registry_client;
 use crate::core::{Api, Chain, Component, Ctx, NetworkService, Registration, Retry};
 use crate::policy;
-use crate::transport::Server;
+use crate::transport::{Pool, Server};
 
 /// What can be set about every endpoint.
 #[derive(Clone, Debug, clap::Args)]
@@ -96,6 +97,17 @@ pub async fn serve(
     settings: &EndpointSettings,
     additional: Chain<NetworkService>,
 ) -> Result<(), Failure> {
+    serve_calling(component, settings, |_| additional).await
+}
+
+/// The same for an endpoint that calls others: `additional` makes its elements of the ways that the endpoint has to them.
+///
+/// Errors: those of [`serve`].
+pub async fn serve_calling(
+    component: &Component,
+    settings: &EndpointSettings,
+    additional: impl FnOnce(&Arc<Pool>) -> Chain<NetworkService>,
+) -> Result<(), Failure> {
     let start = Start::new(component, settings.max_token_lifetime);
     let entry = entry(settings)?;
     let identity = start.identity().await?;
@@ -103,7 +115,7 @@ pub async fn serve(
     let gate = start.gate(&identity, &[policy::SERVER.to_string()])?;
     let (listen_on, _socket) = listen_on(component, settings)?;
     let urls = Server::new(component, identity.clone())
-        .network_service(endpoint(component, &gate, &additional))
+        .network_service(endpoint(component, &gate, &additional(&pool)))
         .listen(&[listen_on])
         .await?;
     let registry = registry_client::Settings {

@@ -22,7 +22,7 @@ pub enum Towards {
 /// A tunnel of this node: a connection has at most one on each side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelId {
-    /// The id of the connection's first path segment.
+    /// The id of the wire: that of the connection at its client, and how often it came through this node before.
     pub connection: String,
     /// On which side.
     pub towards: Towards,

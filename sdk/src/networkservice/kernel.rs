@@ -37,9 +37,23 @@ struct Own {
     interface_name: Option<String>,
 }
 
-/// The name that was made up for the connection.
+/// The names that were made up for the connection: a hop may be the endpoint of one wire of it and the client of
+/// another.
 #[derive(Default)]
-struct MadeUp(String);
+struct MadeUp {
+    client: String,
+    endpoint: String,
+}
+
+impl MadeUp {
+    fn as_client(&mut self) -> &mut String {
+        &mut self.client
+    }
+
+    fn as_endpoint(&mut self) -> &mut String {
+        &mut self.endpoint
+    }
+}
 
 impl Own {
     fn at(netns_url: &str) -> Self {
@@ -51,12 +65,19 @@ impl Own {
 
     /// Completes a mechanism for an interface to `service`. A name that was made up for the connection stays, also
     /// for a caller that has lost it.
-    fn complete(&self, ctx: &Ctx, service: &str, kernel: &mut View<&mut Mechanism>) -> Result<()> {
+    fn complete(
+        &self,
+        ctx: &Ctx,
+        service: &str,
+        kernel: &mut View<&mut Mechanism>,
+        kept: fn(&mut MadeUp) -> &mut String,
+    ) -> Result<()> {
         kernel.set_netns_url(&self.netns_url);
         if kernel.interface_name().is_empty() {
             let random = |below| ctx.component().random(|random| random.random_range(0..below));
             let made_up = || {
-                ctx.store().update(|MadeUp(name): &mut MadeUp| {
+                ctx.store().update(|made_up: &mut MadeUp| {
+                    let name = kept(made_up);
                     if name.is_empty() {
                         *name = interface_name::generate(service, random);
                     }
@@ -125,12 +146,12 @@ impl Element<NetworkService> for Kernel {
             Role::Client(own) => {
                 offer(&mut request.mechanism_preferences);
                 for mut kernel in request.mechanism_preferences.iter_mut().filter_map(View::of) {
-                    own.complete(ctx, service, &mut kernel)?;
+                    own.complete(ctx, service, &mut kernel, MadeUp::as_client)?;
                 }
             }
             Role::Endpoint(own) => {
                 if let Some(mut kernel) = request.connection.mechanism.as_mut().and_then(View::of) {
-                    own.complete(ctx, service, &mut kernel)?;
+                    own.complete(ctx, service, &mut kernel, MadeUp::as_endpoint)?;
                 }
             }
             Role::Forwarder => {
@@ -240,6 +261,24 @@ mod tests {
             Some(first),
             "a caller that asks anew gets the same name"
         );
+    }
+
+    #[tokio::test]
+    async fn both_wires_of_a_hop_that_is_endpoint_and_client_have_names_of_their_own() {
+        let (probe, connection) = (Probe::new(), Connection::new());
+        let chain = crate::core::Chain::new(vec![
+            std::sync::Arc::new(Kernel::server(OWN_NETNS)),
+            std::sync::Arc::new(client()),
+            std::sync::Arc::new(std::sync::Arc::clone(&probe)),
+        ]);
+        let mut request = request();
+        request.connection.mechanism = Some(View::at("inode://4/5"));
+        chain.request(&connection.first(), &mut request).await.unwrap();
+        let seen = probe.requests().remove(0);
+        let name = |mechanism| View::of(mechanism).unwrap().interface_name().to_string();
+        let ours = name(seen.connection.mechanism.as_ref().unwrap());
+        assert_ne!(ours, name(&seen.mechanism_preferences[0]));
+        assert_eq!(ours, name(request.connection.mechanism.as_ref().unwrap()));
     }
 
     #[tokio::test]

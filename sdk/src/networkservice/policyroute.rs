@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Gives clients the policy routes of a file, as it is when they ask.
+//! Gives clients the policy routes of a file, and those of a changed file as soon as it has changed.
 //!
 //! The file is a YAML list. Each entry selects packets by `from`, `proto`, `dstport` and `srcport`, and has `routes`,
 //! each with `prefix` and `nexthop`; everything may be left out, and numbers may be written as texts:
@@ -17,21 +17,34 @@
 //!
 //! **Guarantees**: the connection has the configured policies, their sources among the client's addresses, and no
 //! source of policies that are no longer configured. A file with a policy that cannot be programmed is not taken over.
-//! **Placement**: in an endpoint, behind its address management.
-//! **Reads / writes**: `policies` and `src_ip_addrs` of the IP context.
-//! **Cost**: a copy of the policies a request; a file system watch.
+//! When the policies change, every client is asked to refresh, which changes what differs and leaves its wire alone.
+//! **Placement**: in an endpoint, behind `monitor` and address management.
+//! **Reads / writes**: `policies` and `src_ip_addrs` of the IP context; the [`Announcer`] and one task in the store.
+//! **Cost**: a copy of the policies a request; one sleeping task a connection; a file system watch.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use nsm_api::connection::State;
 use nsm_api::connectioncontext::{self, IpContext};
 use serde::{Deserialize, Deserializer};
+use tokio::sync::watch::Receiver;
+use tracing::info;
 
+use super::monitor::Announcer;
 use super::watched::Watched;
-use crate::core::{Component, Ctx, Element, NetworkService, Next, Request, Result};
+use crate::core::{Component, Ctx, Element, NetworkService, Next, Request, Result, Task};
+
+type Policies = Vec<connectioncontext::PolicyRoute>;
 
 /// See the [module](self).
-pub struct PolicyRoute(Watched<Vec<connectioncontext::PolicyRoute>>);
+pub struct PolicyRoute(Watched<Policies>);
+
+/// Asks the client to refresh when the policies change. It ends with the connection.
+struct Follower {
+    _task: Task,
+}
 
 impl PolicyRoute {
     /// Gives the policies of the file at `path`; none while it is not there.
@@ -83,7 +96,7 @@ fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     })
 }
 
-fn parse(yaml: &str) -> Result<Vec<connectioncontext::PolicyRoute>, String> {
+fn parse(yaml: &str) -> Result<Policies, String> {
     if yaml.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -129,6 +142,14 @@ fn replace(context: &mut IpContext, policies: &[connectioncontext::PolicyRoute])
     context.policies = policies.to_vec();
 }
 
+/// Waits until the policies are others than those that the client has, and asks it to refresh.
+async fn follow(mut changes: Receiver<Arc<Policies>>, has: Arc<Policies>, announcer: Announcer, id: String) {
+    if changes.wait_for(|policies| **policies != *has).await.is_ok() {
+        info!(id, "the policies have changed: the client is asked to refresh");
+        announcer.announce(|connection| connection.set_state(State::RefreshRequested));
+    }
+}
+
 #[async_trait]
 impl Element<NetworkService> for PolicyRoute {
     fn name(&self) -> &'static str {
@@ -136,15 +157,27 @@ impl Element<NetworkService> for PolicyRoute {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        replace(request.connection.ip_context_mut(), &self.0.get());
-        next.request(ctx, request).await
+        let (policies, changes) = self.0.follow();
+        replace(request.connection.ip_context_mut(), &policies);
+        next.request(ctx, request).await?;
+        if let Some(announcer) = ctx.store().get::<Announcer>() {
+            let follow = follow(changes, policies, announcer, request.connection.id.clone());
+            let task = ctx.component().spawn("policyroute", follow);
+            ctx.store().insert(Follower { _task: task });
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::{FutureExt, StreamExt};
+
     use super::*;
     use crate::core::testing::{Connection, Probe, before, request, standard_cases};
+    use crate::core::{Chain, Found};
+    use crate::elements::begin::Begin;
+    use crate::networkservice::monitor::Monitor;
 
     const EXAMPLE: &str = "
 - from: 172.16.2.201/24
@@ -211,7 +244,7 @@ mod tests {
         let path = folder.path().join("config.yaml");
         std::fs::write(&path, EXAMPLE).unwrap();
         let element = PolicyRoute::watching(&Component::new("test"), &path);
-        let policies = std::sync::Arc::clone(&element.0.get());
+        let policies = element.0.get();
         let probe = Probe::new();
         let chain = before(element, &probe);
         let connection = Connection::new();
@@ -238,5 +271,42 @@ mod tests {
             request.connection.ip_context().unwrap().src_ip_addrs,
             ["10.0.0.1/32", "172.16.9.9/24"]
         );
+    }
+
+    /// What is told of the only connection next.
+    async fn told(events: &mut Found<NetworkService>) -> State {
+        let event = events.next().await.unwrap().unwrap();
+        event.connections.into_values().next().unwrap().state()
+    }
+
+    #[tokio::test]
+    async fn a_change_asks_each_client_to_refresh_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(&path, EXAMPLE).unwrap();
+        let component = Component::new("test");
+        let chain: Chain<NetworkService> = crate::chain![
+            Begin::server(&component),
+            Monitor::new(&component),
+            PolicyRoute::watching(&component, &path),
+            Probe::<NetworkService>::new(),
+        ];
+        let ctx = || Ctx::own(&component, std::time::Duration::from_secs(10));
+        let mut message = request();
+        chain.request(&ctx(), &mut message).await.unwrap();
+        let mut events = chain.find(&ctx(), Default::default()).await.unwrap();
+        assert_eq!(told(&mut events).await, State::Up);
+        for (text, count) in [("- from: 172.16.9.9/24", 1), ("[]", 0)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(told(&mut events).await, State::RefreshRequested);
+            chain.request(&ctx(), &mut message).await.unwrap();
+            assert_eq!(message.connection.ip_context().unwrap().policies.len(), count);
+            assert_eq!(told(&mut events).await, State::Up);
+        }
+        chain.close(&ctx(), &mut message).await.unwrap();
+        told(&mut events).await;
+        std::fs::write(&path, EXAMPLE).unwrap();
+        tokio::task::yield_now().await;
+        assert!(events.next().now_or_never().is_none(), "who is gone is not asked");
     }
 }

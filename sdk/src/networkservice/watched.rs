@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -25,7 +24,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Follows changes, also those by a swap of a symbolic link, as mounted volumes do. A file that is not there means
 /// the default. One that cannot be understood (we may see a change half done) is logged and changes nothing.
 pub(super) struct Watched<T> {
-    now: Arc<ArcSwap<T>>,
+    now: watch::Receiver<Arc<T>>,
     _follower: Task,
 }
 
@@ -34,20 +33,19 @@ type Parse<T> = fn(&str) -> Result<T, String>;
 impl<T: Default + Send + Sync + 'static> Watched<T> {
     /// Reads the file at `path`, and follows it until this is dropped.
     pub(super) fn new(component: &Component, path: &Path, parse: Parse<T>) -> Self {
-        let now = Arc::new(ArcSwap::from_pointee(T::default()));
+        let (told, now) = watch::channel(Arc::<T>::default());
         let mut file = File {
             path: path.into(),
             seen: None,
         };
         let (changed, mut changes) = mpsc::channel(1);
-        let mut watcher = watch(path, &changed);
-        file.look(&now, parse);
-        let told = Arc::clone(&now);
+        let mut watcher = watch_folder(path, &changed);
+        file.look(&told, parse);
         let follower = component.spawn("watch file", async move {
             loop {
                 let _it_is_time_to_look = timeout(LOOK, changes.recv()).await;
                 if watcher.is_none() {
-                    watcher = watch(&file.path, &changed);
+                    watcher = watch_folder(&file.path, &changed);
                 }
                 file.look(&told, parse);
             }
@@ -60,12 +58,19 @@ impl<T: Default + Send + Sync + 'static> Watched<T> {
 
     /// What it says now.
     pub(super) fn get(&self) -> Arc<T> {
-        self.now.load_full()
+        Arc::clone(&self.now.borrow())
+    }
+
+    /// What it says now, and whatever comes after.
+    pub(super) fn follow(&self) -> (Arc<T>, watch::Receiver<Arc<T>>) {
+        let mut changes = self.now.clone();
+        let now = Arc::clone(&changes.borrow_and_update());
+        (now, changes)
     }
 }
 
 /// Watches the directory, since what a mounted volume changes is a link in it. `None` while there is none.
-fn watch(path: &Path, changed: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+fn watch_folder(path: &Path, changed: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let changed = changed.clone();
     let told = move |event: notify::Result<notify::Event>| {
         let is_our_look = event.is_ok_and(|event| event.kind.is_access());
@@ -85,7 +90,7 @@ struct File {
 }
 
 impl File {
-    fn look<T: Default>(&mut self, told: &ArcSwap<T>, parse: Parse<T>) {
+    fn look<T: Default>(&mut self, told: &watch::Sender<Arc<T>>, parse: Parse<T>) {
         let path = self.path.display();
         let found = match read(&self.path) {
             Ok(found) => found,
@@ -98,7 +103,7 @@ impl File {
         match self.seen.as_deref().map_or_else(|| Ok(T::default()), parse) {
             Ok(value) => {
                 info!(%path, "took over what the file says");
-                told.store(Arc::new(value));
+                told.send_replace(Arc::new(value));
             }
             Err(error) => warn!(%path, error, "keeping what the file said before"),
         }

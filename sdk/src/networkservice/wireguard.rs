@@ -24,7 +24,8 @@ use nsm_api::payload;
 
 use super::filtermechanisms::is_local;
 use super::tunnel::{lowest, narrow, port, remote};
-use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
+use super::wireid::wire_id;
+use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
 use crate::dataplane::wireguard::{End, Ends, PublicKey, Towards, TunnelId};
 
@@ -92,9 +93,8 @@ impl Wireguard {
 
     /// Our end, held for the connection.
     async fn end(&self, ctx: &Ctx, request: &Request) -> Result<End> {
-        let first = request.path().path_segments.first();
         let tunnel = TunnelId {
-            connection: first.map(|segment| segment.id.clone()).unwrap_or_default(),
+            connection: wire_id(&request.connection)?,
             towards: self.towards,
         };
         let end = ctx.bounded("make a key", self.ours.ends.end(&tunnel)).await?;

@@ -13,6 +13,7 @@ use nsm_api::{interface_name, payload};
 
 use super::super::files;
 use super::super::mtu::LOCAL_MTU;
+use super::super::wireid::wire_id;
 use super::plane::Part;
 use crate::core::{Error, Result};
 use crate::dataplane::tunnel::RemoteWire;
@@ -44,7 +45,7 @@ pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
     let payload = payload(&connection.payload)?;
     let half = |towards, interface, mechanism: &Mechanism| {
         let id = TunnelId {
-            connection: first_id(connection)?,
+            connection: wire_id(connection)?,
             towards,
         };
         Ok(Part::Half(RemoteWire {
@@ -59,7 +60,7 @@ pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
         (Some(here), Some(there), _) => {
             let (client, endpoint) = (client(connection, &here)?, endpoint(connection, &there)?);
             Ok(Part::Whole(Wire {
-                connection: first_id(connection)?,
+                connection: wire_id(connection)?,
                 payload,
                 mtu: mtu(connection, None, [&client, &endpoint])?,
                 client,
@@ -111,23 +112,6 @@ fn endpoint(connection: &Connection, kernel: &Kernel<&Mechanism>) -> Result<Inte
 
 fn ethernet(connection: &Connection) -> Option<&EthernetContext> {
     connection.context.as_ref()?.ethernet_context.as_ref()
-}
-
-/// The id of the connection at its client.
-fn first_id(connection: &Connection) -> Result<String> {
-    let first = connection
-        .path
-        .as_ref()
-        .and_then(|path| path.path_segments.first());
-    let id = first
-        .map(|segment| segment.id.clone())
-        .filter(|id| !id.is_empty());
-    id.ok_or_else(|| {
-        Error::invalid(
-            "no-path",
-            "the path of the connection does not begin with its client",
-        )
-    })
 }
 
 fn payload(name: &str) -> Result<Payload> {

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An endpoint that passes its clients' packets on to another endpoint of the service, through the rules of its pod.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod forwarding;
+mod run;
+mod settings;
+
+/// That of glibc takes an eighth of the CPU time of a request more, and that of musl many times as much.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    nsm_sdk::app::main(run::run)
+}
