@@ -140,7 +140,7 @@ impl Element<NetworkService> for Legs {
 
     async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let far = ctx.store().get::<Far>().unwrap_or_default();
-        let near = std::mem::replace(&mut request.connection.context, Some(far.context));
+        let near = request.connection.context.replace(far.context);
         let done = next.close(ctx, request).await;
         request.connection.context = near;
         done
