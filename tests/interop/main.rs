@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 mod apart;
+mod ask;
 mod caller;
 mod life;
 mod matrix;
@@ -50,6 +51,7 @@ fn run() -> Result<ExitCode> {
     arguments.test_threads = Some(1);
     let bench = Bench::new()?;
     let tests = [
+        ask::tests,
         matrix::tests,
         apart::tests,
         table::tests,

@@ -13,8 +13,8 @@ use nsm_api::registry::NetworkServiceEndpointQuery;
 use nsm_sdk::core::{Ctx, Dialer, NseRegistry};
 use nsm_sdk::identity::Tokens;
 use nsm_sdk::transport::Pool;
+pub(crate) use nsm_tests::wait::wait_for;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use crate::mix::{Hop, Mix};
 use crate::peer;
@@ -320,21 +320,3 @@ pub(crate) async fn stops(program: Program) -> Result<()> {
     Ok(())
 }
 
-/// Looks again and again until there is an answer.
-pub(crate) async fn wait_for<T>(
-    patience: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(answer) = look().await? {
-            return Ok(answer);
-        }
-        ensure!(
-            Instant::now() < until,
-            "after {patience:?} it is not yet so: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
