@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires to another node by VXLAN, between managers and forwarders of ours and theirs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
-use nsm::mesh::{Node, Pod, Program, Settings, Snapshot, Underlay};
+use nsm::mesh::{Host, Node, Pod, Program, Settings, Snapshot, Underlay};
 use tempfile::TempDir;
 
 use crate::Bench;
@@ -86,9 +87,9 @@ pub(crate) struct Apart {
     second: Node,
     endpoint: Program,
     pub(crate) near: Pod,
-    far: Pod,
+    pub(crate) far: Pod,
     /// The kernel as it was before anything was asked for.
-    before: Snapshot,
+    pub(crate) before: Snapshot,
     folder: TempDir,
     _underlay: Underlay,
 }
@@ -96,6 +97,24 @@ pub(crate) struct Apart {
 impl Apart {
     /// Two nodes with these managers and forwarders, and a service that carries `payload`.
     pub(crate) async fn new(name: &str, payload: &str) -> Result<Self> {
+        let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
+        Self::with(payload, |files, number, _| {
+            let (nsmgr, forwarder) = match number {
+                1 => (nsmgr1, forwarder1),
+                _ => (nsmgr2, forwarder2),
+            };
+            choose(files, Hop::Nsmgr, nsmgr)?;
+            choose(files, Hop::Forwarder, forwarder)
+        })
+        .await
+    }
+
+    /// Two nodes, and a service that carries `payload`. Before one is started, `choose` may put other programs into
+    /// the folder: it is told the folder, the node's number and where that will run.
+    pub(crate) async fn with(
+        payload: &str,
+        mut choose: impl FnMut(&Path, u8, &Host) -> Result<()>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
         let [one, two] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
@@ -110,14 +129,11 @@ impl Apart {
                 .map(String::from)
                 .to_vec(),
             svid_lifetime: None,
-            host: Some(one),
+            host: Some(Arc::clone(&one)),
         };
-        let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
-        choose(&files, Hop::Nsmgr, nsmgr1)?;
-        choose(&files, Hop::Forwarder, forwarder1)?;
+        choose(&files, 1, &one)?;
         let first = Node::start(settings, |_, _| ()).await?;
-        choose(&files, Hop::Nsmgr, nsmgr2)?;
-        choose(&files, Hop::Forwarder, forwarder2)?;
+        choose(&files, 2, &two)?;
         let second = first.join(2, two, |_, _| ()).await?;
         let variables = [("NSM_PAYLOAD", payload.to_string())];
         let (endpoint, _) = second.start_endpoint("nse", &far, &variables).await?;
@@ -134,13 +150,13 @@ impl Apart {
         })
     }
 
-    fn keep(self) -> String {
+    pub(crate) fn keep(self) -> String {
         let Self { mut folder, .. } = self;
         folder.disable_cleanup(true);
         keep(&folder)
     }
 
-    async fn end(self) -> Result<()> {
+    pub(crate) async fn end(self) -> Result<()> {
         stops(self.endpoint).await?;
         self.second.end().await?;
         self.first.end().await

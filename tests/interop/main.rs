@@ -21,7 +21,9 @@ mod matrix;
 mod mesh;
 mod mix;
 mod peer;
+mod record;
 mod refused;
+mod spire;
 mod table;
 
 mod watch;
@@ -52,11 +54,13 @@ fn run() -> Result<ExitCode> {
     let bench = Bench::new()?;
     let tests = [
         ask::tests,
+        record::tests,
         matrix::tests,
         apart::tests,
         table::tests,
         refused::tests,
         life::tests,
+        spire::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();

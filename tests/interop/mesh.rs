@@ -44,17 +44,38 @@ impl Mesh {
     /// A mesh of this mixture, whose identities are valid that long, or as long as the issuer gives them by itself.
     pub(crate) async fn new(mix: Mix, svid_lifetime: Option<Duration>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let programs = programs(&folder.path().join(PROGRAMS), mix)?;
+        Self::of(mix, folder, programs, async |settings| {
+            Node::start(
+                Settings {
+                    svid_lifetime,
+                    ..settings
+                },
+                |_, _| (),
+            )
+            .await
+        })
+        .await
+    }
+
+    /// A mesh of this mixture, with these programs, whose node is started like that.
+    pub(crate) async fn of(
+        mix: Mix,
+        folder: TempDir,
+        programs: Programs,
+        start: impl AsyncFnOnce(Settings) -> Result<Node>,
+    ) -> Result<Self> {
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
         let settings = Settings {
-            programs: programs(&folder.path().join(PROGRAMS), mix)?,
+            programs,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
             identities: ["nse", "nse-2", "nsc"].map(String::from).to_vec(),
-            svid_lifetime,
+            svid_lifetime: None,
             host: None,
         };
-        let started = Node::start(settings, |_, _| ()).await;
+        let started = start(settings).await;
         let node = started.with_context(|| keep(&folder))?;
         let mut mesh = Self {
             node,
@@ -178,14 +199,16 @@ impl Mesh {
     /// Whether every program runs and the kernel is as it was.
     pub(crate) async fn is_whole(&mut self) -> Result<()> {
         let running = [
-            self.node.issuer.as_mut(),
             self.node.registry.as_mut(),
             self.node.nsmgr.as_mut(),
             self.node.forwarder.as_mut(),
             self.endpoint.as_mut(),
         ];
-        for program in running {
-            let program = program.context("a program has not been started again")?;
+        let running = running
+            .into_iter()
+            .map(|program| program.context("a program has not been started again"));
+        for program in running.chain(self.node.issuer.as_mut().map(Ok)) {
+            let program = program?;
             if let Some(status) = program.ended()? {
                 bail!("{} has ended: {status}", program.name());
             }
@@ -222,7 +245,7 @@ pub(crate) fn keep(folder: &TempDir) -> String {
 }
 
 /// The file that is a program of this place.
-fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
+pub(crate) fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
     if is_go {
         return peer::file();
     }
@@ -319,4 +342,3 @@ pub(crate) async fn stops(program: Program) -> Result<()> {
     ensure!(status.success(), "{name} ended with {status}");
     Ok(())
 }
-
