@@ -54,13 +54,20 @@ pub(crate) async fn on_two_nodes(
     bench: &Bench,
     name: &str,
     payload: &str,
-    run: impl AsyncFnOnce(&Apart) -> Result<()>,
+    run: impl AsyncFnOnce(&mut Apart) -> Result<()>,
+) -> Result<()> {
+    on_nodes(bench, Box::pin(Apart::new(name, payload)), run).await
+}
+
+/// Runs a test on two nodes that are started so, and ends them.
+pub(crate) async fn on_nodes(
+    bench: &Bench,
+    start: impl Future<Output = Result<Apart>>,
+    run: impl AsyncFnOnce(&mut Apart) -> Result<()>,
 ) -> Result<()> {
     bench.end().await.context("the mesh before could not be ended")?;
-    let apart = Apart::new(name, payload)
-        .await
-        .context("cannot start two nodes")?;
-    let done = match run(&apart).await {
+    let mut apart = start.await.context("cannot start two nodes")?;
+    let done = match run(&mut apart).await {
         Ok(()) => is_as(&apart.before).await,
         Err(error) => Err(error),
     };
@@ -70,22 +77,23 @@ pub(crate) async fn on_two_nodes(
     }
 }
 
-async fn works(apart: &Apart) -> Result<()> {
+/// Has a wire from the first node to the second.
+pub(crate) async fn works(apart: &mut Apart) -> Result<()> {
     let caller = Caller::new(&apart.first, &apart.near, false)?;
     let path = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
     comes_and_goes(&apart.first, caller, [&apart.near, &apart.far], &path).await
 }
 
 /// Whether manager and forwarder are theirs, on the first node and on the second.
-fn theirs(name: &str) -> [bool; 4] {
+pub(crate) fn theirs(name: &str) -> [bool; 4] {
     ["nsmgr1", "forwarder1", "nsmgr2", "forwarder2"].map(|hop| name.split('_').any(|word| word == hop))
 }
 
 /// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
 pub(crate) struct Apart {
     pub(crate) first: Node,
-    second: Node,
-    endpoint: Program,
+    pub(crate) second: Node,
+    pub(crate) endpoint: Option<Program>,
     pub(crate) near: Pod,
     pub(crate) far: Pod,
     /// The kernel as it was before anything was asked for.
@@ -141,7 +149,7 @@ impl Apart {
         Ok(Self {
             first,
             second,
-            endpoint,
+            endpoint: Some(endpoint),
             near,
             far,
             before,
@@ -157,7 +165,7 @@ impl Apart {
     }
 
     pub(crate) async fn end(self) -> Result<()> {
-        stops(self.endpoint).await?;
+        stops(self.endpoint.context("there is no endpoint at the end")?).await?;
         self.second.end().await?;
         self.first.end().await
     }

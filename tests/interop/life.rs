@@ -97,16 +97,19 @@ async fn lives(mesh: &mut Mesh) -> Result<()> {
 /// Waits until the wire to `endpoint` in `far` is up for all and carries pings.
 pub(crate) async fn carries(mesh: &Mesh, endpoint: &str, far: &Pod) -> Result<Connection> {
     let known = mesh.is_up(ID, endpoint).await?;
-    let granted = Granted::of(&known)?;
+    pings_pass(&mesh.near, far, &known).await?;
+    Ok(known)
+}
+
+/// Waits until pings pass both ways over this connection.
+pub(crate) async fn pings_pass(near: &Pod, far: &Pod, known: &Connection) -> Result<()> {
+    let granted = Granted::of(known)?;
     let mut last = None;
     let done = wait_for(PATIENCE, "pings come back", async || {
-        let carried = carries_to(&mesh.near, far, &granted);
+        let carried = carries_to(near, far, &granted);
         Ok(carried.map_err(|error| last = Some(error)).ok())
     });
-    match done.await {
-        Ok(_) => Ok(known),
-        Err(error) => Err(last.unwrap_or(error)),
-    }
+    done.await.map(drop).map_err(|error| last.unwrap_or(error))
 }
 
 /// Waits until each program on the way has given a token that lives longer than all that there were, which ended at

@@ -23,9 +23,10 @@ mod mix;
 mod peer;
 mod record;
 mod refused;
+mod restarts;
+mod secret;
 mod spire;
 mod table;
-
 mod watch;
 
 use mesh::Mesh;
@@ -57,9 +58,11 @@ fn run() -> Result<ExitCode> {
         record::tests,
         matrix::tests,
         apart::tests,
+        secret::tests,
         table::tests,
         refused::tests,
         life::tests,
+        restarts::tests,
         spire::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

@@ -163,32 +163,10 @@ impl Mesh {
         registers(&self.node, names).await
     }
 
-    /// What the program at `url` knows of the client's connection `id`.
-    pub(crate) async fn looks(&self, url: &str, id: &str) -> Result<Option<Connection>> {
-        let client = Client::at(url, "looker", self.node.identity().clone(), self.near.path())?;
-        let known = client.look(id).await;
-        client.end().await;
-        known
-    }
-
     /// Waits until every program on the way to `endpoint` knows the connection `id` and takes it for up; answers with
     /// what the manager knows.
     pub(crate) async fn is_up(&self, id: &str, endpoint: &str) -> Result<Connection> {
-        let mut last = None;
-        for program in ["nsm", "forwarder", endpoint] {
-            let url = self.node.url(program);
-            let what = format!("{program} has {id} up");
-            let known = wait_for(PATIENCE, &what, async || {
-                let known = self.looks(&url, id).await.unwrap_or_default();
-                let is_up = |known: &Connection| {
-                    known.state() == State::Up && known.network_service_endpoint_name == endpoint
-                };
-                Ok(known.filter(is_up))
-            });
-            let known = known.await?;
-            last.get_or_insert(known);
-        }
-        last.context("nobody was asked")
+        is_up(&self.node, &self.near, &["nsm", "forwarder", endpoint], id).await
     }
 
     /// Waits until the kernel is as it was.
@@ -238,6 +216,35 @@ impl Mesh {
         self.clean().await?;
         self.node.end().await
     }
+}
+
+/// Waits until these programs know the connection `id` and take it for up; the last one is the endpoint. Answers with
+/// what the first one knows.
+pub(crate) async fn is_up(node: &Node, near: &Pod, programs: &[&str], id: &str) -> Result<Connection> {
+    let mut first = None;
+    for program in programs {
+        let url = node.url(program);
+        let what = format!("{program} has {id} up");
+        let known = wait_for(PATIENCE, &what, async || {
+            let known = looks(node, near, &url, id).await.unwrap_or_default();
+            let is_up = |known: &Connection| {
+                let endpoint = Some(&known.network_service_endpoint_name.as_str()) == programs.last();
+                known.state() == State::Up && endpoint
+            };
+            Ok(known.filter(is_up))
+        });
+        let known = known.await?;
+        first.get_or_insert(known);
+    }
+    first.context("nobody was asked")
+}
+
+/// What the program at `url` knows of the client's connection `id`.
+async fn looks(node: &Node, near: &Pod, url: &str, id: &str) -> Result<Option<Connection>> {
+    let client = Client::at(url, "looker", node.identity().clone(), near.path())?;
+    let known = client.look(id).await;
+    client.end().await;
+    known
 }
 
 pub(crate) fn keep(folder: &TempDir) -> String {

@@ -31,6 +31,7 @@ var roles = map[string]func(ctx context.Context, s *settings, id *identity) erro
 	"nsmgr":           runManager,
 	"forwarder":       runForwarder,
 	"forwarder-bare":  runBareForwarder,
+	"forwarder-wg":    runSecretForwarder,
 	"registry-open":   runOpenRegistry,
 	"nse-icmp":        runEndpoint,
 	"nsc":             runClient,
