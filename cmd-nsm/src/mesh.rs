@@ -13,7 +13,7 @@ mod underlay;
 pub use client::{Attached, Client};
 pub use leftovers::Snapshot;
 pub use node::{Node, Settings};
-pub use ping::{Pinger, Pings, ping};
+pub use ping::{Pinger, Pings, ping, ping_every};
 pub use pod::Pod;
 pub use program::{Memory, Program, Programs, Start};
 pub use sandbox::{enter, is_inside};

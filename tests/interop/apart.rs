@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires to another node by VXLAN, between managers and forwarders of ours and theirs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
-use nsm::mesh::{Node, Pod, Program, Settings, Snapshot, Underlay};
+use nsm::mesh::{Host, Node, Pod, Program, Settings, Snapshot, Underlay};
 use tempfile::TempDir;
 
 use crate::Bench;
@@ -53,13 +54,20 @@ pub(crate) async fn on_two_nodes(
     bench: &Bench,
     name: &str,
     payload: &str,
-    run: impl AsyncFnOnce(&Apart) -> Result<()>,
+    run: impl AsyncFnOnce(&mut Apart) -> Result<()>,
+) -> Result<()> {
+    on_nodes(bench, Box::pin(Apart::new(name, payload)), run).await
+}
+
+/// Runs a test on two nodes that are started so, and ends them.
+pub(crate) async fn on_nodes(
+    bench: &Bench,
+    start: impl Future<Output = Result<Apart>>,
+    run: impl AsyncFnOnce(&mut Apart) -> Result<()>,
 ) -> Result<()> {
     bench.end().await.context("the mesh before could not be ended")?;
-    let apart = Apart::new(name, payload)
-        .await
-        .context("cannot start two nodes")?;
-    let done = match run(&apart).await {
+    let mut apart = start.await.context("cannot start two nodes")?;
+    let done = match run(&mut apart).await {
         Ok(()) => is_as(&apart.before).await,
         Err(error) => Err(error),
     };
@@ -69,26 +77,27 @@ pub(crate) async fn on_two_nodes(
     }
 }
 
-async fn works(apart: &Apart) -> Result<()> {
+/// Has a wire from the first node to the second.
+pub(crate) async fn works(apart: &mut Apart) -> Result<()> {
     let caller = Caller::new(&apart.first, &apart.near, false)?;
     let path = ["nsc", "nsmgr", "forwarder", "nsmgr-2", "forwarder-2", "nse"];
     comes_and_goes(&apart.first, caller, [&apart.near, &apart.far], &path).await
 }
 
 /// Whether manager and forwarder are theirs, on the first node and on the second.
-fn theirs(name: &str) -> [bool; 4] {
+pub(crate) fn theirs(name: &str) -> [bool; 4] {
     ["nsmgr1", "forwarder1", "nsmgr2", "forwarder2"].map(|hop| name.split('_').any(|word| word == hop))
 }
 
 /// Two nodes: a pod for clients on the first, and one with an endpoint on the second.
 pub(crate) struct Apart {
     pub(crate) first: Node,
-    second: Node,
-    endpoint: Program,
+    pub(crate) second: Node,
+    pub(crate) endpoint: Option<Program>,
     pub(crate) near: Pod,
-    far: Pod,
+    pub(crate) far: Pod,
     /// The kernel as it was before anything was asked for.
-    before: Snapshot,
+    pub(crate) before: Snapshot,
     folder: TempDir,
     _underlay: Underlay,
 }
@@ -96,6 +105,24 @@ pub(crate) struct Apart {
 impl Apart {
     /// Two nodes with these managers and forwarders, and a service that carries `payload`.
     pub(crate) async fn new(name: &str, payload: &str) -> Result<Self> {
+        let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
+        Self::with(payload, |files, number, _| {
+            let (nsmgr, forwarder) = match number {
+                1 => (nsmgr1, forwarder1),
+                _ => (nsmgr2, forwarder2),
+            };
+            choose(files, Hop::Nsmgr, nsmgr)?;
+            choose(files, Hop::Forwarder, forwarder)
+        })
+        .await
+    }
+
+    /// Two nodes, and a service that carries `payload`. Before one is started, `choose` may put other programs into
+    /// the folder: it is told the folder, the node's number and where that will run.
+    pub(crate) async fn with(
+        payload: &str,
+        mut choose: impl FnMut(&Path, u8, &Host) -> Result<()>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
         let [one, two] = [Arc::new(underlay.host(1)?), Arc::new(underlay.host(2)?)];
@@ -110,14 +137,11 @@ impl Apart {
                 .map(String::from)
                 .to_vec(),
             svid_lifetime: None,
-            host: Some(one),
+            host: Some(Arc::clone(&one)),
         };
-        let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
-        choose(&files, Hop::Nsmgr, nsmgr1)?;
-        choose(&files, Hop::Forwarder, forwarder1)?;
+        choose(&files, 1, &one)?;
         let first = Node::start(settings, |_, _| ()).await?;
-        choose(&files, Hop::Nsmgr, nsmgr2)?;
-        choose(&files, Hop::Forwarder, forwarder2)?;
+        choose(&files, 2, &two)?;
         let second = first.join(2, two, |_, _| ()).await?;
         let variables = [("NSM_PAYLOAD", payload.to_string())];
         let (endpoint, _) = second.start_endpoint("nse", &far, &variables).await?;
@@ -125,7 +149,7 @@ impl Apart {
         Ok(Self {
             first,
             second,
-            endpoint,
+            endpoint: Some(endpoint),
             near,
             far,
             before,
@@ -134,14 +158,14 @@ impl Apart {
         })
     }
 
-    fn keep(self) -> String {
+    pub(crate) fn keep(self) -> String {
         let Self { mut folder, .. } = self;
         folder.disable_cleanup(true);
         keep(&folder)
     }
 
-    async fn end(self) -> Result<()> {
-        stops(self.endpoint).await?;
+    pub(crate) async fn end(self) -> Result<()> {
+        stops(self.endpoint.context("there is no endpoint at the end")?).await?;
         self.second.end().await?;
         self.first.end().await
     }

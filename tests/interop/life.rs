@@ -87,7 +87,7 @@ async fn lives(mesh: &mut Mesh) -> Result<()> {
         mesh.registers(&["forwarder", "nse"]).await.with_context(after)?;
     }
     endpoint_dies(mesh).await.context("when the endpoint died")?;
-    renewed(mesh, began)
+    renewed(mesh, began + SVID_LIFETIME)
         .await
         .context("after identities were renewed")?;
     stops(client).await?;
@@ -95,25 +95,28 @@ async fn lives(mesh: &mut Mesh) -> Result<()> {
 }
 
 /// Waits until the wire to `endpoint` in `far` is up for all and carries pings.
-async fn carries(mesh: &Mesh, endpoint: &str, far: &Pod) -> Result<Connection> {
+pub(crate) async fn carries(mesh: &Mesh, endpoint: &str, far: &Pod) -> Result<Connection> {
     let known = mesh.is_up(ID, endpoint).await?;
-    let granted = Granted::of(&known)?;
-    let mut last = None;
-    let done = wait_for(PATIENCE, "pings come back", async || {
-        let carried = carries_to(&mesh.near, far, &granted);
-        Ok(carried.map_err(|error| last = Some(error)).ok())
-    });
-    match done.await {
-        Ok(_) => Ok(known),
-        Err(error) => Err(last.unwrap_or(error)),
-    }
+    pings_pass(&mesh.near, far, &known).await?;
+    Ok(known)
 }
 
-/// Waits until each program on the way has given a token that it can only have made with an identity that is younger
-/// than `began`.
-async fn renewed(mesh: &Mesh, began: SystemTime) -> Result<()> {
-    let latest = began + SVID_LIFETIME + Duration::from_secs(1);
-    let done = wait_for(PATIENCE, "all tokens are newer", async || {
+/// Waits until pings pass both ways over this connection.
+pub(crate) async fn pings_pass(near: &Pod, far: &Pod, known: &Connection) -> Result<()> {
+    let granted = Granted::of(known)?;
+    let mut last = None;
+    let done = wait_for(PATIENCE, "pings come back", async || {
+        let carried = carries_to(near, far, &granted);
+        Ok(carried.map_err(|error| last = Some(error)).ok())
+    });
+    done.await.map(drop).map_err(|error| last.unwrap_or(error))
+}
+
+/// Waits until each program on the way has given a token that lives longer than all that there were, which ended at
+/// `last`: it can only have made that with an identity that was renewed.
+pub(crate) async fn renewed(mesh: &Mesh, last: SystemTime) -> Result<()> {
+    let latest = last + Duration::from_secs(1);
+    let done = wait_for(2 * PATIENCE, "all tokens are newer", async || {
         let known = mesh.is_up(ID, "nse").await?;
         let path = known.path.context("it has no path")?;
         let is_new = |expires: Option<_>| {

@@ -14,15 +14,19 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 mod apart;
+mod ask;
 mod caller;
 mod life;
 mod matrix;
 mod mesh;
 mod mix;
 mod peer;
+mod record;
 mod refused;
+mod restarts;
+mod secret;
+mod spire;
 mod table;
-
 mod watch;
 
 use mesh::Mesh;
@@ -50,11 +54,16 @@ fn run() -> Result<ExitCode> {
     arguments.test_threads = Some(1);
     let bench = Bench::new()?;
     let tests = [
+        ask::tests,
+        record::tests,
         matrix::tests,
         apart::tests,
+        secret::tests,
         table::tests,
         refused::tests,
         life::tests,
+        restarts::tests,
+        spire::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();

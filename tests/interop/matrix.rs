@@ -3,10 +3,11 @@
 //! by the manager, and closed, and nothing of it is left.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::{Node, Pod, ping};
+use nsm::mesh::{Node, Pod, ping_every};
 use nsm_api::connection::{ConnectionEventType, State};
 
 use crate::Bench;
@@ -14,6 +15,9 @@ use crate::caller::{Caller, Granted, ID};
 use crate::mesh::Mesh;
 use crate::mix::{Hop, Mix};
 use crate::watch::Watch;
+
+/// The pause between pings: what comes later than that counts as lost, and tunnels may be made by programs.
+const PING_EVERY: Duration = Duration::from_millis(100);
 
 /// Which programs are theirs. Neighbours of this list differ in the client only, or in few programs.
 pub(crate) const MIXES: [&str; 32] = [
@@ -109,7 +113,7 @@ pub(crate) fn carries_to(near: &Pod, far: &Pod, granted: &Granted) -> Result<[u6
     for ((pod, own, other), link) in ends.into_iter().zip(&mut links) {
         *link = only_link(pod, own)?;
         for address in other {
-            let pings = ping(pod, *address, 3)?;
+            let pings = ping_every(PING_EVERY, pod, *address, 3)?;
             ensure!(pings.loss == 0.0, "{pings:?}");
         }
     }

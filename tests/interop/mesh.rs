@@ -13,8 +13,8 @@ use nsm_api::registry::NetworkServiceEndpointQuery;
 use nsm_sdk::core::{Ctx, Dialer, NseRegistry};
 use nsm_sdk::identity::Tokens;
 use nsm_sdk::transport::Pool;
+pub(crate) use nsm_tests::wait::wait_for;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use crate::mix::{Hop, Mix};
 use crate::peer;
@@ -44,17 +44,38 @@ impl Mesh {
     /// A mesh of this mixture, whose identities are valid that long, or as long as the issuer gives them by itself.
     pub(crate) async fn new(mix: Mix, svid_lifetime: Option<Duration>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
+        let programs = programs(&folder.path().join(PROGRAMS), mix)?;
+        Self::of(mix, folder, programs, async |settings| {
+            Node::start(
+                Settings {
+                    svid_lifetime,
+                    ..settings
+                },
+                |_, _| (),
+            )
+            .await
+        })
+        .await
+    }
+
+    /// A mesh of this mixture, with these programs, whose node is started like that.
+    pub(crate) async fn of(
+        mix: Mix,
+        folder: TempDir,
+        programs: Programs,
+        start: impl AsyncFnOnce(Settings) -> Result<Node>,
+    ) -> Result<Self> {
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
         let settings = Settings {
-            programs: programs(&folder.path().join(PROGRAMS), mix)?,
+            programs,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
             identities: ["nse", "nse-2", "nsc"].map(String::from).to_vec(),
-            svid_lifetime,
+            svid_lifetime: None,
             host: None,
         };
-        let started = Node::start(settings, |_, _| ()).await;
+        let started = start(settings).await;
         let node = started.with_context(|| keep(&folder))?;
         let mut mesh = Self {
             node,
@@ -142,32 +163,10 @@ impl Mesh {
         registers(&self.node, names).await
     }
 
-    /// What the program at `url` knows of the client's connection `id`.
-    pub(crate) async fn looks(&self, url: &str, id: &str) -> Result<Option<Connection>> {
-        let client = Client::at(url, "looker", self.node.identity().clone(), self.near.path())?;
-        let known = client.look(id).await;
-        client.end().await;
-        known
-    }
-
     /// Waits until every program on the way to `endpoint` knows the connection `id` and takes it for up; answers with
     /// what the manager knows.
     pub(crate) async fn is_up(&self, id: &str, endpoint: &str) -> Result<Connection> {
-        let mut last = None;
-        for program in ["nsm", "forwarder", endpoint] {
-            let url = self.node.url(program);
-            let what = format!("{program} has {id} up");
-            let known = wait_for(PATIENCE, &what, async || {
-                let known = self.looks(&url, id).await.unwrap_or_default();
-                let is_up = |known: &Connection| {
-                    known.state() == State::Up && known.network_service_endpoint_name == endpoint
-                };
-                Ok(known.filter(is_up))
-            });
-            let known = known.await?;
-            last.get_or_insert(known);
-        }
-        last.context("nobody was asked")
+        is_up(&self.node, &self.near, &["nsm", "forwarder", endpoint], id).await
     }
 
     /// Waits until the kernel is as it was.
@@ -178,14 +177,16 @@ impl Mesh {
     /// Whether every program runs and the kernel is as it was.
     pub(crate) async fn is_whole(&mut self) -> Result<()> {
         let running = [
-            self.node.issuer.as_mut(),
             self.node.registry.as_mut(),
             self.node.nsmgr.as_mut(),
             self.node.forwarder.as_mut(),
             self.endpoint.as_mut(),
         ];
-        for program in running {
-            let program = program.context("a program has not been started again")?;
+        let running = running
+            .into_iter()
+            .map(|program| program.context("a program has not been started again"));
+        for program in running.chain(self.node.issuer.as_mut().map(Ok)) {
+            let program = program?;
             if let Some(status) = program.ended()? {
                 bail!("{} has ended: {status}", program.name());
             }
@@ -217,12 +218,41 @@ impl Mesh {
     }
 }
 
+/// Waits until these programs know the connection `id` and take it for up; the last one is the endpoint. Answers with
+/// what the first one knows.
+pub(crate) async fn is_up(node: &Node, near: &Pod, programs: &[&str], id: &str) -> Result<Connection> {
+    let mut first = None;
+    for program in programs {
+        let url = node.url(program);
+        let what = format!("{program} has {id} up");
+        let known = wait_for(PATIENCE, &what, async || {
+            let known = looks(node, near, &url, id).await.unwrap_or_default();
+            let is_up = |known: &Connection| {
+                let endpoint = Some(&known.network_service_endpoint_name.as_str()) == programs.last();
+                known.state() == State::Up && endpoint
+            };
+            Ok(known.filter(is_up))
+        });
+        let known = known.await?;
+        first.get_or_insert(known);
+    }
+    first.context("nobody was asked")
+}
+
+/// What the program at `url` knows of the client's connection `id`.
+async fn looks(node: &Node, near: &Pod, url: &str, id: &str) -> Result<Option<Connection>> {
+    let client = Client::at(url, "looker", node.identity().clone(), near.path())?;
+    let known = client.look(id).await;
+    client.end().await;
+    known
+}
+
 pub(crate) fn keep(folder: &TempDir) -> String {
     format!("the logs are in {}", folder.path().display())
 }
 
 /// The file that is a program of this place.
-fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
+pub(crate) fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
     if is_go {
         return peer::file();
     }
@@ -318,23 +348,4 @@ pub(crate) async fn stops(program: Program) -> Result<()> {
     let status = program.stop().await?;
     ensure!(status.success(), "{name} ended with {status}");
     Ok(())
-}
-
-/// Looks again and again until there is an answer.
-pub(crate) async fn wait_for<T>(
-    patience: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(answer) = look().await? {
-            return Ok(answer);
-        }
-        ensure!(
-            Instant::now() < until,
-            "after {patience:?} it is not yet so: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

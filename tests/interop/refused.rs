@@ -58,7 +58,7 @@ async fn no_descriptor(mesh: &mut Mesh) -> Result<()> {
 }
 
 /// IP goes by WireGuard between our forwarders, which theirs do not have here.
-async fn no_tunnel(apart: &Apart) -> Result<()> {
+async fn no_tunnel(apart: &mut Apart) -> Result<()> {
     let client = Client::new(&apart.first, "nsc", apart.near.path())?;
     let began = Instant::now();
     let refused = client

@@ -16,6 +16,7 @@ use nsm_sdk::core::{
 use nsm_sdk::identity::{Identity, Source, Tokens};
 use nsm_sdk::policy::{self, Policies};
 use nsm_sdk::transport::Pool;
+pub(crate) use nsm_tests::wait::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -341,25 +342,6 @@ pub(crate) fn refused<T: Debug>(done: Result<T>, reason: &str, words: &[&str]) -
         );
     }
     Ok(())
-}
-
-/// Looks again and again until there is an answer.
-pub(crate) async fn wait_for<T>(
-    patience: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(answer) = look().await? {
-            return Ok(answer);
-        }
-        ensure!(
-            Instant::now() < until,
-            "after {patience:?} it is not yet so: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Checks that two things are equal.

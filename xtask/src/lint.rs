@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
+use crate::go;
 use crate::report::{Report, run};
-use crate::root;
 use crate::tools::{self, GO};
 
 /// Check the format, clippy (warnings are errors), what they are for Go, and the dependencies (licences, bans,
@@ -44,24 +44,9 @@ pub(crate) fn checks(report: &mut Report) {
             "warnings",
         ]))
     });
-    report.check("go", go);
+    report.check("go", go::check);
     report.check("dependencies", || {
         let cargo_deny = tools::cargo_deny()?;
         run(Command::new(cargo_deny).args(["--workspace", "check", "licenses", "bans", "sources"]))
     });
-}
-
-/// The format and `go vet` of the programs that tests build of the Go SDK.
-fn go() -> Result<()> {
-    let folder = root().join("tests/interop/peer");
-    let told = Command::new("gofmt").arg("-l").arg(&folder).output()?;
-    let unformatted = String::from_utf8_lossy(&told.stdout);
-    ensure!(
-        told.status.success() && unformatted.is_empty(),
-        "gofmt would change {unformatted}"
-    );
-    run(Command::new("go")
-        .arg("-C")
-        .arg(folder)
-        .args(["vet", "-mod=readonly", "./..."]))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::root;
+use crate::{go, root};
 
 /// How many tests or checks of a step passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,10 +108,18 @@ fn line((name, tally, took): &(String, Tally, Duration)) -> String {
     )
 }
 
+/// Lets a command run in the workspace's folder, and find the programs that [`go::path`] has, unless it has a path of
+/// its own.
+fn at_home(command: &mut Command) -> &mut Command {
+    if !command.get_envs().any(|(name, _)| name == "PATH") {
+        command.env("PATH", go::path());
+    }
+    command.current_dir(root())
+}
+
 /// Runs a command in the workspace's folder; errors when it cannot be started or does not succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .current_dir(root())
+    let status = at_home(command)
         .status()
         .with_context(|| format!("could not start {command:?}"))?;
     if !status.success() {
@@ -129,8 +137,7 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
 
 /// The same, and writes everything that the command prints into `log`.
 pub(crate) fn run_tests_into(command: &mut Command, mut log: impl Write) -> Result<Tally> {
-    let mut child = command
-        .current_dir(root())
+    let mut child = at_home(command)
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("could not start {command:?}"))?;

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::go;
 use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
@@ -69,6 +70,13 @@ pub(crate) const SUITES: &[Suite] = &[
         run: interop,
     },
     Suite {
+        name: "spire",
+        about: "mixed meshes under identities of SPIRE, which is built for it",
+        runs: Runs::WithAll,
+        tools: MIXED,
+        run: spire,
+    },
+    Suite {
         name: "soak",
         about: "10,000 wires that come and go on the real kernel, with programs built for release",
         runs: Runs::WithAll,
@@ -129,6 +137,18 @@ fn interop(report: &mut Report) {
     build(report);
     report.step("interop", || {
         run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "interop"]))
+    });
+}
+
+/// The same programs, and SPIRE in the place of our issuer.
+fn spire(report: &mut Report) {
+    build(report);
+    report.step("spire", || {
+        run_tests(
+            Command::new("cargo")
+                .args(["test", "--package", "nsm-tests", "--test", "interop", "spire_"])
+                .env("NSM_SPIRE", go::spire()?),
+        )
     });
 }
 

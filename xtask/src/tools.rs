@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::go;
 use crate::report::run;
 
 /// The cargo-deny that `deny.toml` is written for.
@@ -132,7 +133,7 @@ impl Tool {
     fn is_there(&self) -> bool {
         match *self {
             KERNEL => kernel().is_ok(),
-            GO => go().is_some_and(|version| version.as_slice() >= [1, 21].as_slice()),
+            GO => go::is_there(),
             VENV => answers(Command::new(PYTHON).args(["-c", "import ensurepip, venv"])),
             Self { program, .. } => find(program).is_some(),
         }
@@ -142,6 +143,12 @@ impl Tool {
 /// Something is missing and could not be installed from here; displays as what to do.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
+
+impl Missing {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,6 +176,10 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
         run(apt_get()
             .args(["install", "-y", "--no-install-recommends"])
             .args(&packages))?;
+    }
+    if missing(&wanted).contains(&GO) {
+        // Distributions may have an older one, which can fetch another.
+        go::fetch()?;
     }
     match missing(&wanted).as_slice() {
         [] => Ok(()),
@@ -268,13 +279,6 @@ pub(crate) fn kernel() -> Result<Kernel> {
         })
 }
 
-/// The numbers of the version of Go that is on the path.
-fn go() -> Option<Vec<u64>> {
-    let told = Command::new("go").args(["env", "GOVERSION"]).output().ok()?;
-    let version = String::from_utf8(told.stdout).ok()?;
-    Some(numbers(version.trim().strip_prefix("go")?))
-}
-
 /// The names in a folder, or none when it cannot be read.
 fn names(folder: &Path) -> impl Iterator<Item = String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -282,7 +286,7 @@ fn names(folder: &Path) -> impl Iterator<Item = String> {
 }
 
 /// The numbers in a version, by which versions are ordered.
-fn numbers(version: &str) -> Vec<u64> {
+pub(crate) fn numbers(version: &str) -> Vec<u64> {
     let numbers = version.split(|letter: char| !letter.is_ascii_digit());
     numbers.filter_map(|number| number.parse().ok()).collect()
 }
@@ -317,7 +321,7 @@ pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
 }
 
 /// Where tools are kept that we build ourselves: outside of every work tree.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(cache) => PathBuf::from(cache),
         None => std::env::home_dir()
@@ -341,7 +345,7 @@ fn is_root() -> bool {
 }
 
 /// Whether the command runs and succeeds, whatever it prints.
-fn answers(command: &mut Command) -> bool {
+pub(crate) fn answers(command: &mut Command) -> bool {
     let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())
 }

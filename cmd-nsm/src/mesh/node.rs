@@ -54,6 +54,8 @@ pub struct Node {
     registry_url: String,
     component: Component,
     identity: Identity,
+    /// The Workload API socket of all, when somebody else than the issuer says who they are.
+    agent: Option<PathBuf>,
     /// The development issuer, of the first node.
     pub issuer: Option<Program>,
     /// The registry, while it runs.
@@ -81,21 +83,52 @@ impl Node {
             .follow(&component, began + TO_START)
             .await?;
         progress("issuer", began.elapsed());
-        let mut node = Self {
+        let node = Self::with(settings, component, identity);
+        let node = Self {
+            issuer: Some(issuer),
+            ..node
+        };
+        node.started(progress).await
+    }
+
+    /// The same without an issuer: the socket `agent` tells all programs, and us, who they are.
+    pub async fn start_under(
+        settings: Settings,
+        agent: PathBuf,
+        progress: impl FnMut(&str, Duration),
+    ) -> Result<Self> {
+        let component = Component::new("node");
+        let source = Source::WorkloadApi(agent.clone());
+        let identity = source.follow(&component, Instant::now() + TO_START).await?;
+        let node = Self::with(settings, component, identity);
+        let node = Self {
+            agent: Some(agent),
+            ..node
+        };
+        node.started(progress).await
+    }
+
+    /// The first node, of which nothing runs yet.
+    fn with(settings: Settings, component: Component, identity: Identity) -> Self {
+        Self {
             registry_url: settings.url("registry"),
             settings,
             number: 1,
             component,
             identity,
-            issuer: Some(issuer),
+            agent: None,
+            issuer: None,
             registry: None,
             nsmgr: None,
             forwarder: None,
-        };
-        progress("registry", node.start_registry().await?);
-        progress("nsmgr", node.start_nsmgr().await?);
-        progress("forwarder", node.start_forwarder().await?);
-        Ok(node)
+        }
+    }
+
+    async fn started(mut self, mut progress: impl FnMut(&str, Duration)) -> Result<Self> {
+        progress("registry", self.start_registry().await?);
+        progress("nsmgr", self.start_nsmgr().await?);
+        progress("forwarder", self.start_forwarder().await?);
+        Ok(self)
     }
 
     /// Starts the manager and the forwarder of node `number` on `host`, which uses issuer and registry of this one. Its
@@ -119,6 +152,7 @@ impl Node {
             registry_url,
             component: self.component.clone(),
             identity: self.identity.clone(),
+            agent: self.agent.clone(),
             issuer: None,
             registry: None,
             nsmgr: None,
@@ -233,11 +267,13 @@ impl Node {
         for program in [self.forwarder, self.nsmgr, self.registry].into_iter().flatten() {
             program.stop().await?;
         }
-        if let Some(issuer) = self.issuer {
+        if self.number == 1 {
             self.component.end().await;
-            issuer.stop().await?;
         }
-        Ok(())
+        match self.issuer {
+            Some(issuer) => issuer.stop().await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The component by which we call the node's programs.
@@ -309,12 +345,13 @@ impl Node {
         pod: Option<&Pod>,
         variables: &[(&str, String)],
     ) -> Result<Program> {
+        let socket = self.settings.socket(name);
         let mut all = vec![
             ("NSM_NAME", name.to_string()),
             ("NSM_LOG_LEVEL", self.settings.log_level.clone()),
             (
                 "SPIFFE_ENDPOINT_SOCKET",
-                format!("unix://{}", self.settings.socket(name).display()),
+                format!("unix://{}", self.agent.as_ref().unwrap_or(&socket).display()),
             ),
         ];
         all.extend_from_slice(variables);

@@ -26,9 +26,19 @@ pub struct Pings {
     pub round_trip_ms: f64,
 }
 
-/// Pings `to` from `pod`, `count` times, with the system's `ping`.
+/// The pause between two pings.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Pings `to` from `pod`, `count` times, with the system's `ping`, one every 10 ms.
 pub fn ping(pod: &Pod, to: IpAddr, count: u32) -> Result<Pings> {
+    ping_every(PAUSE, pod, to, count)
+}
+
+/// The same with another pause between two pings. For the last answer `ping` waits as long as that, or twice as long
+/// as an answer has taken, so that on a busy machine a short pause makes a loss of what comes late.
+pub fn ping_every(pause: Duration, pod: &Pod, to: IpAddr, count: u32) -> Result<Pings> {
     let (count_text, to_text) = (count.to_string(), to.to_string());
+    let pause = pause.as_secs_f64().to_string();
     let net = format!("--net={}", pod.path().display());
     let arguments = [
         net.as_str(),
@@ -37,7 +47,7 @@ pub fn ping(pod: &Pod, to: IpAddr, count: u32) -> Result<Pings> {
         "-n",
         "-q",
         "-i",
-        "0.01",
+        &pause,
         "-W",
         "1",
         "-c",

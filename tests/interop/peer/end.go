@@ -54,21 +54,24 @@ func newEnd(mechanism *kernel.Mechanism, mark string, addresses []string, routes
 	return made, nil
 }
 
-// removeLeftover removes the link of this name if it has our mark.
+// removeLeftover removes the links that have our mark, whatever they are called: another process may have given its
+// own another name.
 func (e *end) removeLeftover(space netns.NsHandle) error {
 	handle, err := netlink.NewHandleAt(space, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer handle.Close()
-	link, err := handle.LinkByName(e.name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
-	}
-	if err != nil || link.Attrs().Alias != e.mark {
+	links, err := handle.LinkList()
+	if err != nil {
 		return err
 	}
-	return handle.LinkDel(link)
+	for _, link := range links {
+		if link.Attrs().Alias == e.mark {
+			err = errors.Join(err, handle.LinkDel(link))
+		}
+	}
+	return err
 }
 
 // set marks the link, puts it up and gives it its addresses and routes.

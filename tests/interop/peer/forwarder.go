@@ -10,6 +10,7 @@ import (
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/vxlan"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/client"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/endpoint"
@@ -33,24 +34,33 @@ const forwarders = "forwarder"
 
 // runForwarder joins network namespaces of this node by pairs of links, and with those of other nodes by tunnels.
 func runForwarder(ctx context.Context, s *settings, id *identity) error {
-	return forward(ctx, s, id, &joinServer{}, &joinClient{hasTunnels: s.tunnelIP != nil})
+	return forward(ctx, s, id, &joinServer{}, &joinClient{hasTunnels: s.tunnelIP != nil}, null.NewClient())
+}
+
+// runSecretForwarder has WireGuard, too, by wireguard-go.
+func runSecretForwarder(ctx context.Context, s *settings, id *identity) error {
+	joins := &joinClient{hasTunnels: s.tunnelIP != nil}
+	return forward(ctx, s, id, &joinServer{}, joins, &wireguardClient{ip: s.tunnelIP})
 }
 
 // runBareForwarder agrees on everything as runForwarder does, and makes no links: what is left is the control plane,
 // to be measured.
 func runBareForwarder(ctx context.Context, s *settings, id *identity) error {
-	return forward(ctx, s, id, null.NewServer(), null.NewClient())
+	return forward(ctx, s, id, null.NewServer(), null.NewClient(), null.NewClient())
 }
 
-// forward serves with the two halves of who makes the links.
+// forward serves with the two halves of who makes the links, and with whoever offers more tunnels.
 func forward(
 	ctx context.Context, s *settings, id *identity,
-	joins networkservice.NetworkServiceServer, tells networkservice.NetworkServiceClient,
+	joins networkservice.NetworkServiceServer, tells, offers networkservice.NetworkServiceClient,
 ) error {
 	lookUp := newRegistries(ctx, s.connectTo, id, registryrecvfd.NewNetworkServiceEndpointRegistryClient())
 	servers := map[string]networkservice.NetworkServiceServer{kernel.MECHANISM: null.NewServer()}
 	if s.tunnelIP != nil {
 		servers[vxlan.MECHANISM] = vni.NewServer(s.tunnelIP)
+	}
+	if offers, ok := offers.(*wireguardClient); ok {
+		servers[wireguard.MECHANISM] = &wireguardServer{ip: offers.ip}
 	}
 	forwarder := endpoint.NewServer(ctx, id.token,
 		endpoint.WithName(s.name),
@@ -68,6 +78,7 @@ func forward(
 				client.WithAdditionalFunctionality(
 					mechanismtranslation.NewClient(),
 					tells,
+					offers,
 					vni.NewClient(s.tunnelIP),
 					kernelmechanism.NewClient(),
 					filtermechanisms.NewClient(),

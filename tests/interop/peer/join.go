@@ -56,7 +56,7 @@ func join(ctx context.Context, connection *networkservice.Connection) error {
 	if !ok {
 		return fmt.Errorf("nobody behind us has chosen a mechanism for %s", connection.GetId())
 	}
-	wanted, err := newPlan(connection, far.(*networkservice.Mechanism))
+	wanted, err := newPlan(ctx, connection, far.(*networkservice.Mechanism))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@
 //
 // It plays the role that it is called by: as its first argument, or else as the name of its file, so that a link to
 // it stands where a program of ours would. Its settings are the variables that programs of ours read, too.
+//
+// As "answer" it is no program of a mesh, but says what the SDK says to the questions on its standard input.
 package main
 
 import (
@@ -29,6 +31,7 @@ var roles = map[string]func(ctx context.Context, s *settings, id *identity) erro
 	"nsmgr":           runManager,
 	"forwarder":       runForwarder,
 	"forwarder-bare":  runBareForwarder,
+	"forwarder-wg":    runSecretForwarder,
 	"registry-open":   runOpenRegistry,
 	"nse-icmp":        runEndpoint,
 	"nsc":             runClient,
@@ -45,6 +48,9 @@ func run() error {
 	role := filepath.Base(os.Args[0])
 	if len(os.Args) > 1 {
 		role = os.Args[1]
+	}
+	if role == "answer" {
+		return answerAll()
 	}
 	play, ok := roles[role]
 	if !ok {

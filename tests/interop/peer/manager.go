@@ -23,7 +23,7 @@ func runManager(ctx context.Context, s *settings, id *identity) error {
 	client := registryauthorize.WithPolicies(commonPolicies, registryPolicies, clientPolicies)
 	manager := nsmgr.NewServer(ctx, id.token,
 		nsmgr.WithName(s.name),
-		nsmgr.WithURL(public(s.listenOn).String()),
+		nsmgr.WithURL(s.atManager().String()),
 		nsmgr.WithRegistry(s.registry),
 		nsmgr.WithAuthorizeServer(authorize.NewServer()),
 		nsmgr.WithAuthorizeNSRegistryServer(registryauthorize.NewNetworkServiceRegistryServer(server)),
@@ -38,12 +38,15 @@ func runManager(ctx context.Context, s *settings, id *identity) error {
 	return serve(ctx, services, s.listenOn, unregistered)
 }
 
-// public is the URL by which other nodes reach us: the first by TCP, or else the first.
-func public(urls []*url.URL) *url.URL {
-	for _, u := range urls {
+// atManager is the URL by which other nodes reach us: the first by TCP, or else the first.
+func (s *settings) atManager() *url.URL {
+	if s.public != nil {
+		return s.public
+	}
+	for _, u := range s.listenOn {
 		if u.Scheme == "tcp" {
 			return u
 		}
 	}
-	return urls[0]
+	return s.listenOn[0]
 }

@@ -70,6 +70,9 @@ func (to *registries) register(ctx context.Context, s *settings, services []stri
 		NetworkServiceLabels: map[string]*registryapi.NetworkServiceLabels{},
 		Url:                  s.listenOn[0].String(),
 	}
+	if s.public != nil {
+		endpoint.Url = s.public.String()
+	}
 	for _, service := range services {
 		endpoint.NetworkServiceLabels[service] = &registryapi.NetworkServiceLabels{}
 		if !hasServices {

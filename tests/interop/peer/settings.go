@@ -13,8 +13,10 @@ import (
 
 // settings is what the roles read, each what concerns it.
 type settings struct {
-	name      string
-	listenOn  []*url.URL
+	name     string
+	listenOn []*url.URL
+	// public is where others find us, if not where we listen: somebody is between.
+	public    *url.URL
 	connectTo *url.URL
 	registry  *url.URL
 	services  []string
@@ -52,6 +54,13 @@ func read(role string) (*settings, error) {
 			return nil, err
 		}
 		s.listenOn = append(s.listenOn, listenOn)
+	}
+	if text := variable("PUBLIC_URL", ""); text != "" {
+		public, err := parseURL(text)
+		if err != nil {
+			return nil, err
+		}
+		s.public = public
 	}
 	urls := map[string]**url.URL{"CONNECT_TO": &s.connectTo, "REGISTRY_URL": &s.registry, "NETWORK_SERVICES": &s.wanted}
 	for name, field := range urls {

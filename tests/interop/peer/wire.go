@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,10 +11,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/vxlan"
+	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 )
 
 // plan is what a wire should be: two ends on this node, or one and a tunnel to another node.
@@ -27,16 +30,22 @@ type plan struct {
 type tunnel struct {
 	local, remote net.IP
 	port, vni     int
+	// keys are there when it is by WireGuard, and by VXLAN it is otherwise.
+	keys *keys
+	// isAsked says whether the other node has asked for it.
+	isAsked bool
 }
 
 // wire is what was made of a plan.
 type wire struct {
 	plan
 	spaces []netns.NsHandle
+	// device is the tunnel, when it is by WireGuard.
+	device *device.Device
 }
 
 // newPlan plans the wire of a connection of which we know what the next hop has chosen.
-func newPlan(connection *networkservice.Connection, next *networkservice.Mechanism) (*plan, error) {
+func newPlan(ctx context.Context, connection *networkservice.Connection, next *networkservice.Mechanism) (*plan, error) {
 	ip := connection.GetContext().GetIpContext()
 	first := connection.GetPath().GetPathSegments()[0].GetId()
 	p := &plan{mtu: int(connection.GetContext().GetMTU())}
@@ -52,6 +61,13 @@ func newPlan(connection *networkservice.Connection, next *networkservice.Mechani
 	for i, side := range sides {
 		if mechanism := vxlan.ToMechanism(side.mechanism); mechanism != nil {
 			p.tunnel = newTunnel(mechanism, i == 0)
+			continue
+		}
+		if mechanism := wireguard.ToMechanism(side.mechanism); mechanism != nil {
+			var err error
+			if p.tunnel, err = newSecretTunnel(ctx, mechanism, i == 0); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		mechanism := kernel.ToMechanism(side.mechanism)
@@ -112,11 +128,19 @@ func (p *plan) build() (_ *wire, err error) {
 			return nil, err
 		}
 	}
-	if err := netlink.LinkAdd(w.link()); err != nil {
+	if w.tunnel != nil && w.tunnel.keys != nil {
+		err = w.openTunnel(w.spaces[0])
+	} else {
+		err = netlink.LinkAdd(w.link())
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot make the link %s: %w", p.ends[0].name, err)
 	}
 	for i, e := range p.ends {
 		err = errors.Join(err, e.set(w.spaces[i]))
+	}
+	if err == nil && w.device != nil && !w.tunnel.isAsked {
+		err = w.shakeHands()
 	}
 	return w, err
 }
@@ -144,6 +168,9 @@ func (w *wire) link() netlink.Link {
 
 // remove takes the links away: that of the first end, and with it the one at the other end of a pair.
 func (w *wire) remove() {
+	if w.device != nil {
+		w.device.Close()
+	}
 	for i, space := range w.spaces {
 		if err := w.ends[i].removeLeftover(space); err != nil {
 			fmt.Printf("%s is still there: %v\n", w.ends[i].name, err)
