@@ -20,7 +20,7 @@ pub(crate) const TO_START: Duration = Duration::from_secs(120);
 pub(crate) struct Control {
     kube: PathBuf,
     folder: PathBuf,
-    ports: [u16; 3],
+    ports: [u16; 4],
     etcd: Option<Program>,
     api: Option<Program>,
     /// The administrator's way to the API server.
@@ -39,18 +39,21 @@ impl Control {
         let users = "admin,admin,1,system:masters\nregistry,registry,2\n";
         std::fs::write(folder.join("users.csv"), users)?;
         let ports = free_ports()?;
-        for user in ["admin", "registry"] {
-            std::fs::write(folder.join(format!("{user}.conf")), kubeconfig(user, ports[2]))?;
+        for (file, user, port) in [
+            ("admin", "admin", ports[2]),
+            ("registry", "registry", ports[2]),
+            ("aside", "admin", ports[3]),
+        ] {
+            std::fs::write(folder.join(format!("{file}.conf")), kubeconfig(user, port))?;
         }
-        let file = Kubeconfig::read_from(folder.join("admin.conf"))?;
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        let client = client(&folder.join("admin.conf")).await?;
         let mut control = Self {
             kube,
             folder: folder.to_path_buf(),
             ports,
             etcd: None,
             api: None,
-            client: Client::try_from(config)?,
+            client,
         };
         control.start_etcd()?;
         control.start_api().await?;
@@ -64,7 +67,7 @@ impl Control {
 
     /// Starts etcd, with what it had.
     pub(crate) fn start_etcd(&mut self) -> Result<()> {
-        let [clients, peers, _] = self.ports;
+        let [clients, peers, ..] = self.ports;
         let (clients, peers) = (
             format!("http://127.0.0.1:{clients}"),
             format!("http://127.0.0.1:{peers}"),
@@ -88,11 +91,21 @@ impl Control {
 
     /// Starts the API server and waits until it answers.
     pub(crate) async fn start_api(&mut self) -> Result<()> {
-        let [etcd, _, port] = self.ports;
+        self.api = Some(self.serve("kube-apiserver", self.ports[2], &self.client).await?);
+        Ok(())
+    }
+
+    /// Starts another API server on the same etcd; answers the administrator's way to it.
+    pub(crate) async fn aside(&self) -> Result<(Program, Client)> {
+        let client = client(&self.folder.join("aside.conf")).await?;
+        Ok((self.serve("aside", self.ports[3], &client).await?, client))
+    }
+
+    async fn serve(&self, name: &str, port: u16, client: &Client) -> Result<Program> {
         let file = |name: &str| self.folder.join(name).display().to_string();
-        let (etcd, port) = (format!("http://127.0.0.1:{etcd}"), port.to_string());
+        let (etcd, port) = (format!("http://127.0.0.1:{}", self.ports[0]), port.to_string());
         let (certificates, key, public, users) = (
-            file("pki"),
+            file(&format!("{name}-pki")),
             file("tokens.key"),
             file("tokens.pub"),
             file("users.csv"),
@@ -120,17 +133,15 @@ impl Control {
             "--service-account-key-file",
             &public,
         ];
-        let mut api = self.run("kube-apiserver", &arguments)?;
-        let client = self.client.clone();
+        let mut api = self.run(name, &arguments)?;
         let is_ready = async |_: &Program| {
-            let request = http_get("/readyz")?;
+            let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
             let ready = timeout(Duration::from_secs(5), client.request_text(request)).await;
             ready.ok()?.ok().map(drop)
         };
         api.wait_for("it answered", Instant::now() + TO_START, is_ready)
             .await?;
-        self.api = Some(api);
-        Ok(())
+        Ok(api)
     }
 
     fn run(&self, name: &str, arguments: &[&str]) -> Result<Program> {
@@ -169,13 +180,16 @@ fn kill(program: Option<Program>) -> Result<()> {
     program.map(drop).context("it does not run")
 }
 
-fn http_get(path: &str) -> Option<http::Request<Vec<u8>>> {
-    http::Request::get(path).body(Vec::new()).ok()
+/// The way that a file names.
+async fn client(file: &Path) -> Result<Client> {
+    let file = Kubeconfig::read_from(file)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
 }
 
-fn free_ports() -> Result<[u16; 3]> {
-    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let mut ports = [0; 3];
+fn free_ports() -> Result<[u16; 4]> {
+    let sockets = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let mut ports = [0; 4];
     for (port, socket) in ports.iter_mut().zip(sockets) {
         *port = socket?.local_addr()?.port();
     }

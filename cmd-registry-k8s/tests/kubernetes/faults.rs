@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use libtest_mimic::Trial;
 use nsm_sdk::core::NseRegistry;
 use nsm_sdk_k8s::registry::HEALTH;
@@ -14,7 +15,7 @@ use tonic::Code;
 use crate::Bench;
 use crate::caller::{Caller, endpoint, next, offering};
 use crate::control::{TO_START, signal_to};
-use crate::world::{NSE, Registry, World, eventually};
+use crate::world::{HOME, NSE, Registry, World, eventually};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -76,7 +77,6 @@ async fn is_back(
         .registers::<NseRegistry>(endpoint("z-new", service))
         .await?;
     ensure!(caller.names(service).await? == [name, "z-new"], "both are found");
-    world.objects(NSE, "elsewhere");
     for name in [name, "z-new"] {
         caller.unregisters::<NseRegistry>(name).await?;
     }
@@ -123,10 +123,13 @@ async fn hanging(world: &mut World) -> Result<()> {
     let is_told = async || caller.is_healthy(HEALTH).await.then_some(());
     eventually("health tells that it is back", is_told).await?;
     // What could not be answered in time may have been done all the same.
-    for name in ["hanging", "new"] {
-        caller.unregisters::<NseRegistry>(name).await?;
-    }
-    caller.sees("hang", &[]).await
+    let is_clean = async || {
+        for name in ["hanging", "new"] {
+            caller.unregisters::<NseRegistry>(name).await.ok()?;
+        }
+        caller.names("hang").await.ok()?.is_empty().then_some(())
+    };
+    eventually("nothing is left", is_clean).await
 }
 
 async fn without_etcd(world: &mut World) -> Result<()> {
@@ -159,23 +162,30 @@ async fn without_etcd(world: &mut World) -> Result<()> {
 }
 
 async fn forgetful(world: &mut World) -> Result<()> {
-    let (registry, other) = (world.registry(&[]).await?, world.registry(&[]).await?);
-    let (caller, at_other) = (world.caller(&registry, "nse")?, world.caller(&other, "nse")?);
+    let registry = world.registry(&[]).await?;
+    let caller = world.caller(&registry, "nse")?;
     for name in ["same", "gone"] {
-        at_other.registers::<NseRegistry>(endpoint(name, "410")).await?;
+        caller.registers::<NseRegistry>(endpoint(name, "410")).await?;
     }
     caller.sees("410", &["gone", "same"]).await?;
     let mut watch = caller.opens::<NseRegistry>(offering("410"), true).await?;
     for _ in 0..2 {
         ensure!(!next::<NseRegistry>(&mut watch).await?.1, "it is told");
     }
-    // While the registry is stopped everything changes, and the API server forgets how.
-    signal_to(&registry.program, Signal::STOP)?;
-    at_other.unregisters::<NseRegistry>("gone").await?;
-    at_other.registers::<NseRegistry>(endpoint("come", "410")).await?;
+    // While its API server is away everything changes through another one, so that its own begins to remember later.
+    let (aside, client) = world.control.aside().await?;
     world.control.kill_api()?;
+    let objects = world.objects_by(&client, NSE, HOME);
+    objects.delete("gone", &DeleteParams::default()).await?;
+    let mut come = objects.get("same").await?;
+    come.metadata = ObjectMeta {
+        name: Some("come".into()),
+        ..ObjectMeta::default()
+    };
+    come.data["spec"]["name"] = "come".into();
+    objects.create(&PostParams::default(), &come).await?;
     world.control.start_api().await?;
-    signal_to(&registry.program, Signal::CONT)?;
+    drop(aside);
     caller.sees("410", &["come", "same"]).await?;
     let mut told = Vec::new();
     while told.len() < 2 {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
 use nsm::mesh::{Program, Start};
 use nsm_sdk::core::Component;
 use nsm_sdk::identity::Issuer;
@@ -173,13 +173,18 @@ impl World {
 
     /// The objects of a kind in a namespace, as the administrator sees them.
     pub(crate) fn objects(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        self.objects_by(&self.control.client, kind, namespace)
+    }
+
+    /// The same by another way.
+    pub(crate) fn objects_by(&self, client: &Client, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let single = if kind == NS {
             "NetworkService"
         } else {
             "NetworkServiceEndpoint"
         };
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("networkservicemesh.io", "v1", single));
-        Api::namespaced_with(self.control.client.clone(), namespace, &resource)
+        Api::namespaced_with(client.clone(), namespace, &resource)
     }
 
     /// Writes an object as people do.

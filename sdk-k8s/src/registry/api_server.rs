@@ -61,6 +61,8 @@ impl ApiServer {
         };
         let mut config = Config::infer().await.map_err(|error| missing(&error))?;
         config.connect_timeout = Some(TO_CONNECT);
+        // Who calls us tries again, and knows until when.
+        config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| missing(&error))?;
         Ok(Self::new(component, client, rate))
     }

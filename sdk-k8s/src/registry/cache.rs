@@ -112,9 +112,22 @@ impl<A: Kind> Cache<A> {
         }
     }
 
-    /// This is what the object is now, unless something later is known.
+    /// The watch tells that this is what the object has become.
+    pub(super) fn tells(&self, object: Object<A>) {
+        let mut objects = self.0.objects.lock();
+        objects.heard_of(&object.version);
+        self.take(&mut objects, object);
+    }
+
+    /// The API server answers that this is what the object is, which the watch may have told already.
     pub(super) fn is_now(&self, object: Object<A>) {
         let mut objects = self.0.objects.lock();
+        if objects.has(&object.key) || !objects.has_heard_of(&object.version) {
+            self.take(&mut objects, object);
+        }
+    }
+
+    fn take(&self, objects: &mut Objects<A>, object: Object<A>) {
         if !objects.is_news(&object) {
             return;
         }
@@ -141,18 +154,19 @@ impl<A: Kind> Cache<A> {
         let old = objects.remove(&key);
         let new = objects.insert(Record::new(object));
         if old != new {
-            self.settle(&mut objects, old.as_deref());
+            self.settle(objects, old.as_deref());
         }
-        self.settle(&mut objects, new.as_deref());
-        self.judge(&mut objects, &key);
+        self.settle(objects, new.as_deref());
+        self.judge(objects, &key);
         self.0.sooner.notify_one();
     }
 
-    /// This life of the object has ended, as the API server tells everybody.
-    pub(super) fn is_gone(&self, key: &Key, uid: &str) {
+    /// The watch tells that this life of the object has ended.
+    pub(super) fn is_gone(&self, object: &Object<A>) {
         let mut objects = self.0.objects.lock();
-        objects.forget(uid);
-        self.remove(&mut objects, key, uid);
+        objects.heard_of(&object.version);
+        objects.forget(&object.uid);
+        self.remove(&mut objects, &object.key, &object.uid);
     }
 
     /// We have ended this life of the object: whatever is told of it from now on is old.
@@ -276,3 +290,6 @@ impl<A: Kind> Cache<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -243,7 +243,8 @@ fn leased<A: Kind>(ctx: &Ctx, entry: &A::Entry) -> A::Entry {
     let mut entry = entry.clone();
     if let Some(asked) = A::expires(&entry) {
         let slack = ctx.component().until(asked).saturating_mul(SLACK);
-        A::set_expiration(&mut entry, Some((asked + slack).into()));
+        let leased = asked.checked_add(slack).unwrap_or(asked);
+        A::set_expiration(&mut entry, Some(leased.into()));
     }
     entry
 }

@@ -52,7 +52,10 @@ pub(super) async fn follow<A: Kind>(
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    store.api.answers();
+                    // That a list begins is no word of the API server yet.
+                    if !matches!(event, Event::Init) {
+                        store.api.answers();
+                    }
                     let is_done = matches!(event, Event::InitDone);
                     take(&cache, event);
                     if is_done && !is_synced.send_replace(true) {
@@ -85,12 +88,9 @@ pub(super) async fn follow<A: Kind>(
 fn take<A: Kind>(cache: &Cache<A>, event: Event<DynamicObject>) {
     match event {
         Event::Init => cache.list_begins(),
-        Event::InitApply(object) | Event::Apply(object) => cache.is_now(Object::read(object, cache.home())),
+        Event::InitApply(object) | Event::Apply(object) => cache.tells(Object::read(object, cache.home())),
         Event::InitDone => cache.list_ends(),
-        Event::Delete(object) => {
-            let object = Object::<A>::read(object, cache.home());
-            cache.is_gone(&object.key, &object.uid);
-        }
+        Event::Delete(object) => cache.is_gone(&Object::read(object, cache.home())),
     }
 }
 

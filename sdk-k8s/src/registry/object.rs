@@ -63,9 +63,13 @@ impl Version {
         &self.0
     }
 
+    pub(super) fn number(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
     pub(super) fn is_after(&self, other: &Self) -> bool {
-        match (self.0.parse::<u64>(), other.0.parse::<u64>()) {
-            (Ok(one), Ok(other)) => one > other,
+        match (self.number(), other.number()) {
+            (Some(one), Some(other)) => one > other,
             _ => self != other,
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Objects<A: Kind> {
     /// While a list is read: the keys that it has named, and the uids that it has named though they are deleted.
     listed: Option<(HashSet<Key>, HashSet<Arc<str>>)>,
     wrong: BTreeSet<Key>,
+    /// How far the watch has told what happens: what is not there, and was before this version, has ended.
+    heard: u64,
 }
 
 impl<A: Kind> Default for Objects<A> {
@@ -59,6 +61,7 @@ impl<A: Kind> Default for Objects<A> {
             deleted: HashSet::new(),
             listed: None,
             wrong: BTreeSet::new(),
+            heard: 0,
         }
     }
 }
@@ -121,6 +124,16 @@ impl<A: Kind> Objects<A> {
     pub(super) fn first(&self, name: &str) -> Option<Key> {
         let found = self.named(name).filter(|record| record.can_be_found());
         found.map(|record| &record.object.key).min().cloned()
+    }
+
+    /// The watch has come to this version.
+    pub(super) fn heard_of(&mut self, version: &Version) {
+        self.heard = self.heard.max(version.number().unwrap_or_default());
+    }
+
+    /// Whether the watch has come to this version.
+    pub(super) fn has_heard_of(&self, version: &Version) -> bool {
+        version.number().is_some_and(|number| number <= self.heard)
     }
 
     pub(super) fn list_begins(&mut self) {

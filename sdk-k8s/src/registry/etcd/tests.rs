@@ -297,7 +297,7 @@ async fn an_outage_is_survived_in_what_was_known() {
     for name in ["comes-back", "stays-away"] {
         replica.registers(name, "a").await.expect("registers");
     }
-    sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(25)).await;
     model.goes();
     is_up.wait_for(|is_up| !is_up).await.expect("is told");
     let refused = replica
