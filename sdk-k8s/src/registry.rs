@@ -36,7 +36,7 @@ mod object;
 mod pace;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use api_server::ApiServer;
 pub use etcd::Etcd;

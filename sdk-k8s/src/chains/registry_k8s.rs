@@ -61,3 +61,42 @@ pub fn ns(component: &Component, settings: &Settings, etcd: &Etcd<NsRegistry>) -
         Etcd::clone(etcd),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use nsm_sdk::identity::{Identity, Issuer, Tokens};
+    use nsm_sdk::policy::Policies;
+
+    use super::*;
+    use crate::registry::testing::Model;
+    use crate::registry::{ApiServer, Etcd};
+
+    #[tokio::test]
+    async fn the_chains_read_like_this() {
+        let component = Component::new("registry");
+        let issuer = Issuer::new(&component, "test").expect("a trust domain");
+        let credentials = issuer.issue("/ns/nsm-system/pod/registry").expect("an identity");
+        let settings = Settings {
+            gate: Gate {
+                identity: Identity::fixed(credentials),
+                tokens: Tokens::new(Duration::from_secs(600)),
+                policies: Policies::of(&[]),
+            },
+            expiration: Duration::from_secs(60),
+        };
+        let api = ApiServer::new(&component, Model::new().client(), 1);
+        let (endpoints, services) = (
+            Etcd::start(&component, &api, "home", settings.expiration),
+            Etcd::start(&component, &api, "home", settings.expiration),
+        );
+        assert_eq!(
+            nse(&component, &settings, &endpoints).names().join(" "),
+            "checks updatepath authorize begin setregistrationtime expire etcd"
+        );
+        assert_eq!(
+            ns(&component, &settings, &services).names().join(" "),
+            "checks updatepath authorize begin setpayload etcd"
+        );
+        component.end().await;
+    }
+}

@@ -203,16 +203,18 @@ fn refusal(what: &str, error: kube::Error) -> Refusal {
     })
 }
 
+/// What the caller is told whose change others have crossed.
+pub(super) fn conflict() -> Error {
+    let text = "somebody else has written the object at the same time; try again";
+    Error::new(tonic::Code::Aborted, "conflict", text)
+}
+
 impl Refusal {
     /// What the caller is told. `missing` is what it means that there is no such object.
     pub(super) fn into_error(self, missing: impl FnOnce() -> Error) -> Error {
         match self {
             Self::Missing => missing(),
-            Self::Conflict => Error::new(
-                tonic::Code::Aborted,
-                "conflict",
-                "somebody else has written the object at the same time; try again",
-            ),
+            Self::Conflict => conflict(),
             Self::Unreachable(error) | Self::Refused(error) => error,
         }
     }

@@ -25,9 +25,9 @@ use futures::stream;
 use nsm_sdk::core::{Component, Ctx, Element, Entry as _, Error, Found, Message as _, Next, Result};
 use nsm_sdk::registry::expire::Expired;
 use tokio::sync::watch;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::api_server::{ApiServer, Refusal};
+use super::api_server::{ApiServer, Refusal, conflict};
 use super::cache::{Cache, Known};
 use super::kind::Kind;
 use super::object::{Object, Version};
@@ -123,15 +123,13 @@ impl<A: Kind> Etcd<A> {
 
     async fn replace(&self, ctx: &Ctx, message: &mut A::Message, known: &Known<A>) -> Result<Step> {
         if known.is_going || known.is_of_people {
-            let (object, why) = (
-                &known.key.name,
-                if known.is_going {
-                    "is being deleted"
-                } else {
-                    "is another service"
-                },
-            );
-            let text = format!("cannot register {:?}: the object {object:?} {why}", message.id());
+            let why = if known.is_going {
+                "is being deleted"
+            } else {
+                "is another service"
+            };
+            let (name, object) = (message.id(), &known.key.name);
+            let text = format!("cannot register {name:?}: the object {object:?} {why}");
             return Err(Error::new(tonic::Code::Aborted, "object-in-the-way", text));
         }
         let stored = known.entry.as_deref().filter(|_| !known.is_over);
@@ -197,7 +195,7 @@ impl<A: Kind> Etcd<A> {
         let changed_hands = owner.filter(|_| !is_over).is_some();
         self.cache.is_now(object);
         if changed_hands {
-            return Err(Refusal::Conflict.into_error(|| self.store.nowhere()));
+            return Err(conflict());
         }
         Ok(Step::Again)
     }
@@ -221,7 +219,7 @@ impl<A: Kind> Etcd<A> {
         };
         let is_ours = || ctx.store().with(|Written(version)| *version == known.version);
         if version.is_some() && is_ours() != Some(true) {
-            info!(name, "it is renewed elsewhere; it stays");
+            debug!(name, "it is renewed elsewhere; it stays");
             return Ok(Step::Done);
         }
         if known.is_of_people || known.is_going {
@@ -273,7 +271,7 @@ impl<A: Kind> Element<A> for Etcd<A> {
                     return Ok(());
                 }
             }
-            Err(Refusal::Conflict.into_error(|| self.store.nowhere()))
+            Err(conflict())
         };
         ctx.bounded("write to the API server", write).await
     }
@@ -285,7 +283,7 @@ impl<A: Kind> Element<A> for Etcd<A> {
                     return Ok(());
                 }
             }
-            Err(Refusal::Conflict.into_error(|| self.store.nowhere()))
+            Err(conflict())
         };
         let deleted = ctx.bounded("write to the API server", delete).await;
         next.close(ctx, message).await.and(deleted)

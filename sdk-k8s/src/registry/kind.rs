@@ -13,6 +13,9 @@ use serde_json::Value;
 use super::object::Fault;
 use crate::resources::{self, NetworkServiceEndpointSpec, NetworkServiceSpec};
 
+/// The seconds of a timestamp, as its definition bounds them: the years 1 to 9999.
+const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 /// A registry whose entries are the specifications of objects of one kind.
 pub trait Kind: Registry {
     /// The kind.
@@ -64,7 +67,8 @@ impl Kind for NseRegistry {
             ("expiration_time", entry.expiration_time),
             ("initial_registration_time", entry.initial_registration_time),
         ] {
-            let is_time = time.is_none_or(|time| std::time::SystemTime::try_from(time).is_ok());
+            let is_time = time
+                .is_none_or(|time| TIMES.contains(&time.seconds) && (0..=999_999_999).contains(&time.nanos));
             if !is_time {
                 return Err(Fault::new("BadTime", format!("spec.{field} is no time")));
             }

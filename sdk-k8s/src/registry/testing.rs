@@ -20,22 +20,21 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{ApiServer, Etcd, Kind};
-pub(super) use api::Model;
+pub(crate) use api::Model;
 
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// One replica of the registry.
-pub(super) struct Replica {
-    pub(super) component: Component,
-    pub(super) api: ApiServer,
-    pub(super) endpoints: Etcd<NseRegistry>,
-    pub(super) nse: Chain<NseRegistry>,
-    pub(super) ns: Chain<NsRegistry>,
+pub(crate) struct Replica {
+    pub(crate) component: Component,
+    pub(crate) api: ApiServer,
+    pub(crate) nse: Chain<NseRegistry>,
+    pub(crate) ns: Chain<NsRegistry>,
 }
 
 impl Replica {
     /// A replica that writes into the namespace `home`, and knows what is there.
-    pub(super) async fn start(model: &Model, seed: u64) -> Self {
+    pub(crate) async fn start(model: &Model, seed: u64) -> Self {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + model.elapsed();
         let component = Component::with("registry", Clock::starting_at(start), StdRng::seed_from_u64(seed));
         let api = ApiServer::new(&component, model.client(), 100_000);
@@ -44,29 +43,24 @@ impl Replica {
         endpoints.synced().await;
         services.synced().await;
         Self {
-            nse: chain![
-                Begin::server(&component),
-                Expire::new(MINUTE),
-                Etcd::clone(&endpoints)
-            ],
+            nse: chain![Begin::server(&component), Expire::new(MINUTE), endpoints],
             ns: chain![Begin::server(&component), services],
             component,
             api,
-            endpoints,
         }
     }
 
-    pub(super) fn ctx(&self) -> Ctx {
+    pub(crate) fn ctx(&self) -> Ctx {
         Ctx::own(&self.component, Duration::from_secs(15))
     }
 
     /// Registers an endpoint of this name and owner.
-    pub(super) async fn registers(&self, name: &str, owner: &str) -> Result<NetworkServiceEndpoint> {
+    pub(crate) async fn registers(&self, name: &str, owner: &str) -> Result<NetworkServiceEndpoint> {
         self.puts(&self.nse, endpoint(name, owner)).await
     }
 
     /// Registers an entry.
-    pub(super) async fn puts<A: Kind>(&self, chain: &Chain<A>, entry: A::Entry) -> Result<A::Entry> {
+    pub(crate) async fn puts<A: Kind>(&self, chain: &Chain<A>, entry: A::Entry) -> Result<A::Entry> {
         let mut message = Registration {
             entry,
             path: Default::default(),
@@ -76,14 +70,14 @@ impl Replica {
     }
 
     /// Unregisters the entry of this name.
-    pub(super) async fn unregisters<A: Kind>(&self, chain: &Chain<A>, name: &str) -> Result<()> {
+    pub(crate) async fn unregisters<A: Kind>(&self, chain: &Chain<A>, name: &str) -> Result<()> {
         let mut message = Registration::<A::Entry>::default();
         message.entry.set_name(name.to_string());
         chain.close(&self.ctx(), &mut message).await
     }
 
     /// Everything of this kind that is found.
-    pub(super) async fn finds<A: Kind>(&self, chain: &Chain<A>) -> Vec<A::Entry> {
+    pub(crate) async fn finds<A: Kind>(&self, chain: &Chain<A>) -> Vec<A::Entry> {
         let found = chain
             .find(&self.ctx(), A::query(A::Entry::default(), false))
             .await;
@@ -94,13 +88,13 @@ impl Replica {
     }
 
     /// The names of the endpoints that are found.
-    pub(super) async fn names(&self) -> Vec<String> {
+    pub(crate) async fn names(&self) -> Vec<String> {
         let found = self.finds(&self.nse).await;
         found.into_iter().map(|entry| entry.name).collect()
     }
 
     /// Waits until exactly these endpoints are found.
-    pub(super) async fn shows(&self, names: &[&str]) {
+    pub(crate) async fn shows(&self, names: &[&str]) {
         let shown = async {
             while self.names().await != names {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -113,27 +107,27 @@ impl Replica {
     }
 
     /// Opens a watch on all endpoints.
-    pub(super) async fn watches(&self) -> Found<NseRegistry> {
+    pub(crate) async fn watches(&self) -> Found<NseRegistry> {
         let query = NseRegistry::query(NetworkServiceEndpoint::default(), true);
         self.nse.find(&self.ctx(), query).await.expect("opens a watch")
     }
 
     /// How long an entry is registered from now on.
-    pub(super) fn left(&self, entry: &NetworkServiceEndpoint) -> Duration {
+    pub(crate) fn left(&self, entry: &NetworkServiceEndpoint) -> Duration {
         self.component
             .until(NseRegistry::expires(entry).expect("an expiration"))
     }
 }
 
 /// The next answer of a stream: the name, and whether it is deleted.
-pub(super) async fn next(found: &mut Found<NseRegistry>) -> (String, bool) {
+pub(crate) async fn next(found: &mut Found<NseRegistry>) -> (String, bool) {
     let answer = found.next().await.expect("goes on").expect("an answer");
     let (entry, deleted) = NseRegistry::told(&answer).expect("an entry");
     (entry.name.clone(), deleted)
 }
 
 /// An endpoint of this name and owner.
-pub(super) fn endpoint(name: &str, owner: &str) -> NetworkServiceEndpoint {
+pub(crate) fn endpoint(name: &str, owner: &str) -> NetworkServiceEndpoint {
     NetworkServiceEndpoint {
         name: name.into(),
         network_service_names: vec!["s".into()],
@@ -144,7 +138,7 @@ pub(super) fn endpoint(name: &str, owner: &str) -> NetworkServiceEndpoint {
 }
 
 /// A service of this name and owner.
-pub(super) fn service(name: &str, owner: &str) -> NetworkService {
+pub(crate) fn service(name: &str, owner: &str) -> NetworkService {
     NetworkService {
         name: name.into(),
         payload: "IP".into(),

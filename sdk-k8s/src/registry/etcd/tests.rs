@@ -2,7 +2,6 @@
 use std::time::SystemTime;
 
 use nsm_api::registry::NetworkServiceEndpoint;
-use nsm_sdk::core::NseRegistry;
 use serde_json::json;
 use tokio::time::sleep;
 

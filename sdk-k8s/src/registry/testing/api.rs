@@ -25,7 +25,7 @@ type Id = (String, String, String);
 
 /// See the [module](self).
 #[derive(Clone)]
-pub(in super::super) struct Model(Arc<Mutex<State>>);
+pub(crate) struct Model(Arc<Mutex<State>>);
 
 struct State {
     began: Instant,
@@ -43,7 +43,7 @@ struct State {
 }
 
 impl Model {
-    pub(in super::super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             began: Instant::now(),
             version: 100,
@@ -58,11 +58,11 @@ impl Model {
     }
 
     /// How long it exists.
-    pub(in super::super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.0.lock().began.elapsed()
     }
 
-    pub(in super::super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let this = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let this = this.clone();
@@ -72,19 +72,19 @@ impl Model {
     }
 
     /// Ends every watch and answers nothing until it is back.
-    pub(in super::super) fn goes(&self) {
+    pub(crate) fn goes(&self) {
         let mut state = self.0.lock();
         state.is_down = true;
         state.watchers.clear();
     }
 
     /// Answers again.
-    pub(in super::super) fn comes_back(&self) {
+    pub(crate) fn comes_back(&self) {
         self.0.lock().is_down = false;
     }
 
     /// Ends every watch, and forgets all that has changed.
-    pub(in super::super) fn forgets(&self) {
+    pub(crate) fn forgets(&self) {
         let mut state = self.0.lock();
         state.oldest = state.version + 1;
         state.version += 1;
@@ -92,12 +92,12 @@ impl Model {
     }
 
     /// Does something just before the next write.
-    pub(in super::super) fn before_write(&self, act: impl FnOnce(&Self) + Send + 'static) {
+    pub(crate) fn before_write(&self, act: impl FnOnce(&Self) + Send + 'static) {
         self.0.lock().before_write = Some(Box::new(act));
     }
 
     /// How many writes have been asked for since this was asked last.
-    pub(in super::super) fn writes(&self) -> Vec<String> {
+    pub(crate) fn writes(&self) -> Vec<String> {
         let asked = std::mem::take(&mut self.0.lock().asked);
         asked
             .into_iter()
@@ -106,24 +106,24 @@ impl Model {
     }
 
     /// How many requests, of any kind, have been made since this was asked last.
-    pub(in super::super) fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         std::mem::take(&mut self.0.lock().asked).len()
     }
 
     /// An object of ours, as it is stored.
-    pub(in super::super) fn stored(&self, kind: &str, name: &str) -> Option<Value> {
+    pub(crate) fn stored(&self, kind: &str, name: &str) -> Option<Value> {
         let id = (kind.to_string(), "home".to_string(), name.to_string());
         self.0.lock().objects.get(&id).cloned()
     }
 
     /// Somebody else writes an object.
-    pub(in super::super) fn put(&self, kind: &str, namespace: &str, name: &str, spec: Value) {
+    pub(crate) fn put(&self, kind: &str, namespace: &str, name: &str, spec: Value) {
         let id = (kind.to_string(), namespace.to_string(), name.to_string());
         self.0.lock().put(&id, |object| object["spec"] = spec);
     }
 
     /// Somebody else deletes an object.
-    pub(in super::super) fn delete(&self, kind: &str, namespace: &str, name: &str) {
+    pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let id = (kind.to_string(), namespace.to_string(), name.to_string());
         self.0.lock().delete(&id);
     }
