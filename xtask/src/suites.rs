@@ -84,6 +84,13 @@ pub(crate) const SUITES: &[Suite] = &[
         run: soak,
     },
     Suite {
+        name: "kubernetes",
+        about: "the registry on a real API server; CLUSTER_PROGRAMS names the folder with the program kube",
+        runs: Runs::WithAnother,
+        tools: &[SETPRIV],
+        run: kubernetes,
+    },
+    Suite {
         name: "vm",
         about: "tunnels by the kernel's WireGuard and VXLAN, on Debian's kernel in QEMU, for this one may lack them",
         runs: Runs::WithAll,
@@ -149,6 +156,18 @@ fn spire(report: &mut Report) {
                 .args(["test", "--package", "nsm-tests", "--test", "interop", "spire_"])
                 .env("NSM_SPIRE", go::spire()?),
         )
+    });
+}
+
+fn kubernetes(report: &mut Report) {
+    report.step("kubernetes", || {
+        run_tests(Command::new("cargo").args([
+            "test",
+            "--package",
+            "cmd-registry-k8s",
+            "--test",
+            "kubernetes",
+        ]))
     });
 }
 

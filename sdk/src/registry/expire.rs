@@ -6,7 +6,7 @@
 //! that time has almost come the endpoint is unregistered, by one timer that every registration replaces. A
 //! registration that has begun before the timer fires keeps the endpoint.
 //! **Placement**: behind `begin` and `updatepath`, before what stores the endpoint.
-//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`] from [`Ctx::call`].
+//! **Reads / writes**: `expiration_time`; the caller's token; [`OwnToken`] from, and [`Expired`] into [`Ctx::call`].
 //! **On failure**: the timer of the previous registration keeps running.
 //! **On close**: the timer ends.
 //! **Cost**: one timer an endpoint.
@@ -15,6 +15,8 @@
 //! good when those behind are told. Where that would be before a caller that refreshes after two thirds of the time
 //! comes, it is early by a quarter of the time instead.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -32,8 +34,14 @@ pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub struct Expire(Duration);
 
+/// Left in [`Ctx::call`] of a close that the timer asks for: nobody has unregistered the endpoint, it was only not
+/// refreshed here.
+#[derive(Clone, Copy, Debug)]
+pub struct Expired;
+
 /// The timer of one endpoint.
 struct Timer {
+    has_fired: Arc<AtomicBool>,
     _task: Later,
 }
 
@@ -65,14 +73,21 @@ fn early(budget: Duration, lifetime: Duration) -> Duration {
 
 fn start(ctx: &Ctx, name: &str, after: Duration) -> Result<()> {
     let name = name.to_string();
+    let has_fired = Arc::<AtomicBool>::default();
+    let fires = Arc::clone(&has_fired);
     let task = ctx.later("expire", |events| async move {
         tokio::time::sleep(after).await;
+        fires.store(true, Ordering::Release);
         info!(name, "endpoint was not refreshed in time; unregistering it");
         if let Err(error) = events.run(Event::Close).await {
             debug!(name, %error, "unregistering an endpoint that was not refreshed");
         }
     })?;
-    drop(ctx.store().insert(Timer { _task: task }));
+    let timer = Timer {
+        has_fired,
+        _task: task,
+    };
+    drop(ctx.store().insert(timer));
     Ok(())
 }
 
@@ -109,7 +124,10 @@ impl Element<NseRegistry> for Expire {
         message: &mut Registration<NetworkServiceEndpoint>,
         next: Next<'_, NseRegistry>,
     ) -> Result<()> {
-        drop(ctx.store().take::<Timer>());
+        let timer = ctx.store().take::<Timer>();
+        if timer.is_some_and(|timer| timer.has_fired.load(Ordering::Acquire)) {
+            ctx.call().insert(Expired);
+        }
         next.close(ctx, message).await
     }
 }

@@ -15,175 +15,24 @@
 
 mod entries;
 mod feed;
+mod shelf;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::stream::{self, Stream, StreamExt};
-use parking_lot::{Mutex, RwLock};
+use futures::stream::{self, StreamExt};
 
 use super::queries::Registry;
-use crate::core::{Component, Ctx, Element, Error, Found, Next, Result};
-use entries::Entries;
-use feed::{Feed, Read, Ticket, Watcher};
-
-/// What one registry holds at most.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Entries.
-    pub entries: usize,
-    /// Streams that watch.
-    pub watchers: usize,
-    /// Names whose change a watcher has not read yet.
-    pub unread: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 65_536,
-            watchers: 65_536,
-            unread: 1024,
-        }
-    }
-}
+use crate::core::{Ctx, Element, Found, Next, Result};
+pub use shelf::{Limits, Shelf};
 
 /// See the [module](self).
-pub struct Memory<A: Registry>(Arc<Shelf<A>>);
-
-/// Locked in this order: who holds `feed` may take `entries`. Look-ups take `entries` alone, so they never wait for
-/// a change to be told.
-struct Shelf<A: Registry> {
-    limits: Limits,
-    feed: Mutex<Feed<A>>,
-    entries: RwLock<Entries<A>>,
-}
+pub struct Memory<A: Registry>(Shelf<A>);
 
 impl<A: Registry> Memory<A> {
     /// An empty registry.
     pub fn new(limits: Limits) -> Self {
-        Self(Arc::new(Shelf {
-            limits,
-            feed: Mutex::default(),
-            entries: RwLock::default(),
-        }))
-    }
-
-    fn find_now(&self, example: &A::Entry) -> impl Stream<Item = Result<A::Found>> + use<A> {
-        told::<A>(self.0.entries.read().find(example))
-    }
-
-    fn watch(&self, component: &Component, example: A::Entry) -> Result<Found<A>> {
-        let (subscription, there) = Shelf::subscribe(&self.0, example)?;
-        let ended = component.shutdown().clone();
-        let changes = stream::unfold(Some(subscription), move |subscription| {
-            let ended = ended.clone();
-            async move {
-                let subscription = subscription?;
-                let item = tokio::select! {
-                    biased;
-                    () = ended.cancelled() => {
-                        Err(Error::unavailable("shutdown", "the registry is shutting down"))
-                    }
-                    item = subscription.next() => item,
-                };
-                let more = item.is_ok().then_some(subscription);
-                Some((item, more))
-            }
-        });
-        Ok(Box::pin(told::<A>(there).chain(changes)))
-    }
-}
-
-fn told<A: Registry>(entries: Vec<Arc<A::Entry>>) -> impl Stream<Item = Result<A::Found>> {
-    stream::iter(entries).map(|entry| Ok(A::found(A::Entry::clone(&entry), false)))
-}
-
-impl<A: Registry> Shelf<A> {
-    fn put(&self, entry: A::Entry) -> Result<()> {
-        use crate::core::Entry as _;
-        let entry = Arc::new(entry);
-        let feed = self.feed.lock();
-        let mut entries = self.entries.write();
-        if entries.len() >= self.limits.entries && !entries.has(entry.name()) {
-            let text = format!(
-                "cannot register {:?}: {} entries are registered, which is the most that this registry keeps",
-                entry.name(),
-                self.limits.entries
-            );
-            return Err(Error::exhausted("registry-full", text));
-        }
-        let old = entries.put(&entry);
-        drop(entries);
-        if old.as_ref() != Some(&entry) {
-            feed.publish(old.as_ref(), Some(&entry));
-        }
-        Ok(())
-    }
-
-    fn remove(&self, name: &str) {
-        let feed = self.feed.lock();
-        let old = self.entries.write().remove(name);
-        if old.is_some() {
-            feed.publish(old.as_ref(), None);
-        }
-    }
-
-    /// What is there like `example`, and the way to what changes from now on.
-    #[allow(clippy::type_complexity, reason = "a subscription and what is there already")]
-    fn subscribe(self: &Arc<Self>, example: A::Entry) -> Result<(Subscription<A>, Vec<Arc<A::Entry>>)> {
-        let mut feed = self.feed.lock();
-        if feed.len() >= self.limits.watchers {
-            let text = format!(
-                "{} streams watch this registry, which is the most that it serves",
-                self.limits.watchers
-            );
-            return Err(Error::exhausted("too-many-watchers", text));
-        }
-        let there = self.entries.read().find(&example);
-        let (ticket, watcher) = feed.add(example, self.limits.unread);
-        let shelf = Arc::clone(self);
-        Ok((
-            Subscription {
-                ticket,
-                watcher,
-                shelf,
-            },
-            there,
-        ))
-    }
-}
-
-/// One who watches, until it is dropped.
-struct Subscription<A: Registry> {
-    ticket: Ticket,
-    watcher: Arc<Watcher<A>>,
-    shelf: Arc<Shelf<A>>,
-}
-
-impl<A: Registry> Subscription<A> {
-    async fn next(&self) -> Result<A::Found> {
-        loop {
-            match self.watcher.read() {
-                Read::Change(change) => {
-                    return Ok(A::found(A::Entry::clone(&change.entry), change.deleted));
-                }
-                Read::Nothing => self.watcher.wake.notified().await,
-                Read::Lagged => {
-                    let text = format!(
-                        "more than {} entries changed before they were read; open the watch again",
-                        self.shelf.limits.unread
-                    );
-                    return Err(Error::new(tonic::Code::Aborted, "lagged", text));
-                }
-            }
-        }
-    }
-}
-
-impl<A: Registry> Drop for Subscription<A> {
-    fn drop(&mut self) {
-        self.shelf.feed.lock().remove(&self.ticket);
+        Self(Shelf::new(limits))
     }
 }
 
@@ -195,7 +44,7 @@ impl<A: Registry> Element<A> for Memory<A> {
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         next.request(ctx, message).await?;
-        self.0.put(message.entry.clone())
+        self.0.put(Arc::new(message.entry.clone()))
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
@@ -206,12 +55,12 @@ impl<A: Registry> Element<A> for Memory<A> {
 
     async fn find(&self, ctx: &Ctx, query: A::Query, next: Next<'_, A>) -> Result<Found<A>> {
         let rest = next.find(ctx, query.clone()).await?;
-        let (example, watch) = A::asked(query);
+        let (_, watch) = A::asked(query.clone());
+        let own = self.0.answer(ctx.component(), query)?;
         if watch {
-            let own = self.watch(ctx.component(), example)?;
             return Ok(Box::pin(stream::select(own, rest)));
         }
-        Ok(Box::pin(self.find_now(&example).chain(rest)))
+        Ok(Box::pin(own.chain(rest)))
     }
 }
 

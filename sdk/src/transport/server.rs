@@ -2,7 +2,8 @@
 //! Listens, and runs chains for whoever calls.
 //!
 //! **Guarantees**: only peers that have proven an SVID of a known trust domain reach a chain. Every URL serves the same.
-//! `grpc.health.v1` says SERVING for the empty name and for the full name of every service from the first connection.
+//! `grpc.health.v1` says SERVING for the empty name and for the full name of every service from the first connection,
+//! and more where a program has more to say ([`Server::health`]).
 //! When our SVID is replaced, connections that had shown the old one are told to go away (GOAWAY), which no call under
 //! way notices, and closed when it expires. When the component ends, calls under way get 5 s to finish, streams
 //! end with their trailers, and what is left is closed; no stream is ever reset.
@@ -78,6 +79,7 @@ pub struct Server {
     component: Component,
     identity: Identity,
     services: Vec<(&'static str, Handler)>,
+    healths: Vec<(&'static str, watch::Receiver<bool>)>,
 }
 
 impl Server {
@@ -87,7 +89,14 @@ impl Server {
             component: component.clone(),
             identity,
             services: Vec::new(),
+            healths: Vec::new(),
         }
+    }
+
+    /// Tells by `grpc.health.v1` of something else that may fail, under this name.
+    pub fn health(mut self, name: &'static str, is_serving: watch::Receiver<bool>) -> Self {
+        self.healths.push((name, is_serving));
+        self
     }
 
     /// Serves the NetworkService and MonitorConnection services by `chain` (a monitor is its `find`).
@@ -133,7 +142,7 @@ impl Server {
     /// 0 is replaced by the real one), in the same order.
     ///
     /// Errors: `bad-url`, `bad-svid`, `address-in-use`, `listen`. Nothing is served then.
-    pub async fn listen<U: AsRef<str>>(self, urls: &[U]) -> Result<Vec<String>> {
+    pub async fn listen<U: AsRef<str>>(mut self, urls: &[U]) -> Result<Vec<String>> {
         let addresses: Vec<Address> = urls
             .iter()
             .map(|url| url.as_ref().parse())
@@ -149,6 +158,10 @@ impl Server {
         let health = HealthReporter::new();
         for (name, _) in &self.services {
             health.set_service_status(*name, ServingStatus::Serving).await;
+        }
+        for (name, is_serving) in std::mem::take(&mut self.healths) {
+            let telling = tell(self.component.clone(), health.clone(), name, is_serving);
+            self.component.spawn_detached("health", telling);
         }
         let server = self.service(tonic_health::pb::health_server::HealthServer::new(
             HealthService::from_health_reporter(health),
@@ -177,6 +190,26 @@ impl Server {
                     () = serving.accept(&listener) => {}
                 }
             });
+        }
+    }
+}
+
+/// Tells of `name` what `is_serving` says.
+async fn tell(
+    component: Component,
+    health: HealthReporter,
+    name: &'static str,
+    mut is_serving: watch::Receiver<bool>,
+) {
+    loop {
+        let status = match *is_serving.borrow_and_update() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        health.set_service_status(name, status).await;
+        tokio::select! {
+            () = component.shutdown().cancelled() => return,
+            changed = is_serving.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -239,3 +239,39 @@ async fn an_expiration_in_the_past_is_accepted_and_ends_at_once() {
     assert_eq!(probe.closes().len(), 1);
     component.end().await;
 }
+
+/// Notes whether closes are told that they are the timer's.
+struct Noted(Arc<parking_lot::Mutex<Vec<bool>>>);
+
+#[async_trait::async_trait]
+impl crate::core::Element<NseRegistry> for Noted {
+    fn name(&self) -> &'static str {
+        "noted"
+    }
+
+    async fn close(
+        &self,
+        ctx: &Ctx,
+        _: &mut Registration<NetworkServiceEndpoint>,
+        _: Next<'_, NseRegistry>,
+    ) -> Result<()> {
+        self.0.lock().push(ctx.call().has::<Expired>());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_by_the_timer_is_told_from_one_by_the_caller() {
+    let (component, noted) = (component(), Arc::default());
+    let chain = chain![
+        Begin::server(&component),
+        Expire::new(MINUTE),
+        Noted(Arc::clone(&noted))
+    ];
+    register(&chain, &component, endpoint("nse", &["s"])).await;
+    unregister(&chain, &component, "nse").await;
+    register(&chain, &component, endpoint("nse", &["s"])).await;
+    sleep(MINUTE).await;
+    assert_eq!(*noted.lock(), [false, true]);
+    component.end().await;
+}

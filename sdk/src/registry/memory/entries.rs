@@ -33,6 +33,10 @@ impl<A: Registry> Entries<A> {
         self.by_name.contains_key(name)
     }
 
+    pub(super) fn get(&self, name: &str) -> Option<Arc<A::Entry>> {
+        self.by_name.get(name).cloned()
+    }
+
     /// Puts `entry` in place of the one of its name, which is returned.
     pub(super) fn put(&mut self, entry: &Arc<A::Entry>) -> Option<Arc<A::Entry>> {
         let old = self.remove(entry.name());

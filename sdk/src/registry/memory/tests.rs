@@ -395,7 +395,9 @@ async fn what_is_behind_is_found_as_well() {
         Memory::<NseRegistry>::new(Limits::default()),
         Memory::new(Limits::default()),
     );
-    back.0.put(endpoint("back", &["s"]).entry).expect("fits");
+    back.0
+        .put(Arc::new(endpoint("back", &["s"]).entry))
+        .expect("fits");
     let chain = Chain::new(vec![
         Arc::new(front) as Arc<dyn Element<NseRegistry>>,
         Arc::new(back),

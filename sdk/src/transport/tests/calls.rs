@@ -480,6 +480,29 @@ async fn c108_health_is_serving_for_the_empty_name_and_every_service() {
     assert_eq!(nobody.reason(), "peer-unreachable");
 }
 
+#[tokio::test]
+async fn health_tells_what_else_a_program_has_to_tell() {
+    let machine = Machine::new();
+    let (server, client) = (machine.program("server"), machine.program("client"));
+    let url = machine.url("s");
+    let (sender, is_serving) = tokio::sync::watch::channel(false);
+    let all = Server::new(&server.component, server.identity.clone()).health("store", is_serving);
+    all.listen(&[&url]).await.unwrap();
+    let asked = async || health::check(&client.component, &client.identity, &url, "store", soon()).await;
+    let becomes = async |wanted: bool| {
+        while asked().await.is_ok() != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    becomes(false).await;
+    sender.send_replace(true);
+    becomes(true).await;
+    sender.send_replace(false);
+    becomes(false).await;
+    let error = asked().await.unwrap_err();
+    assert_eq!(error.reason(), "not-serving");
+}
+
 /// Answers `find` when it is released, as a server of the reference does that has found nothing yet.
 struct Late(tokio_util::sync::CancellationToken);
 
