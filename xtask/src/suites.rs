@@ -3,12 +3,13 @@
 
 use std::process::Command;
 
+use crate::kubernetes;
 use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
-    GO, IP, KERNEL, MODPROBE, NSENTER, PING, QEMU, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG,
-    WIREGUARD_GO,
+    BUSYBOX, CNI, CONTAINERD, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, QEMU, RUNC, SETPRIV, SS, STRIP,
+    TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
 };
 use crate::vm;
 
@@ -36,6 +37,8 @@ pub(crate) enum Runs {
     WithAll,
     /// Never: it is a part of another suite.
     WithAnother,
+    /// Never: it builds Kubernetes, which takes longer than everything else together.
+    Named,
 }
 
 /// Every suite, in the order in which they run.
@@ -74,6 +77,13 @@ pub(crate) const SUITES: &[Suite] = &[
         runs: Runs::WithAll,
         tools: SYSTEM,
         run: soak,
+    },
+    Suite {
+        name: "kubernetes",
+        about: "the mesh in a real Kubernetes cluster of two nodes on this machine, which needs root",
+        runs: Runs::Named,
+        tools: CLUSTER,
+        run: kubernetes,
     },
     Suite {
         name: "vm",
@@ -159,6 +169,14 @@ fn soak(report: &mut Report) {
                 .env("NSM_SOAK_CYCLES", "10000"),
         )
     });
+}
+
+/// What runs a cluster, and what its pods run.
+const CLUSTER: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER, STRIP, BUSYBOX];
+
+fn kubernetes(report: &mut Report) {
+    build(report);
+    report.step("kubernetes", kubernetes::tests);
 }
 
 fn machine(report: &mut Report) {
