@@ -7,7 +7,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Trial;
+use libtest_mimic::{Arguments, Failed};
 
 mod cluster;
 mod wires;
