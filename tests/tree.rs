@@ -96,7 +96,9 @@ fn expect_none(what: &str, wrong: &[String]) {
 
 #[test]
 fn every_source_begins_with_its_licence() {
-    let sources = with_ending(&[".rs", ".proto", ".toml", ".sh", ".rego", ".go", ".ci/run"]);
+    let sources = with_ending(&[
+        ".rs", ".proto", ".toml", ".sh", ".rego", ".go", ".mod", ".yaml", ".ci/run",
+    ]);
     let is_licensed = |text: &str| {
         let mut first = text.lines().take(2);
         first.any(|line| line.ends_with("SPDX-License-Identifier: Apache-2.0"))

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 mod run;
 mod settings;
 
-/// The allocator of musl is many times slower; that of glibc takes less memory than this one.
-#[cfg(target_env = "musl")]
+/// That of glibc takes an eighth of the CPU time of a request more, and that of musl many times as much.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -10,6 +10,7 @@ mod environment;
 mod help;
 mod info;
 mod log;
+mod probe;
 mod run;
 mod start;
 

@@ -11,10 +11,15 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod cluster;
 mod demo;
 mod go;
+mod images;
+mod kubernetes;
 mod lint;
+mod oci;
 mod report;
+mod sbom;
 mod suites;
 mod test;
 mod tools;
@@ -42,6 +47,8 @@ commands! {
     Test = test,
     Bench = bench,
     Lint = lint,
+    Images = images,
+    Cluster = cluster,
 }
 
 /// The tasks of a developer of Network Service Mesh.

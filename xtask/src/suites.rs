@@ -4,12 +4,13 @@
 use std::process::Command;
 
 use crate::go;
+use crate::kubernetes;
 use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
-    GO, IP, KERNEL, MODPROBE, NSENTER, PING, QEMU, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG,
-    WIREGUARD_GO,
+    BUSYBOX, CNI, CONTAINERD, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, QEMU, RUNC, SETPRIV, SS, STRIP,
+    TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
 };
 use crate::vm;
 
@@ -37,6 +38,8 @@ pub(crate) enum Runs {
     WithAll,
     /// Never: it is a part of another suite.
     WithAnother,
+    /// Never: it builds Kubernetes, which takes longer than everything else together.
+    Named,
 }
 
 /// Every suite, in the order in which they run.
@@ -85,9 +88,9 @@ pub(crate) const SUITES: &[Suite] = &[
     },
     Suite {
         name: "kubernetes",
-        about: "the registry on a real API server; CLUSTER_PROGRAMS names the folder with the program kube",
-        runs: Runs::WithAnother,
-        tools: &[SETPRIV],
+        about: "the mesh and its registry in a real Kubernetes cluster of two nodes on this machine, which needs root",
+        runs: Runs::Named,
+        tools: CLUSTER,
         run: kubernetes,
     },
     Suite {
@@ -159,18 +162,6 @@ fn spire(report: &mut Report) {
     });
 }
 
-fn kubernetes(report: &mut Report) {
-    report.step("kubernetes", || {
-        run_tests(Command::new("cargo").args([
-            "test",
-            "--package",
-            "cmd-registry-k8s",
-            "--test",
-            "kubernetes",
-        ]))
-    });
-}
-
 /// Builds everything with the features that tests need, so that system tests find the programs that they start and
 /// nothing is built twice.
 fn build(report: &mut Report) {
@@ -198,6 +189,15 @@ fn soak(report: &mut Report) {
                 .env("NSM_SOAK_CYCLES", "10000"),
         )
     });
+}
+
+/// What runs a cluster, and what its pods run.
+const CLUSTER: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER, STRIP, BUSYBOX];
+
+fn kubernetes(report: &mut Report) {
+    build(report);
+    report.step("registry in kubernetes", kubernetes::registry_tests);
+    report.step("kubernetes", kubernetes::tests);
 }
 
 fn machine(report: &mut Report) {

@@ -58,6 +58,7 @@ fn suites_help() -> String {
         let when = match suite.runs {
             Runs::Always | Runs::WithAnother => "",
             Runs::WithAll => " (long)",
+            Runs::Named => " (only when named)",
         };
         format!("\n  {:<12} {}{when}", suite.name, suite.about)
     };

@@ -123,6 +123,42 @@ pub(crate) const STRIP: Tool = Tool {
     package: "binutils",
 };
 
+/// Compiles the parts in C of static programs.
+pub(crate) const MUSL: Tool = Tool {
+    program: "musl-gcc",
+    package: "musl-tools",
+};
+
+/// Runs containers on the nodes of a test cluster.
+pub(crate) const CONTAINERD: Tool = Tool {
+    program: "containerd",
+    package: "containerd",
+};
+
+/// Starts each container.
+pub(crate) const RUNC: Tool = Tool {
+    program: "runc",
+    package: "runc",
+};
+
+/// Gives pods their usual network: no program on the path, but those in a folder of their own.
+pub(crate) const CNI: Tool = Tool {
+    program: "/usr/lib/cni/bridge",
+    package: "containernetworking-plugins",
+};
+
+/// Leads from services to pods.
+pub(crate) const NFT: Tool = Tool {
+    program: "nft",
+    package: "nftables",
+};
+
+/// What pods of examples run beside a client or an endpoint: one static program.
+pub(crate) const BUSYBOX: Tool = Tool {
+    program: "busybox",
+    package: "busybox-static",
+};
+
 /// Ends a program that takes too long.
 pub(crate) const TIMEOUT: Tool = Tool {
     program: "timeout",
@@ -134,6 +170,9 @@ impl Tool {
         match *self {
             KERNEL => kernel().is_ok(),
             GO => go::is_there(),
+            CNI => ["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"]
+                .iter()
+                .any(|file| Path::new(file).is_file()),
             VENV => answers(Command::new(PYTHON).args(["-c", "import ensurepip, venv"])),
             Self { program, .. } => find(program).is_some(),
         }
@@ -220,6 +259,25 @@ pub(crate) fn need_components() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes sure that programs can be built for `target`.
+///
+/// Errors: [`Missing`].
+pub(crate) fn need_target(target: &str) -> Result<()> {
+    let told = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", target])
+        .output()?;
+    if Path::new(String::from_utf8_lossy(&told.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    let install = run(Command::new("rustup").args(["target", "add", target]));
+    install.map_err(|error| {
+        Missing(format!(
+            "programs cannot be built for {target} ({error:#}); get it by\n    rustup target add {target}"
+        ))
+        .into()
+    })
 }
 
 /// The program `cargo-deny`, built once for all work trees of this user.
@@ -332,7 +390,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
 }
 
 /// Where the program is: on the path, or where the system keeps what is for root.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(FOR_ROOT.map(PathBuf::from))
@@ -340,7 +398,7 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Endpoints of network services.
+#![expect(clippy::duplicated_attributes, reason = "several columns are of one type")]
 
 use std::collections::BTreeMap;
 

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::Settings;
 use super::environment::{arguments, warn_about};
 use super::log::Levels;
+use super::probe;
 use crate::core::{Component, Error};
 
 /// How long a program may take to end after it was told to.
@@ -67,7 +68,13 @@ fn raise_file_limit() {
 /// SIGQUIT. A second one of these ends the process at once. Exit codes: 0 after an orderly end, 64 for settings
 /// that can never work, 69 when something is missing that the program needs to start, 70 when it did not end in
 /// time, 130 after a second signal.
+///
+/// A program that is started by the name `grpc-health-probe`, as probes of published manifests do, asks another one for
+/// its health instead.
 pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failure>) -> ExitCode {
+    if probe::is_meant(std::env::args_os().next().as_deref()) {
+        return probe::run(std::env::args().skip(1));
+    }
     let settings = match S::try_parse_from(arguments::<S>(std::env::args_os(), |name| std::env::var_os(name)))
     {
         Ok(settings) => settings,

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A certificate authority for development and tests: one machine, no SPIRE.
+//! A certificate authority for development and tests: no SPIRE.
 //!
 //! **Guarantees**: the authority's key exists in this process only, so a restart begins a new trust domain of the
-//! same name. Identities that [`Issuer::follow`] and [`Issuer::serve`] give are renewed at half of their life.
+//! same name, unless it was [kept](Issuer::keep). Identities that [`Issuer::follow`] and [`Issuer::serve`] give are
+//! renewed at half of their life.
 
 mod agent;
+mod kept;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use tracing::{error, info};
 use super::certificate::bad;
 use super::{Bundles, Credentials, Identity, Svid, trust_domain};
 use crate::core::{Component, Error, Result};
-pub use agent::Agent;
+pub use agent::{Agent, Attest};
+pub use kept::Kept;
 
 /// How long an SVID lives unless told otherwise.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -43,8 +46,7 @@ struct Inner {
     component: Component,
     trust_domain: String,
     lifetime: Duration,
-    params: CertificateParams,
-    key: KeyPair,
+    authority: rcgen::Issuer<'static, KeyPair>,
     bundles: Arc<Bundles>,
 }
 
@@ -70,15 +72,30 @@ impl Issuer {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?;
-        let bundles = Bundles::from([(domain.to_string(), vec![certificate.der().clone()])]);
-        Ok(Self(Arc::new(Inner {
+        let authority = rcgen::Issuer::new(params, key);
+        Ok(Self::of(
+            component,
+            domain,
+            lifetime,
+            authority,
+            certificate.der().clone(),
+        ))
+    }
+
+    fn of(
+        component: &Component,
+        domain: &str,
+        lifetime: Duration,
+        authority: rcgen::Issuer<'static, KeyPair>,
+        certificate: CertificateDer<'static>,
+    ) -> Self {
+        Self(Arc::new(Inner {
             component: component.clone(),
             trust_domain: domain.to_string(),
             lifetime,
-            params,
-            key,
-            bundles: Arc::new(bundles),
-        })))
+            authority,
+            bundles: Arc::new(Bundles::from([(domain.to_string(), vec![certificate])])),
+        }))
     }
 
     /// The certificate of the authority.
@@ -105,8 +122,7 @@ impl Issuer {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let issuer = rcgen::Issuer::from_params(&self.0.params, &self.0.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+        let certificate = params.signed_by(&key, &self.0.authority).map_err(failed)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Credentials {
             svid: Arc::new(Svid::new(vec![CertificateDer::from(certificate)], key)?),
@@ -145,7 +161,28 @@ impl Issuer {
     ///
     /// Errors: as [`Issuer::issue`], and `bind`.
     pub fn serve(&self, socket: &Path, mode: u32, path: &str) -> Result<Agent> {
-        Agent::start(&self.0.component, socket, mode, self.follow(path)?)
+        let identity = self.follow(path)?;
+        Agent::start(
+            &self.0.component,
+            socket,
+            mode,
+            Arc::new(move |_| Ok(identity.clone())),
+        )
+    }
+
+    /// Serves everybody's own identity over the SPIFFE Workload API at the unix socket `socket`: `attest` tells the
+    /// path of the identity that the process behind a call has. All else is as for [`Issuer::serve`].
+    ///
+    /// Errors: `bind`. A caller whom `attest` does not know is answered PERMISSION_DENIED.
+    pub fn serve_each(&self, socket: &Path, mode: u32, attest: Arc<Attest>) -> Result<Agent> {
+        let issuer = self.clone();
+        let identify = move |caller: Option<i32>| {
+            let caller = caller.ok_or_else(|| {
+                Error::denied("unknown-caller", "the kernel does not tell which process calls")
+            })?;
+            issuer.follow(&attest(caller)?)
+        };
+        Agent::start(&self.0.component, socket, mode, Arc::new(identify))
     }
 }
 

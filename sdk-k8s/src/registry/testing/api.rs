@@ -27,6 +27,9 @@ type Id = (String, String, String);
 #[derive(Clone)]
 pub(crate) struct Model(Arc<Mutex<State>>);
 
+/// What somebody else does in between.
+type Crossing = Box<dyn FnOnce(&Model) + Send>;
+
 struct State {
     began: Instant,
     version: u64,
@@ -39,7 +42,7 @@ struct State {
     /// What was asked for: method and path.
     asked: Vec<String>,
     /// Runs once before the next write.
-    before_write: Option<Box<dyn FnOnce(&Model) + Send>>,
+    before_write: Option<Crossing>,
 }
 
 impl Model {

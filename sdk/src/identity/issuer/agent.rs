@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The serving half of the SPIFFE Workload API: one socket, one identity.
+//! The serving half of the SPIFFE Workload API: one socket, and one identity or one for each caller.
 
 use std::fs;
 use std::io;
@@ -18,13 +18,20 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::super::{Credentials, Identity, trust_domain};
 use crate::core::{Component, Error, Result};
 
-/// A socket that serves one identity until this is dropped.
+/// Tells the path of the identity of a process, by the number that it has where the issuer runs.
+pub type Attest = dyn Fn(i32) -> Result<String> + Send + Sync;
+
+/// Tells the identity of a caller, by the number of its process if the kernel told that.
+pub(super) type Identify = dyn Fn(Option<i32>) -> Result<Identity> + Send + Sync;
+
+/// A socket that serves identities until this is dropped.
 #[derive(Debug)]
 pub struct Agent {
     socket: Arc<Socket>,
@@ -38,7 +45,12 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    pub(super) fn start(component: &Component, socket: &Path, mode: u32, identity: Identity) -> Result<Self> {
+    pub(super) fn start(
+        component: &Component,
+        socket: &Path,
+        mode: u32,
+        identify: Arc<Identify>,
+    ) -> Result<Self> {
         let bind = |error: io::Error| {
             let text = format!("cannot serve the Workload API at {}: {error}", socket.display());
             Error::unavailable("bind", text)
@@ -46,7 +58,7 @@ impl Agent {
         let (listener, file) = Socket::bind(socket, mode, &component.uuid()).map_err(bind)?;
         let end = component.shutdown().child_token();
         let api = Api {
-            identity,
+            identify,
             end: end.clone(),
         };
         let (serving, name) = (end.clone(), socket.display().to_string());
@@ -103,7 +115,7 @@ impl Drop for Socket {
 }
 
 struct Api {
-    identity: Identity,
+    identify: Arc<Identify>,
     end: CancellationToken,
 }
 
@@ -126,7 +138,13 @@ impl Api {
                 "the header workload.spiffe.io: true is missing",
             ));
         }
-        let stream = WatchStream::new(self.identity.watch())
+        let caller = request.extensions().get::<UdsConnectInfo>();
+        let caller = caller.and_then(|info| info.peer_cred?.pid());
+        let identity = (self.identify)(caller).map_err(|error| {
+            warn!(caller, %error, "a caller gets no identity");
+            Status::permission_denied(error.text())
+        })?;
+        let stream = WatchStream::new(identity.watch())
             .map(move |credentials| Ok(show(&credentials)))
             .take_until(self.end.clone().cancelled_owned());
         Ok(Response::new(Box::pin(stream)))

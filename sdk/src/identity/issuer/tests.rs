@@ -93,3 +93,63 @@ async fn a_socket_has_its_mode_from_the_first_moment_and_replaces_a_stale_one() 
     component.end().await;
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn an_authority_that_was_kept_is_the_same_one() {
+    let component = Component::new("ca");
+    let before = issuer(&component);
+    let again = |kept: &Kept, domain: &str| Issuer::again(&component, domain, LIFETIME, kept);
+    let after = again(&before.keep(), "k8s.nsm").unwrap();
+    assert_eq!(before.bundles(), after.bundles());
+    assert_eq!(before.keep(), after.keep());
+    assert_eq!(again(&before.keep(), "other").unwrap_err().reason(), "bad-svid");
+    let foreign = Kept {
+        key: issuer(&component).keep().key,
+        ..before.keep()
+    };
+    assert_eq!(again(&foreign, "k8s.nsm").unwrap_err().reason(), "bad-svid");
+    assert!(!format!("{:?}", before.keep()).contains("PRIVATE"));
+}
+
+#[tokio::test]
+async fn each_caller_gets_the_identity_of_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let (component, agents) = (Component::new("test"), Component::new("ca"));
+    let us = i32::try_from(std::process::id()).unwrap();
+    let attest = move |caller| {
+        assert_eq!(caller, us);
+        Ok("/ns/default/pod/us".to_string())
+    };
+    let issuer = issuer(&agents);
+    let _agent = issuer
+        .serve_each(&socket, 0o666, std::sync::Arc::new(attest))
+        .unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_secs(10);
+    let source = crate::identity::Source::WorkloadApi(socket);
+    let identity = source.follow(&component, soon).await.unwrap();
+    assert_eq!(
+        identity.current().svid.spiffe_id,
+        "spiffe://k8s.nsm/ns/default/pod/us"
+    );
+    assert_eq!(identity.current().bundles, issuer.bundles());
+    component.end().await;
+    agents.end().await;
+}
+
+#[tokio::test]
+async fn who_is_not_known_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let (component, agents) = (Component::new("test"), Component::new("ca"));
+    let attest = |_| Err(Error::denied("unknown-caller", "nobody knows you"));
+    let _agent = issuer(&agents)
+        .serve_each(&socket, 0o666, std::sync::Arc::new(attest))
+        .unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(500);
+    let source = crate::identity::Source::WorkloadApi(socket);
+    let error = source.follow(&component, soon).await.unwrap_err();
+    assert!(error.text().contains("nobody knows you"), "{error}");
+    component.end().await;
+    agents.end().await;
+}

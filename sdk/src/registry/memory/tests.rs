@@ -5,7 +5,7 @@ use nsm_api::registry::{Match, NetworkService, NetworkServiceEndpoint, NetworkSe
 
 use super::*;
 use crate::core::testing::{Probe, standard_cases};
-use crate::core::{Chain, Component, Element, NsRegistry, NseRegistry};
+use crate::core::{Chain, Component, Element, Error, NsRegistry, NseRegistry};
 use crate::registry::testing::{
     Ns, Nse, before, component, endpoint, find, item, names, next, register, service, unregister, watch,
     within,
