@@ -76,13 +76,6 @@ pub(crate) const SUITES: &[Suite] = &[
         run: soak,
     },
     Suite {
-        name: "kubernetes",
-        about: "the registry on a real API server; CLUSTER_PROGRAMS names the folder with the program kube",
-        runs: Runs::WithAnother,
-        tools: &[SETPRIV],
-        run: kubernetes,
-    },
-    Suite {
         name: "vm",
         about: "tunnels by the kernel's WireGuard and VXLAN, on Debian's kernel in QEMU, for this one may lack them",
         runs: Runs::WithAll,
@@ -136,18 +129,6 @@ fn interop(report: &mut Report) {
     build(report);
     report.step("interop", || {
         run_tests(Command::new("cargo").args(["test", "--workspace", "--test", "interop"]))
-    });
-}
-
-fn kubernetes(report: &mut Report) {
-    report.step("kubernetes", || {
-        run_tests(Command::new("cargo").args([
-            "test",
-            "--package",
-            "cmd-registry-k8s",
-            "--test",
-            "kubernetes",
-        ]))
     });
 }
 
