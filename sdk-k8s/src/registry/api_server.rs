@@ -132,7 +132,7 @@ impl ApiServer {
             return;
         }
         let since = self.0.since.lock().replace(Instant::now());
-        let after = since.map(|since| since.elapsed());
+        let after = since.map(|since| since.elapsed()).unwrap_or_default();
         info!(?after, "the API server is back; registrations are written again");
     }
 
@@ -156,8 +156,11 @@ impl ApiServer {
         let mut is_up = self.0.is_up.subscribe();
         while is_up.wait_for(|is_up| !is_up).await.is_ok() {
             sleep(TRIES).await;
-            let version = timeout(TO_ANSWER, self.0.client.apiserver_version()).await;
-            if version.is_ok_and(|version| version.is_ok()) {
+            let Ok(question) = http::Request::get("/readyz").body(Vec::new()) else {
+                return;
+            };
+            let answer = timeout(TO_ANSWER, self.0.client.request_text(question)).await;
+            if answer.is_ok_and(|answer| answer.is_ok()) {
                 self.answers();
             }
         }

@@ -117,6 +117,12 @@ fn report<A: Kind>(store: &Store<A>, error: &watcher::Error) {
                 "the custom resources are not defined: apply deployments/crds"
             );
         }
+        // It starts, and answers soon.
+        InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status))
+            if status.code == 429 =>
+        {
+            debug!(kind = A::NAME, %error, "cannot follow the objects yet");
+        }
         error => error!(kind = A::NAME, %error, "cannot follow the objects"),
     }
 }

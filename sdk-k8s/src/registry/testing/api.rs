@@ -199,11 +199,8 @@ impl State {
     }
 
     fn answer(&mut self, method: &Method, path: &str, query: &str, body: &Value) -> Answer {
-        if path == "/version" {
-            return success(&json!({
-                "major": "1", "minor": "34", "gitVersion": "v1.34.4", "gitCommit": "", "gitTreeState": "",
-                "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
-            }));
+        if path == "/readyz" {
+            return success(&json!("ok"));
         }
         let parts: Vec<&str> = path
             .trim_start_matches("/apis/networkservicemesh.io/v1/")
