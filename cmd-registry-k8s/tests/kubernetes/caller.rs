@@ -37,10 +37,6 @@ impl Caller {
         })
     }
 
-    pub(crate) fn component(&self) -> &Component {
-        &self.component
-    }
-
     fn ctx(&self) -> Ctx {
         Ctx::own(&self.component, Duration::from_secs(10))
     }

@@ -60,13 +60,7 @@ async fn is_read_only(caller: &Caller, service: &str, name: &str) -> Result<()> 
     Ok(())
 }
 
-async fn is_back(
-    world: &World,
-    registry: &Registry,
-    caller: &Caller,
-    service: &str,
-    name: &str,
-) -> Result<()> {
+async fn is_back(registry: &Registry, caller: &Caller, service: &str, name: &str) -> Result<()> {
     let is_told = async || caller.is_healthy(HEALTH).await.then_some(());
     eventually("health tells that it is back", is_told).await?;
     ensure!(
@@ -94,7 +88,7 @@ async fn killed(world: &mut World) -> Result<()> {
     world.control.kill_api()?;
     is_read_only(&caller, "c107", "killed").await?;
     world.control.start_api().await?;
-    is_back(world, &registry, &caller, "c107", "killed").await?;
+    is_back(&registry, &caller, "c107", "killed").await?;
     let mut told = Vec::new();
     while told.len() < 3 {
         let (entry, deleted) = next::<NseRegistry>(&mut watch).await?;

@@ -68,9 +68,9 @@ impl Bench {
                     Some(world) => world,
                     None => World::start().await.context("cannot start an API server")?,
                 };
-                run(&mut world)
-                    .await
-                    .map_err(|error| error.context(world.keep()))?;
+                if let Err(error) = run(&mut world).await {
+                    return Err(error.context(world.keep()));
+                }
                 *shared = Some(world);
                 Ok::<(), anyhow::Error>(())
             });

@@ -127,8 +127,8 @@ impl World {
     pub(crate) async fn registry(&mut self, variables: &[(&str, &str)]) -> Result<Registry> {
         self.registries += 1;
         let name = format!("registry-{}", self.registries);
-        let file = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
-        let (identity, socket) = (file("identity"), file("sock"));
+        let beside = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
+        let (file, identity, socket) = (program(), beside("identity"), beside("sock"));
         let agent = self
             .issuer
             .serve(&identity, 0o600, &format!("/ns/{HOME}/pod/{name}"))?;
@@ -147,7 +147,7 @@ impl World {
         set.extend(variables.iter().map(|(name, value)| (*name, value.to_string())));
         let what = Start {
             name: &name,
-            file: Path::new(&program()),
+            file: &file,
             pod: None,
             folder: self.folder.path(),
         };
