@@ -26,11 +26,7 @@ impl Svid {
             .first()
             .ok_or_else(|| bad("there is no certificate"))?;
         let parsed = parse(leaf)?;
-        if let Some(pair) = tokens::parse(&key)
-            && pair.public_key().as_ref() != &*parsed.public_key().subject_public_key.data
-        {
-            return Err(bad("the private key does not belong to the certificate"));
-        }
+        expect_key(&parsed, &key)?;
         Ok(Self {
             spiffe_id: spiffe_id(&parsed)?,
             not_after: not_after(&parsed)?,
@@ -52,6 +48,27 @@ impl PeerIdentity {
             not_after: not_after(&parsed)?,
         })
     }
+}
+
+/// Of an authority's certificate, the SPIFFE id, which is that of its trust domain, and its end.
+///
+/// Errors: `bad-svid` when it is no such certificate or the key is not its own.
+pub(super) fn authority(certificate: &[u8], key: &PrivateKeyDer<'_>) -> Result<(String, SystemTime)> {
+    let parsed = parse(certificate)?;
+    if !parsed.is_ca() {
+        return Err(bad("the certificate is not an authority's"));
+    }
+    expect_key(&parsed, key)?;
+    Ok((named(&parsed)?, not_after(&parsed)?))
+}
+
+fn expect_key(certificate: &X509Certificate<'_>, key: &PrivateKeyDer<'_>) -> Result<()> {
+    if let Some(pair) = tokens::parse(key)
+        && pair.public_key().as_ref() != &*certificate.public_key().subject_public_key.data
+    {
+        return Err(bad("the private key does not belong to the certificate"));
+    }
+    Ok(())
 }
 
 /// The trust domain in a SPIFFE id; none when it is not a valid one.
@@ -112,6 +129,11 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<String> {
     if certificate.is_ca() {
         return Err(bad("the leaf is an authority's certificate"));
     }
+    named(certificate)
+}
+
+/// The SPIFFE id that a certificate names.
+fn named(certificate: &X509Certificate<'_>) -> Result<String> {
     let names = certificate.subject_alternative_name().map_err(bad)?;
     let names = names
         .map(|names| names.value.general_names.as_slice())
