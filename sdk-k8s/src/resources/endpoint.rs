@@ -49,13 +49,14 @@ pub struct NetworkServiceEndpointSpec {
     pub name: String,
     /// The services that it offers.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), extend("nullable" = true))]
     pub network_service_names: Vec<String>,
     /// Its labels, by the service that they are for.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "super::nullable"
     )]
+    #[schemars(extend("nullable" = true))]
     pub network_service_labels: BTreeMap<String, Labels>,
     /// Where forwarders dial it: tcp://host:port, the manager of its node.
     #[serde(
@@ -72,7 +73,7 @@ pub struct NetworkServiceEndpointSpec {
     pub initial_registration_time: Option<Time>,
     /// The SPIFFE ids of those who have registered it, its owner first.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("nullable" = true))]
     pub path_ids: Vec<String>,
 }
 
@@ -85,6 +86,7 @@ pub struct Labels {
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "super::nullable"
     )]
+    #[schemars(extend("nullable" = true))]
     pub labels: BTreeMap<String, String>,
 }
 

@@ -57,12 +57,12 @@ pub struct NetworkServiceSpec {
     /// Which endpoints serve which clients; the first match that applies to a client decides. Without any, every
     /// endpoint serves every client.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), extend("nullable" = true))]
     pub matches: Vec<Match>,
     /// The SPIFFE ids of those who have registered the service, its owner first. Absent from services that people
     /// write; those are neither overwritten nor deleted by programs.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("nullable" = true))]
     pub path_ids: Vec<String>,
 }
 
@@ -76,10 +76,11 @@ pub struct Match {
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "super::nullable"
     )]
+    #[schemars(extend("nullable" = true))]
     pub source_selector: BTreeMap<String, String>,
     /// The endpoints that serve: those that one of these selects.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), extend("nullable" = true))]
     pub routes: Vec<Destination>,
     /// Whether the next match is tried when no endpoint is selected.
     #[serde(
@@ -101,6 +102,7 @@ pub struct Destination {
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "super::nullable"
     )]
+    #[schemars(extend("nullable" = true))]
     pub destination_selector: BTreeMap<String, String>,
     /// Has no effect.
     #[serde(skip_serializing_if = "is_zero", deserialize_with = "super::nullable")]
@@ -117,6 +119,7 @@ pub struct Metadata {
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "super::nullable"
     )]
+    #[schemars(extend("nullable" = true))]
     pub labels: BTreeMap<String, String>,
 }
 
