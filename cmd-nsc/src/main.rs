@@ -4,15 +4,11 @@
 
 use std::process::ExitCode;
 
-mod run;
-mod settings;
-mod wire;
-
 /// The allocator of musl is many times slower; that of glibc takes less memory than this one.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    nsm_sdk::app::main(run::run)
+    nsm_sdk::app::main(nsc::run)
 }
