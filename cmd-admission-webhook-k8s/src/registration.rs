@@ -93,103 +93,107 @@ impl Registration {
     }
 }
 
-/// A condition of the language CEL.
-fn condition(name: &str, expression: String) -> Value {
-    json!({ "name": name, "expression": expression })
-}
-
+/// Which pods, workloads and namespaces we are asked about.
 fn webhooks(rules: &Rules, service: &str, namespace: &str) -> Vec<Value> {
     let (key, label) = (&rules.annotation, namespace::label(rules));
+    let own = has("object", "annotations", key);
+    let [template, deeper] = [
+        &["object.spec.template"][..],
+        &["object.spec.jobTemplate", "object.spec.jobTemplate.spec.template"],
+    ]
+    .map(|path| template_has(path, key));
+    let lives = ("lives", "!has(object.metadata.deletionTimestamp)".to_string());
+    let (made, changed) = (["CREATE"], ["CREATE", "UPDATE"]);
+    let pods = json!([asked("", &made, &["pods"], "Namespaced")]);
+    let sets = ["deployments", "statefulsets", "daemonsets", "replicasets"];
+    let workloads = json!([
+        asked("apps", &changed, &sets, "Namespaced"),
+        asked("batch", &changed, &["jobs", "cronjobs"], "Namespaced"),
+        asked("", &changed, &["replicationcontrollers"], "Namespaced"),
+    ]);
+    let namespaces = json!([asked("", &changed, &["namespaces"], "Cluster")]);
+    let is_marked = has("object", "labels", &label);
     let spared: Vec<&str> = SPARED.into_iter().chain([namespace]).collect();
     let spare = json!({ "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": spared });
-    let has = |place: &str, map: &str, key: &str| {
-        format!("(has({place}.metadata) && has({place}.metadata.{map}) && '{key}' in {place}.metadata.{map})")
-    };
-    let below = |path: &[&str], place: &str| {
-        let guards = path
-            .iter()
-            .map(|step| format!("has({step}) && "))
-            .collect::<String>();
-        format!("({guards}{})", has(place, "annotations", key))
-    };
-    let own = has("object", "annotations", key);
-    let template = below(&["object.spec.template"], "object.spec.template");
-    let deeper = below(
-        &["object.spec.jobTemplate", "object.spec.jobTemplate.spec.template"],
-        "object.spec.jobTemplate.spec.template",
+    let (everywhere, marked) = (
+        json!([spare]),
+        json!([spare, { "key": label, "operator": "Exists" }]),
     );
-    let lives = condition("lives", "!has(object.metadata.deletionTimestamp)".into());
-    let not_made = "!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(owner, \
-                    has(owner.controller) && owner.controller && owner.kind in ['Deployment', 'CronJob'])";
-    let rule = |group: &str, operations: &[&str], resources: &[&str], scope: &str| {
-        json!({
-            "apiGroups": [group], "apiVersions": ["v1"],
-            "operations": operations, "resources": resources, "scope": scope,
-        })
+    let webhook = |name, asked, of_namespaces: &Value, conditions: &[(&str, String)]| {
+        let mut webhook = webhook(name, asked, of_namespaces, conditions);
+        webhook["clientConfig"]["service"] =
+            json!({ "name": service, "namespace": namespace, "path": PATH, "port": 443 });
+        webhook
     };
-    let webhook = |name: &str, rules: Vec<Value>, namespaces: Vec<Value>, conditions: Vec<Value>| {
-        json!({
-            "name": format!("{name}.networkservicemesh.io"),
-            "admissionReviewVersions": ["v1"],
-            "clientConfig": { "service": { "name": service, "namespace": namespace, "path": PATH, "port": 443 } },
-            "failurePolicy": "Fail",
-            "matchPolicy": "Equivalent",
-            "reinvocationPolicy": "Never",
-            "sideEffects": "None",
-            "timeoutSeconds": TO_REVIEW,
-            "rules": rules,
-            "namespaceSelector": { "matchExpressions": namespaces },
-            "objectSelector": {},
-            "matchConditions": conditions,
-        })
-    };
-    let (made, changed) = (["CREATE"], ["CREATE", "UPDATE"]);
-    let marked = json!({ "key": label, "operator": "Exists" });
     vec![
-        webhook(
-            "pods",
-            vec![rule("", &made, &["pods"], "Namespaced")],
-            vec![spare.clone()],
-            vec![condition("annotated", own.clone())],
-        ),
+        webhook("pods", &pods, &everywhere, &[("annotated", own.clone())]),
         webhook(
             "pods-of-namespaces",
-            vec![rule("", &made, &["pods"], "Namespaced")],
-            vec![spare.clone(), marked],
-            vec![condition("not-annotated", format!("!{own}"))],
+            &pods,
+            &marked,
+            &[("not-annotated", format!("!{own}"))],
         ),
         webhook(
             "workloads",
-            vec![
-                rule(
-                    "apps",
-                    &changed,
-                    &["deployments", "statefulsets", "daemonsets", "replicasets"],
-                    "Namespaced",
-                ),
-                rule("batch", &changed, &["jobs", "cronjobs"], "Namespaced"),
-                rule("", &changed, &["replicationcontrollers"], "Namespaced"),
-            ],
-            vec![spare.clone()],
-            vec![
+            &workloads,
+            &everywhere,
+            &[
                 lives.clone(),
-                condition("annotated", format!("{own} || {template} || {deeper}")),
-                condition("not-made-by-another", not_made.into()),
+                ("annotated", format!("{own} || {template} || {deeper}")),
+                ("not-made-by-another", NOT_MADE.to_string()),
             ],
         ),
         webhook(
             "namespaces",
-            vec![rule("", &changed, &["namespaces"], "Cluster")],
-            vec![spare],
-            vec![
-                lives,
-                condition(
-                    "annotated",
-                    format!("{own} || {}", has("object", "labels", &label)),
-                ),
-            ],
+            &namespaces,
+            &everywhere,
+            &[lives, ("annotated", format!("{own} || {is_marked}"))],
         ),
     ]
+}
+
+/// CEL: no other workload has made this one.
+const NOT_MADE: &str = "!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(owner, \
+                        has(owner.controller) && owner.controller && owner.kind in ['Deployment', 'CronJob'])";
+
+/// CEL: whether what is at `place` has this annotation or label.
+fn has(place: &str, map: &str, key: &str) -> String {
+    format!("(has({place}.metadata) && has({place}.metadata.{map}) && '{key}' in {place}.metadata.{map})")
+}
+
+/// CEL: whether there is a template at the end of `path`, and has this annotation.
+fn template_has(path: &[&str], key: &str) -> String {
+    let guards: String = path.iter().map(|step| format!("has({step}) && ")).collect();
+    let place = path.last().copied().unwrap_or("object");
+    format!("({guards}{})", has(place, "annotations", key))
+}
+
+fn asked(group: &str, operations: &[&str], resources: &[&str], scope: &str) -> Value {
+    json!({
+        "apiGroups": [group], "apiVersions": ["v1"],
+        "operations": operations, "resources": resources, "scope": scope,
+    })
+}
+
+fn webhook(name: &str, asked: &Value, of_namespaces: &Value, conditions: &[(&str, String)]) -> Value {
+    let conditions = conditions.iter();
+    let conditions: Vec<_> = conditions
+        .map(|(name, expression)| json!({ "name": name, "expression": expression }))
+        .collect();
+    json!({
+        "name": format!("{name}.networkservicemesh.io"),
+        "admissionReviewVersions": ["v1"],
+        "clientConfig": {},
+        "failurePolicy": "Fail",
+        "matchPolicy": "Equivalent",
+        "reinvocationPolicy": "Never",
+        "sideEffects": "None",
+        "timeoutSeconds": TO_REVIEW,
+        "rules": asked,
+        "namespaceSelector": { "matchExpressions": of_namespaces },
+        "objectSelector": {},
+        "matchConditions": conditions,
+    })
 }
 
 #[cfg(test)]
@@ -202,8 +206,8 @@ mod tests {
         Registration::new(client, "webhook", "svc", "nsm-system", &rules()).document(authorities)
     }
 
-    #[test]
-    fn nobody_is_asked_about_who_does_not_name_the_annotation() {
+    #[tokio::test]
+    async fn nobody_is_asked_about_who_does_not_name_the_annotation() {
         let document = written(None);
         let webhooks = document["webhooks"].as_array().expect("a list");
         assert_eq!(webhooks.len(), 4);
@@ -222,8 +226,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn authorities_are_written_for_each_or_left_to_others() {
+    #[tokio::test]
+    async fn authorities_are_written_for_each_or_left_to_others() {
         let with = written(Some(b"PEM"));
         let without = written(None);
         let bundles = |document: &Value| {
@@ -237,8 +241,8 @@ mod tests {
         assert_eq!(bundles(&without), vec![None; 4]);
     }
 
-    #[test]
-    fn it_is_what_kubernetes_knows() {
+    #[tokio::test]
+    async fn it_is_what_kubernetes_knows() {
         let document = written(Some(b"PEM"));
         let typed: MutatingWebhookConfiguration =
             serde_json::from_value(document.clone()).expect("a configuration");

@@ -6,6 +6,7 @@
 //! **Limits**: the constants of this file. Who is beyond them waits in the listener's backlog.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,14 +71,9 @@ pub(crate) async fn listen(
         let text = format!("the API server calls webhooks by TCP, and {url:?} is none; write tcp://:443");
         return Err(Error::invalid("bad-url", text));
     };
-    let place = match authority.strip_prefix(':') {
-        Some(port) => format!("[::]:{port}"),
-        None => authority,
-    };
-    let cannot = |error: std::io::Error| {
-        Error::unavailable("listen", format!("cannot listen on tcp://{place}: {error}"))
-    };
-    let listener = TcpListener::bind(&place).await.map_err(cannot)?;
+    let cannot =
+        |error: std::io::Error| Error::unavailable("listen", format!("cannot listen on {url}: {error}"));
+    let listener = bind(&authority).await.map_err(cannot)?;
     let bound = format!("https://{}", listener.local_addr().map_err(cannot)?);
     let server = Arc::new(Server {
         component: component.clone(),
@@ -91,6 +87,17 @@ pub(crate) async fn listen(
         }
     });
     Ok(bound)
+}
+
+/// Binds `host:port`; without a host every address, of IPv4 only where there is no other.
+async fn bind(authority: &str) -> std::io::Result<TcpListener> {
+    match authority.strip_prefix(':').map(str::parse) {
+        Some(Ok(port)) => {
+            let all: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+            TcpListener::bind(&all.map(|address| SocketAddr::new(address, port))[..]).await
+        }
+        _ => TcpListener::bind(authority).await,
+    }
 }
 
 impl Server {

@@ -127,8 +127,9 @@ fn merge(object: &mut Value, change: &Value) {
 }
 
 fn failure(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+    let reason = status.canonical_reason().unwrap_or_default().replace(' ', "");
     let body = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                       "message": message, "reason": "Test", "code": status.as_u16() });
+                       "message": message, "reason": reason, "code": status.as_u16() });
     answer(status, &body)
 }
 

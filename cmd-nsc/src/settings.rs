@@ -13,7 +13,7 @@ const LEAST_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(name = "nsc", version, after_help = AFTER_HELP)]
 pub struct Settings {
     /// Our name; begins the ids of our connections, so it must be ours alone on the node
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
