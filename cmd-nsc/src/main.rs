@@ -4,14 +4,10 @@
 
 use std::process::ExitCode;
 
-mod run;
-mod settings;
-mod wire;
-
 /// That of glibc takes an eighth of the CPU time of a request more, and that of musl many times as much.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    nsm_sdk::app::main(run::run)
+    nsm_sdk::app::main(nsc::run)
 }

@@ -14,7 +14,7 @@ const LEAST_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
 /// The client: gives its pod a wire to each service it names, and keeps it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nsc", version, after_help = AFTER_HELP)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Our name; begins the ids of our connections, so it must be ours alone on the node
     #[arg(long, env = "NSM_NAME", default_value = "nsc")]
     pub(crate) name: String,

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Pod, Program};
+use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{
@@ -27,6 +28,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test(
             "the_client_program_takes_over_what_it_had_before_kill_9",
             client_killed,
+        ),
+        bench.test(
+            "the_init_program_ends_and_leaves_its_wires_to_the_client",
+            init_leaves,
         ),
         bench.test(
             "a_wire_of_a_client_that_was_killed_goes_with_its_token",
@@ -259,6 +264,32 @@ async fn client_killed(world: &mut World) -> Result<()> {
     );
     same("the wire", look(world)?, before)?;
     same("the endpoint's interfaces", links(&world.far)?.len(), 1)?;
+    stops(nsc).await?;
+    world.clean().await
+}
+
+async fn init_leaves(world: &mut World) -> Result<()> {
+    let services = format!("{URL},kernel://icmp-responder/nsm-2");
+    let mut init = world.nsc_init(&services)?;
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = init.ended()? {
+            break status;
+        }
+        ensure!(Instant::now() < until, "it does not end: {}", init.printed());
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    };
+    ensure!(status.success(), "it ended with {status}: {}", init.printed());
+    let look = |world: &World| -> Result<_> {
+        let of = |name| Ok::<_, anyhow::Error>((index(&world.near, name)?, addresses(&world.near, name)?));
+        Ok([of("nsm-1")?, of("nsm-2")?])
+    };
+    let before = look(world)?;
+    let mut nsc = world.nsc(&services, &[])?;
+    says(&mut nsc, "INFO ready").await?;
+    let taken = nsc.printed().matches("taking over an earlier connection").count();
+    same("the wires that are taken over", taken, 2)?;
+    same("the wires", look(world)?, before)?;
     stops(nsc).await?;
     world.clean().await
 }

@@ -109,12 +109,27 @@ impl World {
 
     /// The client program in a pod.
     pub(crate) fn nsc_in(&self, pod: &Pod, services: &str, variables: &[(&str, &str)]) -> Result<Program> {
+        self.launch_client("nsc", pod, services, variables)
+    }
+
+    /// The program that runs before the client, under the client's name.
+    pub(crate) fn nsc_init(&self, services: &str) -> Result<Program> {
+        self.launch_client("nsc-init", &self.near, services, &[])
+    }
+
+    fn launch_client(
+        &self,
+        program: &str,
+        pod: &Pod,
+        services: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Program> {
         let mut all = vec![
             ("NSM_CONNECT_TO", self.nsmgr()),
             ("NSM_NETWORK_SERVICES", services.to_string()),
         ];
         all.extend(variables.iter().map(|(name, value)| (*name, value.to_string())));
-        self.node.launch("nsc", "nsc", Some(pod), &all)
+        self.node.launch("nsc", program, Some(pod), &all)
     }
 
     /// The identity `name` as the issuer gives it to programs.

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a pod gets that is to be connected.
+//!
+//! **Guarantees**: our containers come before all others of the pod, and the client ends after all others, since it is
+//! a native sidecar; what a pod has stays as it is. A pod that has our containers is left alone.
+
+use serde_json::{Value, json};
+
+use crate::patch::{Patch, items, text};
+use crate::rules::{Image, NAME, NODE_NAME, POD_NAME, POD_UID, Rules};
+use crate::services::Services;
+
+/// How much the namespace of a pod lets it do, by its label `pod-security.kubernetes.io/enforce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Anything.
+    Privileged,
+    /// Nothing of the node.
+    Baseline,
+    /// No more than it needs.
+    Restricted,
+}
+
+impl Level {
+    /// The level that a label names.
+    pub(crate) fn of(label: Option<&str>) -> Self {
+        match label {
+            Some("restricted") => Self::Restricted,
+            Some("baseline") => Self::Baseline,
+            _ => Self::Privileged,
+        }
+    }
+}
+
+/// The socket of SPIFFE's Workload API.
+const IDENTITY_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+const IDENTITY_SOCKET: &str = "unix:///run/spire/sockets/agent.sock";
+
+/// Which groups may send pings, by which a client sees whether a wire lives.
+const PINGS: &str = "net.ipv4.ping_group_range";
+
+/// A directory of the node, and the driver that gives it to pods that may have none.
+struct Directory {
+    name: &'static str,
+    path: &'static str,
+    driver: &'static str,
+}
+
+const DIRECTORIES: [Directory; 2] = [
+    Directory {
+        name: "spire-agent-socket",
+        path: "/run/spire/sockets",
+        driver: "csi.spiffe.io",
+    },
+    Directory {
+        name: "nsm-socket",
+        path: "/var/lib/networkservicemesh",
+        driver: "csi.networkservicemesh.io",
+    },
+];
+
+/// Connects a pod, and tells what is odd about it.
+///
+/// Errors: why it cannot be connected.
+pub(crate) fn connect(
+    rules: &Rules,
+    level: Level,
+    services: &Services,
+    pod: &Value,
+) -> Result<(Patch, Vec<String>), String> {
+    let (mut patch, mut warnings) = (Patch::of(pod.clone()), Vec::new());
+    if let Some(container) = ours(rules, pod) {
+        warnings.extend(differs(rules, services, container));
+        return Ok((patch, warnings));
+    }
+    if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+        warnings.push("the pod has hostNetwork: its wire is an interface of the node".to_string());
+    } else {
+        allow_pings(&mut patch);
+    }
+    add_volumes(&mut patch, level)?;
+    let make = |image: &Image, lasts| container(rules, level, services, pod, image, lasts);
+    let containers = rules.init_images.iter().map(|image| make(image, false));
+    let containers = containers.chain(rules.images.iter().map(|image| make(image, true)));
+    patch.prepend(&["spec", "initContainers"], containers.collect());
+    warnings.extend(add_labels(rules, &mut patch));
+    Ok((patch, warnings))
+}
+
+/// A container of the pod that has the name of one of ours.
+fn ours<'a>(rules: &Rules, pod: &'a Value) -> Option<&'a Value> {
+    let lists = [&["spec", "initContainers"], &["spec", "containers"]];
+    let mut containers = lists.into_iter().flat_map(|list| items(pod, list));
+    containers.find(|container| {
+        let name = text(container, &["name"]);
+        let mut images = rules.init_images.iter().chain(&rules.images);
+        images.any(|image| name == Some(image.name.as_str()))
+    })
+}
+
+/// What is odd about a container that is there already.
+fn differs(rules: &Rules, services: &Services, container: &Value) -> Option<String> {
+    let variables = items(container, &["env"]).iter();
+    let mut told = variables.filter(|one| text(one, &["name"]) == Some(rules.services_variable.as_str()));
+    let told = told.next_back().and_then(|one| text(one, &["value"]));
+    (told != Some(services.text.as_str())).then(|| {
+        let name = text(container, &["name"]).unwrap_or_default();
+        format!("the pod has a container {name:?} already and is left as it is; its annotation has no effect")
+    })
+}
+
+fn allow_pings(patch: &mut Patch) {
+    let list = ["spec", "securityContext", "sysctls"];
+    let is_set = items(patch.document(), &list)
+        .iter()
+        .any(|one| text(one, &["name"]) == Some(PINGS));
+    if !is_set {
+        patch.append(&list, vec![json!({ "name": PINGS, "value": "0 2147483647" })]);
+    }
+}
+
+/// Errors: there is another volume of one of our names.
+fn add_volumes(patch: &mut Patch, level: Level) -> Result<(), String> {
+    let list = ["spec", "volumes"];
+    let mut missing = Vec::new();
+    for directory in &DIRECTORIES {
+        let volume = match level {
+            // Made where it is not there, so that a pod starts on a node before the mesh does, and waits for it.
+            Level::Privileged => json!({
+                "name": directory.name, "hostPath": { "path": directory.path, "type": "DirectoryOrCreate" },
+            }),
+            Level::Baseline | Level::Restricted => json!({
+                "name": directory.name, "csi": { "driver": directory.driver, "readOnly": true },
+            }),
+        };
+        let mut named = items(patch.document(), &list)
+            .iter()
+            .filter(|one| text(one, &["name"]) == Some(directory.name));
+        match named.next() {
+            None => missing.push(volume),
+            Some(other) if is_same_place(other, &volume) => {}
+            Some(_) => {
+                return Err(format!(
+                    "the pod has another volume named {:?}; give it another name",
+                    directory.name
+                ));
+            }
+        }
+    }
+    patch.append(&list, missing);
+    Ok(())
+}
+
+fn is_same_place(one: &Value, other: &Value) -> bool {
+    ["/hostPath/path", "/csi/driver"]
+        .iter()
+        .all(|place| one.pointer(place) == other.pointer(place))
+}
+
+/// Labels that the pod has with another value are kept, and told of.
+fn add_labels(rules: &Rules, patch: &mut Patch) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (key, value) in &rules.labels {
+        let path = ["metadata", "labels", key];
+        match patch.get(&path).and_then(Value::as_str) {
+            Some(given) if given != value => warnings.push(format!(
+                "the pod keeps its label {key}: {given}; with another value than {value} it may get no identity"
+            )),
+            _ => patch.put(&path, json!(value)),
+        }
+    }
+    warnings
+}
+
+/// A container of ours; `lasts` is whether it runs as long as the pod does.
+fn container(
+    rules: &Rules,
+    level: Level,
+    services: &Services,
+    pod: &Value,
+    image: &Image,
+    lasts: bool,
+) -> Value {
+    let mut container = json!({
+        "name": image.name,
+        "image": image.reference,
+        "imagePullPolicy": "IfNotPresent",
+        "env": variables(rules, services, pod),
+        "resources": rules.resources(&services.devices),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        // A client that cannot start says in its last lines why: they are seen by kubectl describe.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": DIRECTORIES.each_ref().map(|directory| json!({
+            "name": directory.name, "mountPath": directory.path, "readOnly": true,
+        })),
+    });
+    if lasts {
+        container["restartPolicy"] = json!("Always");
+    }
+    if level == Level::Restricted {
+        container["securityContext"]["runAsNonRoot"] = json!(true);
+    }
+    container
+}
+
+fn variables(rules: &Rules, services: &Services, pod: &Value) -> Vec<Value> {
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let plain = |name: &str, value: &str| json!({ "name": name, "value": value });
+    // Others stand behind these, so that they can be made of them: $(POD_NAME).
+    let mut variables = vec![
+        field(POD_NAME, "metadata.name"),
+        field(POD_UID, "metadata.uid"),
+        field(NODE_NAME, "spec.nodeName"),
+    ];
+    if !rules.variables.iter().any(|(name, _)| name == IDENTITY_VARIABLE) {
+        variables.push(plain(IDENTITY_VARIABLE, IDENTITY_SOCKET));
+    }
+    variables.extend(rules.variables.iter().map(|(name, value)| plain(name, value)));
+    // A pod whose name is chosen by people comes again under the same name, and is another one then.
+    let name = match text(pod, &["metadata", "generateName"]) {
+        Some(_) => "$(POD_NAME)",
+        None => "$(POD_NAME)-$(POD_UID)",
+    };
+    variables.push(plain(NAME, name));
+    variables.push(plain(&rules.services_variable, &services.text));
+    variables
+}
+
+#[cfg(test)]
+mod tests;
