@@ -112,6 +112,26 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<String> {
     if certificate.is_ca() {
         return Err(bad("the leaf is an authority's certificate"));
     }
+    named(certificate)
+}
+
+/// The SPIFFE id of an authority that signs with the key whose public half is `public`, and the end of its validity.
+///
+/// Errors: `bad-svid` when the certificate is no authority's, or not that of this key.
+pub(super) fn authority(certificate: &[u8], public: &[u8]) -> Result<(String, SystemTime)> {
+    let parsed = parse(certificate)?;
+    if !parsed.is_ca() {
+        return Err(bad("the certificate is no authority's"));
+    }
+    if *public != *parsed.public_key().subject_public_key.data {
+        return Err(bad(
+            "the authority's private key does not belong to its certificate",
+        ));
+    }
+    Ok((named(&parsed)?, not_after(&parsed)?))
+}
+
+fn named(certificate: &X509Certificate<'_>) -> Result<String> {
     let names = certificate.subject_alternative_name().map_err(bad)?;
     let names = names
         .map(|names| names.value.general_names.as_slice())

@@ -5,11 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use rcgen::KeyPair;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::super::certificate::bad;
-use super::super::{Svid, trust_domain};
+use super::super::certificate::{authority, bad};
+use super::super::trust_domain;
 use super::{Issuer, failed};
 use crate::core::{Component, Result};
 
@@ -48,15 +48,11 @@ impl Issuer {
         let block = pem::parse(&kept.certificate).map_err(|error| bad(format!("the authority: {error}")))?;
         let certificate = CertificateDer::from(block.into_contents());
         let key = KeyPair::from_pem(&kept.key).map_err(failed)?;
-        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let itself = Svid::new(vec![certificate.clone()], private)?;
-        if trust_domain(&itself.spiffe_id) != Some(domain) {
-            return Err(bad(format!(
-                "the authority is that of {}, not of {domain}",
-                itself.spiffe_id
-            )));
+        let (id, not_after) = authority(&certificate, key.public_key_raw())?;
+        if trust_domain(&id) != Some(domain) {
+            return Err(bad(format!("the authority is that of {id}, not of {domain}")));
         }
-        if component.until(itself.not_after).is_zero() {
+        if component.until(not_after).is_zero() {
             return Err(bad(format!("the authority of {domain} has expired")));
         }
         let authority = rcgen::Issuer::from_ca_cert_der(&certificate, key).map_err(failed)?;
