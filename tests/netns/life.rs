@@ -34,6 +34,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             init_leaves,
         ),
         bench.test(
+            "an_endpoint_leaves_a_service_to_whoever_has_registered_it",
+            second_of_a_service,
+        ),
+        bench.test(
             "a_wire_of_a_client_that_was_killed_goes_with_its_token",
             nobody_refreshes,
         ),
@@ -266,6 +270,14 @@ async fn client_killed(world: &mut World) -> Result<()> {
     same("the endpoint's interfaces", links(&world.far)?.len(), 1)?;
     stops(nsc).await?;
     world.clean().await
+}
+
+/// The second one has an identity of its own, as each pod has, and the service belongs to the first.
+async fn second_of_a_service(world: &mut World) -> Result<()> {
+    let second = world.serve("icmp-responder", &[]).await?;
+    let left = second.printed().matches("stays as it is").count();
+    same("the services that are left as they are", left, 1)?;
+    stops(second).await
 }
 
 async fn init_leaves(world: &mut World) -> Result<()> {

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nsm_api::registry::{NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels};
+use futures::StreamExt;
+use nsm_api::registry::{
+    NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels, NetworkServiceQuery,
+};
 use tracing::{info, warn};
 
 use super::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, Settings, Start, labels};
 use crate::chains::endpoint::endpoint;
 use crate::chains::registry_client;
-use crate::core::{Api, Chain, Component, Ctx, NetworkService, Registration, Retry};
+use crate::core::{Api, Chain, Component, Ctx, NetworkService, NsRegistry, Registration, Retry};
 use crate::policy;
 use crate::transport::{Pool, Server};
 
@@ -130,7 +133,7 @@ pub async fn serve_calling(
                 payload: settings.payload.clone(),
                 ..Default::default()
             };
-            register(component, &registry.ns, service).await?;
+            register_service(component, &registry.ns, service).await?;
         }
     }
     let entry = NetworkServiceEndpoint {
@@ -225,6 +228,46 @@ where
             Err(error) => warn!(name, registry = A::NAME, %error, "not registered yet"),
         }
     }
+}
+
+/// Registers a service, or leaves it as somebody else has registered it: the endpoints of a service may have identities
+/// of their own, and then it belongs to the first of them.
+///
+/// Errors: those of [`register`], when the service is not there.
+async fn register_service(
+    component: &Component,
+    registry: &Chain<NsRegistry>,
+    service: Service,
+) -> Result<(), Failure> {
+    let name = service.name.clone();
+    let Err(refused) = register(component, registry, service).await else {
+        return Ok(());
+    };
+    if !is_there(component, registry, &name).await {
+        return Err(refused);
+    }
+    info!(name, %refused, "the service is somebody else's and stays as it is");
+    Ok(())
+}
+
+async fn is_there(component: &Component, registry: &Chain<NsRegistry>, name: &str) -> bool {
+    let query = NetworkServiceQuery {
+        network_service: Some(Service {
+            name: name.to_string(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let ctx = Ctx::own(component, crate::core::DEFAULT_BUDGET);
+    let Ok(mut found) = registry.find(&ctx, query).await else {
+        return false;
+    };
+    while let Some(Ok(answer)) = found.next().await {
+        if answer.network_service.is_some_and(|service| service.name == name) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Takes an entry out of the registry; an error is told to the log, since the entry expires by itself.
