@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Pod, Program};
-use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{
@@ -283,14 +282,8 @@ async fn second_of_a_service(world: &mut World) -> Result<()> {
 async fn init_leaves(world: &mut World) -> Result<()> {
     let services = format!("{URL},kernel://icmp-responder/nsm-2");
     let mut init = world.nsc_init(&services)?;
-    let until = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some(status) = init.ended()? {
-            break status;
-        }
-        ensure!(Instant::now() < until, "it does not end: {}", init.printed());
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    };
+    let ended = wait_for(PATIENCE, "it ends", async || init.ended()).await;
+    let status = ended.with_context(|| init.printed())?;
     ensure!(status.success(), "it ended with {status}: {}", init.printed());
     let look = |world: &World| -> Result<_> {
         let of = |name| Ok::<_, anyhow::Error>((index(&world.near, name)?, addresses(&world.near, name)?));

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::oci::{Entry, Image};
 use crate::report::run;
 use crate::sbom::sbom;
+use crate::suites;
 use crate::tools::{self, MUSL, STRIP};
 use crate::{profile_folder, root};
 
@@ -220,8 +221,18 @@ fn components(metadata: &Value, packages: &[String]) -> Result<Vec<Component>> {
 fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
     tools::need(&[MUSL])?;
     tools::need_target(TARGET)?;
-    let mut build = build_command(components);
-    build.args(["--target", TARGET, "--profile", profile]);
+    let mut build = Command::new("cargo");
+    build.args([
+        "build",
+        "--locked",
+        "--bins",
+        "--target",
+        TARGET,
+        "--profile",
+        profile,
+    ]);
+    let packages = components.iter().map(|component| &component.package);
+    build.args(packages.map(|package| format!("--package={package}")));
     same_everywhere(&mut build)?;
     run(&mut build)?;
     profile_folder(TARGET).map(|target| target.join(profile))
@@ -231,7 +242,7 @@ fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
 /// need.
 fn compile_for_here(components: &[Component]) -> Result<PathBuf> {
     tools::need(&[STRIP])?;
-    run(&mut build_command(components))?;
+    run(&mut suites::everything())?;
     let (built, folder) = (profile_folder("debug")?, profile_folder("images/programs")?);
     fs::create_dir_all(&folder)?;
     for component in components {
@@ -239,17 +250,6 @@ fn compile_for_here(components: &[Component]) -> Result<PathBuf> {
         run(Command::new("strip").arg("-o").args([to, from]))?;
     }
     Ok(folder)
-}
-
-fn build_command(components: &[Component]) -> Command {
-    let mut build = Command::new("cargo");
-    build.args(["build", "--locked", "--bins"]);
-    build.args(
-        components
-            .iter()
-            .map(|component| format!("--package={}", component.package)),
-    );
-    build
 }
 
 /// What a program that is not static needs of this machine, at the same places.

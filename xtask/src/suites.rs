@@ -162,12 +162,16 @@ fn spire(report: &mut Report) {
     });
 }
 
+fn build(report: &mut Report) {
+    report.check("build", || run(&mut everything()));
+}
+
 /// Builds everything with the features that tests need, so that system tests find the programs that they start and
 /// nothing is built twice.
-fn build(report: &mut Report) {
-    report.check("build", || {
-        run(Command::new("cargo").args(["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
-    });
+pub(crate) fn everything() -> Command {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]);
+    build
 }
 
 /// Builds the programs as people run them.
