@@ -13,7 +13,7 @@ use memchr::memchr_iter;
 use nsm_api::connection::{Connection, Path};
 use prost::DecodeError;
 
-use token::Token;
+pub(crate) use token::Token;
 
 /// What can be packed.
 pub trait Pack: Sized {
@@ -47,9 +47,8 @@ impl Pack for Connection {
 pub(crate) fn append(message: &impl prost::Message, into: &mut Vec<u8>) {
     let length = message.encoded_len();
     into.reserve(length + prost::length_delimiter_len(length));
-    message
-        .encode_length_delimited(into)
-        .expect("a vector grows as it must");
+    prost::encoding::encode_varint(u64::try_from(length).expect("64 bits hold any length"), into);
+    message.encode_raw(into);
 }
 
 /// Takes one message that was appended from the front.
@@ -63,6 +62,9 @@ pub(super) fn take<M: prost::Message + Default>(from: &mut &[u8]) -> Result<M, D
 fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
     memchr_iter(*text.first()?, bytes).find(|at| bytes[*at..].starts_with(text))
 }
+
+/// How many bytes a message usually has while it is packed.
+const USUAL: usize = 4096;
 
 /// A packed message.
 pub struct Packed<T> {
@@ -81,7 +83,7 @@ struct Cut {
 impl<T: Pack> Packed<T> {
     /// Packs a message.
     pub fn new(message: &T) -> Self {
-        let mut whole = Vec::new();
+        let mut whole = Vec::with_capacity(USUAL);
         message.pack(&mut whole);
         let hops = message
             .hops()

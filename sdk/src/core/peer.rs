@@ -31,7 +31,7 @@ pub struct Peer {
 }
 
 /// What a peer's leaf certificate says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// `spiffe://trust-domain/path`.
     pub spiffe_id: String,

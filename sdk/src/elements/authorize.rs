@@ -11,18 +11,17 @@
 //! **On failure**: a denied request goes no further. A denied first answer is closed again, a later one is not.
 //! **On close**: who has requested the connection may close it, with expired tokens too. A client always may.
 //! **Cost**: decodes the tokens, a few µs each, and verifies one signature, 55 µs once for each token; of a path that is
-//! as it was when it was allowed, a hash of its tokens.
+//! as it was when it was allowed, a comparison of its tokens.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::core::{
-    Api, Ctx, Element, Error, Found, Message, NetworkService, Next, PeerIdentity, Request, Result, Way,
+    Api, Ctx, Element, Error, Found, Message, NetworkService, Next, PeerIdentity, Request, Result, Token, Way,
 };
 use crate::policy::{DENIED, Input, Policies};
 
@@ -81,7 +80,7 @@ fn judge<M: Message>(
     ctx: &Ctx,
     message: &M,
     (index, count): (usize, usize),
-    peer: &PeerIdentity,
+    peer: &Arc<PeerIdentity>,
     theirs: Option<usize>,
 ) -> Result<()> {
     if policies.is_empty() {
@@ -90,49 +89,41 @@ fn judge<M: Message>(
     let segments = message.path().path_segments.iter().take(count);
     let tokens = segments.map(|segment| segment.token.as_str());
     let now = ctx.component().now();
-    let asked = Asked::of(tokens.clone(), (index, theirs), peer);
-    if ctx.store().with(|allowed: &Allowed| allowed.still(asked, now)) == Some(true) {
+    let places = (index, theirs);
+    let still = |allowed: &Allowed| now < allowed.until && allowed.is(tokens.clone(), places, peer);
+    if ctx.store().with(still) == Some(true) {
         return Ok(());
     }
-    let input = Input::of(tokens, index, &peer.certificate, now);
+    let input = Input::of(tokens.clone(), index, &peer.certificate, now);
     policies.check(&input)?;
     prove(&input, peer, theirs)?;
-    let until = input.expires();
-    until.map(|until| ctx.store().insert(Allowed { asked, until }));
+    if let Some(until) = input.expires() {
+        ctx.store().insert(Allowed {
+            tokens: tokens.map(Token::of).collect(),
+            places,
+            peer: Arc::clone(peer),
+            until,
+        });
+    }
     Ok(())
 }
 
 /// What policies were asked last about this connection, and allowed; they would until one of the tokens expires.
 struct Allowed {
-    asked: Asked,
+    tokens: Box<[Token]>,
+    places: (usize, Option<usize>),
+    peer: Arc<PeerIdentity>,
     until: SystemTime,
 }
 
 impl Allowed {
-    fn still(&self, asked: Asked, now: SystemTime) -> bool {
-        self.asked == asked && now < self.until
-    }
-}
-
-/// Stands for the tokens and the peer that policies are asked about: 128 bits under keys that nobody else knows.
-#[derive(Clone, Copy, PartialEq)]
-struct Asked([u64; 2]);
-
-static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
-
-impl Asked {
-    fn of<'a>(
+    fn is<'a>(
+        &self,
         tokens: impl Iterator<Item = &'a str>,
         places: (usize, Option<usize>),
-        peer: &PeerIdentity,
-    ) -> Self {
-        let asked = (
-            tokens.collect::<Vec<_>>(),
-            places,
-            &peer.certificate,
-            &peer.spiffe_id,
-        );
-        Self([KEYS[0].hash_one(&asked), KEYS[1].hash_one(&asked)])
+        peer: &Arc<PeerIdentity>,
+    ) -> bool {
+        self.places == places && self.peer == *peer && tokens.eq(self.tokens.iter().map(Token::as_str))
     }
 }
 

@@ -147,27 +147,53 @@ impl XConnect {
             return;
         };
         let [client, endpoint] = wire.names();
-        segment.metrics.insert("server_interface".into(), client);
-        segment.metrics.insert("client_interface".into(), endpoint);
+        set(&mut segment.metrics, "server_interface", &client);
+        set(&mut segment.metrics, "client_interface", &endpoint);
         let (client, endpoint) = self.counts.last(ctx);
-        count(&mut segment.metrics, "server", &client);
-        count(&mut segment.metrics, "client", &endpoint);
+        count(&mut segment.metrics, SERVER, &client);
+        count(&mut segment.metrics, CLIENT, &endpoint);
         if ctx.is_established() {
             self.counts.renew(ctx, &self.planes, wire);
         }
     }
 }
 
+/// The names that the counters of each end have: what was received and sent, in bytes and packets, and what was lost.
+const SERVER: [&str; 5] = [
+    "server_rx_bytes",
+    "server_tx_bytes",
+    "server_rx_packets",
+    "server_tx_packets",
+    "server_drops",
+];
+const CLIENT: [&str; 5] = [
+    "client_rx_bytes",
+    "client_tx_bytes",
+    "client_rx_packets",
+    "client_tx_packets",
+    "client_drops",
+];
+
 /// Tells the counters of a pod's end from the wire's point of view: what the pod has sent the wire has received.
-fn count(metrics: &mut BTreeMap<String, String>, side: &str, pod: &Counters) {
-    for (name, value) in [
-        ("rx_bytes", pod.tx_bytes),
-        ("tx_bytes", pod.rx_bytes),
-        ("rx_packets", pod.tx_packets),
-        ("tx_packets", pod.rx_packets),
-        ("drops", pod.drops),
-    ] {
-        metrics.insert(format!("{side}_{name}"), value.to_string());
+fn count(metrics: &mut BTreeMap<String, String>, names: [&'static str; 5], pod: &Counters) {
+    let values = [
+        pod.tx_bytes,
+        pod.rx_bytes,
+        pod.tx_packets,
+        pod.rx_packets,
+        pod.drops,
+    ];
+    for (name, value) in names.into_iter().zip(values) {
+        set(metrics, name, &value.to_string());
+    }
+}
+
+/// Sets what the path, which comes back with each refresh, mostly has already.
+fn set(metrics: &mut BTreeMap<String, String>, name: &str, value: &str) {
+    match metrics.get_mut(name) {
+        Some(told) if told == value => {}
+        Some(told) => value.clone_into(told),
+        None => drop(metrics.insert(name.into(), value.into())),
     }
 }
 

@@ -47,9 +47,13 @@ const SILENCE: Duration = Duration::from_millis(200);
 const REQUEST: &str = "/networkservice.NetworkService/Request";
 const CLOSE: &str = "/networkservice.NetworkService/Close";
 
+/// A request that has been through a few hops fits into so many bytes.
+const USUAL: usize = 4096;
+
 /// A request as it is sent: a `NetworkServiceRequest`, whose fields 1 and 2 are messages (tags 0x0a and 0x12).
 fn whole(request: &Request) -> Vec<u8> {
-    let mut bytes = vec![0x0a];
+    let mut bytes = Vec::with_capacity(USUAL);
+    bytes.push(0x0a);
     append(&request.connection, &mut bytes);
     for mechanism in &request.mechanism_preferences {
         bytes.push(0x12);

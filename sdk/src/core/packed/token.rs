@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 static TOKENS: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
 
 /// A token of this process; it is forgotten with the last handle.
-pub(super) struct Token(Option<Arc<str>>);
+pub(crate) struct Token(Option<Arc<str>>);
 
 impl Token {
     /// The handle of this text.
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut tokens = TOKENS.lock();
         if let Some(known) = tokens.get(text) {
             return Self(Some(Arc::clone(known)));
@@ -26,7 +26,7 @@ impl Token {
         Self(Some(new))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 }

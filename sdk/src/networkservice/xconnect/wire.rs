@@ -297,6 +297,9 @@ fn bound(what: &str, count: usize) -> Result<()> {
 
 /// The items in their order, without those of which a later one has the same key.
 fn last_of_each<T, K: Eq + std::hash::Hash>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    if items.len() < 2 {
+        return items;
+    }
     let mut seen = std::collections::HashSet::new();
     let mut kept: Vec<_> = items
         .into_iter()
