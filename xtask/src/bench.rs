@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::images;
 use crate::report::run;
 use crate::tools::{self, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
@@ -47,15 +48,8 @@ impl Args {
             "go" => Some(peer()?),
             _ => None,
         };
-        eprintln!("building the programs as images have them: about 8 minutes at first");
-        run(Command::new("cargo").args([
-            "build",
-            "--profile=dist",
-            "--workspace",
-            "--bins",
-            "--exclude=xtask",
-        ]))?;
-        let program = profile_folder("dist")?.join("nsm-bench");
+        eprintln!("building the programs that images have: about 10 minutes at first");
+        let program = images::programs()?.join("nsm-bench");
         let mut bench = Command::new(&program);
         bench.arg(&self.suite).current_dir(root());
         if let Some(file) = self.json {

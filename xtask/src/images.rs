@@ -217,7 +217,13 @@ fn components(metadata: &Value, packages: &[String]) -> Result<Vec<Component>> {
     packages.iter().map(wanted).collect()
 }
 
-/// Builds the programs as people get them. Returns the folder that they are in.
+/// Builds the programs of a mesh as people get them, and what measures them. Returns the folder that they are in.
+pub(crate) fn programs() -> Result<PathBuf> {
+    compile("dist", &components(&metadata()?, &[])?)
+}
+
+/// Builds the programs as people get them, and what measures them, so that both are built once. Returns the folder that
+/// they are in.
 fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
     tools::need(&[MUSL])?;
     tools::need_target(TARGET)?;
@@ -230,6 +236,7 @@ fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
         TARGET,
         "--profile",
         profile,
+        "--package=nsm-benches",
     ]);
     let packages = components.iter().map(|component| &component.package);
     build.args(packages.map(|package| format!("--package={package}")));
