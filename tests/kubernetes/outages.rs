@@ -62,35 +62,52 @@ pub(crate) fn no_api_server(cluster: &Cluster) -> Result<()> {
 
 /// All managers are replaced, one node after the other, as by an update.
 pub(crate) fn managers_are_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "daemonset/nsmgr")
+    updated(cluster, "daemonset/nsmgr", true)
 }
 
 /// And all forwarders.
 pub(crate) fn forwarders_are_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "daemonset/forwarder")
+    updated(cluster, "daemonset/forwarder", true)
 }
 
-/// And the registry.
+/// And the registry, on which no wire depends.
 pub(crate) fn registry_is_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "deployment/registry-k8s")
+    updated(cluster, "deployment/registry-k8s", false)
 }
 
-fn updated(cluster: &Cluster, workload: &str) -> Result<()> {
-    let (namespace, pod) = ("ns-kernel2ethernet2kernel", "deployment/nsc-kernel");
-    let (near, far) = (
-        Pings::start(cluster, HOME, "pod/steady")?,
-        Pings::start(cluster, namespace, pod)?,
-    );
+/// Replaces a workload under a wire on one node and one between nodes, until the clients have mended what that breaks.
+fn updated(cluster: &Cluster, workload: &str, breaks: bool) -> Result<()> {
+    let clients = [
+        (HOME, "pod/steady", "cmd-nsc"),
+        ("ns-kernel2ethernet2kernel", "deployment/nsc-kernel", "nsc"),
+    ];
+    let mended = |(namespace, pod, container): (&str, &str, &str)| -> Result<usize> {
+        let logs = ["logs", "--namespace", namespace, pod, "--container", container];
+        let told = cluster.kubectl(&logs)?;
+        Ok(told.lines().filter(|line| line.contains(" healed ")).count())
+    };
+    let (mut streams, mut before) = (Vec::new(), Vec::new());
+    for client in clients {
+        streams.push(Pings::start(cluster, client.0, client.1)?);
+        before.push(mended(client)?);
+    }
     cluster.kubectl(&["rollout", "restart", "--namespace", MESH, workload])?;
     cluster.rolled_out(MESH, workload)?;
-    cluster.apply_object(&client("later"))?;
-    let took = cluster.await_peer(HOME, "pod/later", "nsm-1")?;
+    let began = now();
+    for (client, before) in clients.into_iter().zip(before).filter(|_| breaks) {
+        cluster.until("the client has mended its connection", || {
+            Ok(mended(client)? > before)
+        })?;
+    }
     println!(
-        "after {workload} was updated, a new pod pings in {:.2} s",
-        took.as_secs_f64()
+        "after {workload} was updated, all is mended in {:.2} s",
+        began.elapsed().as_secs_f64()
     );
-    cluster.kubectl(&["delete", "pod/later", "--namespace", HOME, "--wait"])?;
-    let counts = [near.stop()?, far.stop()?];
+    cluster.apply_object(&client("later"))?;
+    cluster.await_peer(HOME, "pod/later", "nsm-1")?;
+    let delete = ["delete", "pod/later", "--namespace", HOME, "--wait"];
+    cluster.kubectl(&delete)?;
+    let counts = streams.into_iter().map(Pings::stop).collect::<Result<Vec<_>>>()?;
     let lost = counts.iter().map(|count| count.lost).sum::<u64>();
     println!("figure k8s.rolling_update_lost_packets {lost} ({workload})");
     for count in counts {
