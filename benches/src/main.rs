@@ -11,6 +11,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 
 mod figure;
 mod go;
+mod kubernetes;
 mod one_node;
 mod two_nodes;
 
@@ -37,6 +38,8 @@ enum Suite {
     TwoNodes(two_nodes::TwoNodes),
     /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
     Go(go::Go),
+    /// A cluster of Kubernetes: start of pods, requests, memory, updates
+    Kubernetes(kubernetes::Kubernetes),
     /// The bare server that floors are measured against; started by the suites themselves
     #[command(hide = true)]
     FloorServer(one_node::floor::FloorServer),
@@ -50,8 +53,11 @@ fn main() -> ExitCode {
 }
 
 fn run(bench: Bench) -> Result<ExitCode> {
+    let json = bench.json;
     let suite: LocalBoxFuture<'_, Result<Vec<figure::Figure>>> = match bench.suite {
         Suite::FloorServer(server) => return server.run(),
+        // It has no namespaces of its own: those of the cluster are somebody else's.
+        Suite::Kubernetes(suite) => return tell(&suite.run()?, json),
         Suite::OneNode(suite) => suite.run().boxed_local(),
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
         Suite::Go(suite) => suite.run().boxed_local(),
@@ -62,10 +68,14 @@ fn run(bench: Bench) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(suite)?;
-    print!("{}", figure::table(&figures));
-    if let Some(file) = bench.json {
-        let text = serde_json::to_string_pretty(&figures)?;
+    tell(&runtime.block_on(suite)?, json)
+}
+
+/// Prints the figures, and writes them into a file when one is wanted.
+fn tell(figures: &[figure::Figure], json: Option<PathBuf>) -> Result<ExitCode> {
+    print!("{}", figure::table(figures));
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(figures)?;
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -248,4 +248,20 @@ mod tests {
             serde_json::from_value(document.clone()).expect("a configuration");
         assert_eq!(serde_json::to_value(typed).expect("JSON"), document);
     }
+
+    #[tokio::test]
+    async fn the_manifest_asks_about_the_same_before_we_are_there() {
+        let text = include_str!("../../deployments/admission-webhook-k8s/mutating-webhook-config.yaml");
+        let manifest: Value = serde_saphyr::from_str(text).expect("YAML");
+        let (client, _) = model();
+        let ours = Registration::new(
+            client,
+            "admission-webhook-k8s",
+            "admission-webhook-svc",
+            "nsm-system",
+            &rules(),
+        );
+        assert_eq!(manifest["webhooks"], ours.document(None)["webhooks"]);
+        assert_eq!(manifest["metadata"]["name"], ours.name);
+    }
 }

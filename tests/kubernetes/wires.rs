@@ -3,37 +3,33 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::{Cluster, NODES, now};
+use nsm_tests::kubectl::{Cluster, NODES, now};
 
 /// The addresses that every example's endpoint gives out.
 const ENDPOINT: &str = "172.16.1.100";
 const CLIENT: &str = "172.16.1.101";
+
+/// The programs of the overlay `dev`.
+const PROGRAMS: [&str; 5] = [
+    "daemonset/issuer",
+    "daemonset/nsmgr",
+    "daemonset/forwarder",
+    "deployment/registry-k8s",
+    "deployment/admission-webhook-k8s",
+];
 
 /// Everything of a mesh and of the simplest example, from nothing to the first ping.
 pub(crate) fn first(cluster: &Cluster) -> Result<()> {
     let began = now();
     cluster.apply("overlays/dev")?;
     cluster.apply("examples/kernel2kernel")?;
-    cluster.await_ping("ns-kernel2kernel", "nsc-kernel", ENDPOINT)?;
+    cluster.await_ping("ns-kernel2kernel", "deployment/nsc-kernel", ENDPOINT)?;
     println!(
         "figure k8s.apply_to_first_ping_s {:.2}",
         began.elapsed().as_secs_f64()
     );
-    for program in [
-        "daemonset/issuer",
-        "daemonset/nsmgr",
-        "daemonset/forwarder",
-        "deployment/registry-memory",
-    ] {
-        cluster.kubectl(&[
-            "rollout",
-            "status",
-            "--namespace",
-            "nsm-system",
-            "--timeout",
-            "120s",
-            program,
-        ])?;
+    for program in PROGRAMS {
+        cluster.rolled_out("nsm-system", program)?;
     }
     wire(cluster, "kernel2kernel", 1)
 }
@@ -53,8 +49,8 @@ pub(crate) fn of_ip(cluster: &Cluster) -> Result<()> {
 /// Whether the wire of an example carries pings both ways, between pods on as many nodes, and goes with it.
 fn wire(cluster: &Cluster, example: &str, nodes: usize) -> Result<()> {
     let namespace = format!("ns-{example}");
-    let took = cluster.await_ping(&namespace, "nsc-kernel", ENDPOINT)?;
-    cluster.await_ping(&namespace, "nse-kernel", CLIENT)?;
+    let took = cluster.await_ping(&namespace, "deployment/nsc-kernel", ENDPOINT)?;
+    cluster.await_ping(&namespace, "deployment/nse-kernel", CLIENT)?;
     println!("{example}: pings both ways, after {:.2} s", took.as_secs_f64());
     let places = [
         "get",
@@ -75,32 +71,50 @@ fn wire(cluster: &Cluster, example: &str, nodes: usize) -> Result<()> {
     cluster.delete(&format!("examples/{example}"))
 }
 
-/// Pods that are deleted under a wire are made again by their deployments, and so is the wire.
+/// Pods that are deleted under a wire are made again by their deployments, and so is the wire; it is used by what follows.
 pub(crate) fn again(cluster: &Cluster) -> Result<()> {
     let (example, namespace) = ("examples/kernel2ethernet2kernel", "ns-kernel2ethernet2kernel");
     cluster.apply(example)?;
-    cluster.await_ping(namespace, "nsc-kernel", ENDPOINT)?;
+    cluster.await_ping(namespace, "deployment/nsc-kernel", ENDPOINT)?;
     for app in ["nsc-kernel", "nse-kernel"] {
         let label = format!("app={app}");
         cluster.kubectl(&["delete", "pods", "--namespace", namespace, "--selector", &label])?;
-        cluster.kubectl(&[
-            "rollout",
-            "status",
-            "--namespace",
-            namespace,
-            "--timeout",
-            "120s",
-            &format!("deployment/{app}"),
-        ])?;
-        let took = cluster.await_ping(namespace, "nsc-kernel", ENDPOINT)?;
+        cluster.rolled_out(namespace, &format!("deployment/{app}"))?;
+        let took = cluster.await_ping(namespace, "deployment/nsc-kernel", ENDPOINT)?;
         println!("{app} is there again: pings after {:.2} s", took.as_secs_f64());
     }
-    cluster.delete(example)
+    Ok(())
 }
 
-/// What a mesh leaves on the nodes: no device, no socket, no wire in a journal.
+/// The smallest mesh, whose registry is in memory, from nothing to nothing.
+pub(crate) fn in_memory(cluster: &Cluster) -> Result<()> {
+    cluster.apply("overlays/memory")?;
+    for example in ["kernel2kernel", "kernel2ethernet2kernel"] {
+        cluster.apply(&format!("examples/{example}"))?;
+    }
+    wire(cluster, "kernel2kernel", 1)?;
+    wire(cluster, "kernel2ethernet2kernel", 2)?;
+    removed(cluster, "overlays/memory")
+}
+
+/// What the mesh of the overlay `dev` leaves.
 pub(crate) fn nothing_is_left(cluster: &Cluster) -> Result<()> {
-    cluster.delete("overlays/dev")?;
+    let kinds = "nse,netsvc";
+    let registered = cluster.kubectl(&["get", kinds, "--all-namespaces", "--output", "name"])?;
+    let foreign: Vec<_> = registered
+        .lines()
+        .filter(|name| !name.contains("/forwarder-"))
+        .collect();
+    ensure!(
+        foreign.iter().all(|name| name.starts_with("networkservice.")),
+        "still registered: {foreign:?}"
+    );
+    removed(cluster, "overlays/dev")
+}
+
+/// Removes a mesh, and looks at what it leaves on the nodes: no device, no socket, no pod.
+fn removed(cluster: &Cluster, overlay: &str) -> Result<()> {
+    cluster.delete(overlay)?;
     for node in NODES {
         let links = cluster.on(node, &["ip", "-brief", "link", "show"])?;
         let ours = links.lines().filter(|link| {

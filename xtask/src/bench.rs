@@ -2,13 +2,16 @@
 //! Builds the programs as they are shipped and measures them.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cluster;
 use crate::images;
+use crate::kubernetes;
 use crate::report::run;
+use crate::suites;
 use crate::tools::{self, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
 
@@ -22,13 +25,17 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
 /// and memory of wires between nodes), `go` (request, refresh, close, load, memory, start and registry beside programs
-/// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`). Every figure that compares is
+/// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes` (start of pods, requests,
+/// memory and updates in a cluster of two nodes on this machine, which is built and needs root). Every figure that compares is
 /// measured against a floor, or against theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
-    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go"])]
+    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go", "kubernetes"])]
     suite: String,
+    /// How the programs are built that the cluster runs: dist as people get them, dev as tests have them
+    #[arg(long, default_value = "dist", value_parser = ["dist", "dev"])]
+    images: String,
     /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -40,6 +47,9 @@ pub(crate) struct Args {
 impl Args {
     /// Builds, and becomes the benchmark.
     pub(crate) fn run(self) -> Result<()> {
+        if self.suite == "kubernetes" {
+            return self.on_a_cluster();
+        }
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {
             tools::need(&TOOLS_OF_TWO_NODES)?;
@@ -50,16 +60,36 @@ impl Args {
         };
         eprintln!("building the programs that images have: about 10 minutes at first");
         let program = images::programs()?.join("nsm-bench");
-        let mut bench = Command::new(&program);
-        bench.arg(&self.suite).current_dir(root());
-        if let Some(file) = self.json {
-            bench.arg("--json").arg(std::path::absolute(file)?);
-        }
+        let mut bench = self.bench(&program)?;
         if let Some(peer) = peer {
             bench.arg("--peer").arg(peer);
         }
         bench.args(&self.options);
         Err(bench.exec()).with_context(|| format!("could not start {}", program.display()))
+    }
+
+    /// Measures what is built as tests have it, and what is built for people, on a cluster that ends with it.
+    fn on_a_cluster(self) -> Result<()> {
+        tools::need(cluster::TOOLS)?;
+        let archives = cluster::images_built_for(&self.images)?;
+        if self.images == "dist" {
+            run(&mut suites::everything())?;
+        }
+        let program = profile_folder("debug")?.join("nsm-bench");
+        kubernetes::with_cluster("bench", &archives, |cluster| {
+            let mut bench = self.bench(&program)?;
+            run(kubernetes::at(cluster, &mut bench)?.args(&self.options))
+        })
+    }
+
+    /// The program that measures, with what it is to measure.
+    fn bench(&self, program: &Path) -> Result<Command> {
+        let mut bench = Command::new(program);
+        bench.arg(&self.suite).current_dir(root());
+        if let Some(file) = &self.json {
+            bench.arg("--json").arg(std::path::absolute(file)?);
+        }
+        Ok(bench)
     }
 }
 

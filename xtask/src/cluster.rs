@@ -13,7 +13,7 @@ use clap::Subcommand;
 use crate::oci::{Entry, Image};
 use crate::report::run;
 use crate::tools::{self, CNI, CONTAINERD, GO, IP, NFT, NSENTER, RUNC, Tool};
-use crate::{images, root};
+use crate::{busybox, images, root};
 
 /// What a cluster needs of the machine.
 pub(crate) const TOOLS: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER];
@@ -107,10 +107,17 @@ impl Args {
     }
 }
 
-/// The images of all programs, built for development.
+/// The images of all programs, built for development, and that of the containers in examples.
 pub(crate) fn images_for_development() -> Result<Vec<PathBuf>> {
-    let images = images::build("dev", "localhost/nsm", "dev", &[])?;
-    Ok(images.into_iter().map(|(archive, _)| archive).collect())
+    images_built_for("dev")
+}
+
+/// The same of programs that are built so.
+pub(crate) fn images_built_for(profile: &str) -> Result<Vec<PathBuf>> {
+    let images = images::build(profile, "localhost/nsm", "dev", &[])?;
+    let mut archives: Vec<_> = images.into_iter().map(|(archive, _)| archive).collect();
+    archives.push(busybox::image()?);
+    Ok(archives)
 }
 
 /// One cluster of this machine.

@@ -6,9 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cluster;
 use crate::report::run;
 use crate::tools::{self, IP, NSENTER, PING, SETPRIV, UNSHARE};
 use crate::{profile_folder, root};
+
+mod kubernetes;
 
 /// Build the programs and show four wires between pods of two nodes on this machine: made, measured, removed.
 ///
@@ -17,6 +20,9 @@ use crate::{profile_folder, root};
 /// every wire was there that the machine allows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Show the mesh in Kubernetes instead, on a cluster of its own: apply, annotate, ping, kill, heal, delete. Needs root
+    #[arg(long, conflicts_with_all = ["keep", "json", "more", "debug"])]
+    kubernetes: bool,
     /// Leave it running, say how to look inside, and clean up on Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -34,6 +40,10 @@ pub(crate) struct Args {
 impl Args {
     /// Builds, and becomes the demo.
     pub(crate) fn run(self) -> Result<()> {
+        if self.kubernetes {
+            tools::need(cluster::TOOLS)?;
+            return kubernetes::run();
+        }
         tools::need(&[IP, PING, UNSHARE, NSENTER, SETPRIV])?;
         let mut build = Command::new("cargo");
         build.args(["build", "--bins"]).args(

@@ -1,84 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs the tests that need a cluster, on one of their own.
+//! Runs what needs a cluster on one of its own.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cluster::{self, Cluster, Kubernetes};
-use crate::oci::{Entry, Image};
-use crate::profile_folder;
 use crate::report::{Tally, run_tests};
-use crate::tools;
 
 /// How many nodes the cluster has.
 const NODES: u32 = 2;
 
-/// The image of the containers that use wires in examples, by the name that it has there.
-const BUSYBOX: &str = "docker.io/library/busybox:1.37";
-
-/// The programs in it that tests and people use.
-const APPLETS: [&str; 8] = ["sh", "sleep", "ping", "ip", "cat", "ls", "nslookup", "wget"];
-
-/// The registry on an API server that the tests start, kill and start again.
-pub(crate) fn registry_tests() -> Result<Tally> {
+/// The tests of a program beside an API server that they start, kill and start again.
+pub(crate) fn tests_of(package: &str) -> Result<Tally> {
     let programs = cluster::build(Kubernetes::V1_34)?;
     let mut tests = Command::new("cargo");
     tests
-        .args(["test", "--package", "cmd-registry-k8s", "--test", "kubernetes"])
+        .args(["test", "--package", package, "--test", "kubernetes"])
         .env("CLUSTER_PROGRAMS", programs);
     run_tests(&mut tests)
 }
 
-/// Starts a cluster, gives it the images of all programs, runs the tests, and ends the cluster, whatever became of them.
+/// The tests of the mesh.
 pub(crate) fn tests() -> Result<Tally> {
-    let programs = cluster::build(Kubernetes::V1_34)?;
-    let mut archives = cluster::images_for_development()?;
-    archives.push(busybox()?);
-    let cluster = Cluster::named(&format!("test-{}", std::process::id()))?;
-    let tested = cluster.up(Kubernetes::V1_34, NODES).and_then(|()| {
-        cluster.load(&archives)?;
+    with_cluster("test", &cluster::images_for_development()?, |cluster| {
         let mut tests = Command::new("cargo");
-        tests
-            .args([
-                "test",
-                "--package",
-                "nsm-tests",
-                "--test",
-                "kubernetes",
-                "--",
-                "--nocapture",
-            ])
-            .env("NSM_CLUSTER", cluster::program()?)
-            .env("CLUSTER_PROGRAMS", programs)
-            .envs(cluster.variables());
-        run_tests(&mut tests)
-    });
-    let ended = cluster.down();
-    let tally = tested?;
-    ended.map(|()| tally)
+        tests.args([
+            "test",
+            "--package",
+            "nsm-tests",
+            "--test",
+            "kubernetes",
+            "--",
+            "--nocapture",
+        ]);
+        run_tests(at(cluster, &mut tests)?)
+    })
 }
 
-/// Debian's busybox, as the image that examples use.
-fn busybox() -> Result<PathBuf> {
-    let program = tools::find("busybox").context("busybox is not there")?;
-    let links = APPLETS.map(|name| (format!("/bin/{name}"), Entry::Link("busybox".into())));
-    let image = Image {
-        name: BUSYBOX.into(),
-        entries: [
-            ("/bin/busybox".into(), Entry::Program(program)),
-            ("/tmp".into(), Entry::Folder(0o1777)),
-        ]
-        .into_iter()
-        .chain(links)
-        .collect(),
-        entrypoint: "/bin/sh".into(),
-        user: "0:0".into(),
-        created: "1970-01-01T00:00:00Z".into(),
-        ..Image::default()
-    };
-    let archive = profile_folder("images")?.join("busybox.tar");
-    image.write(&archive)?;
-    Ok(archive)
+/// Starts a cluster, gives it images, does something on it, and ends it, whatever became of that.
+pub(crate) fn with_cluster<T>(
+    name: &str,
+    archives: &[PathBuf],
+    work: impl FnOnce(&Cluster) -> Result<T>,
+) -> Result<T> {
+    let cluster = Cluster::named(&format!("{name}-{}", std::process::id()))?;
+    let done = cluster.up(Kubernetes::V1_34, NODES).and_then(|()| {
+        cluster.load(archives)?;
+        work(&cluster)
+    });
+    let ended = cluster.down();
+    let done = done?;
+    ended.map(|()| done)
+}
+
+/// Lets a command find a cluster.
+pub(crate) fn at<'a>(cluster: &Cluster, command: &'a mut Command) -> Result<&'a mut Command> {
+    Ok(command
+        .env("NSM_CLUSTER", cluster::program()?)
+        .envs(cluster.variables()))
 }

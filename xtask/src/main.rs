@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod busybox;
 mod cluster;
 mod demo;
 mod go;

@@ -88,7 +88,7 @@ pub(crate) const SUITES: &[Suite] = &[
     },
     Suite {
         name: "kubernetes",
-        about: "the mesh and its registry in a real Kubernetes cluster of two nodes on this machine, which needs root",
+        about: "the mesh in a real Kubernetes of two nodes on this machine, which needs root",
         runs: Runs::Named,
         tools: CLUSTER,
         run: kubernetes,
@@ -200,7 +200,9 @@ const CLUSTER: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER, STRIP, B
 
 fn kubernetes(report: &mut Report) {
     build(report);
-    report.step("registry in kubernetes", kubernetes::registry_tests);
+    for package in ["cmd-registry-k8s", "cmd-admission-webhook-k8s"] {
+        report.step(package, || kubernetes::tests_of(package));
+    }
     report.step("kubernetes", kubernetes::tests);
 }
 

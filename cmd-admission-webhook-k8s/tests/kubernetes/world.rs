@@ -83,9 +83,10 @@ impl World {
             ("NSM_LABELS", "spiffe.io/spiffe-id:true".to_string()),
             ("NSM_LOG_LEVEL", "DEBUG".to_string()),
         ];
+        let file = program();
         let what = Start {
             name: "webhook",
-            file: Path::new(&program()),
+            file: &file,
             pod: None,
             folder: self.folder.path(),
         };

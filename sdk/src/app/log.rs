@@ -74,7 +74,9 @@ impl Levels {
             .with_targets(
                 ["h2", "hyper", "hyper_util", "tower", "tonic", "rustls"]
                     .map(|name| (name, LevelFilter::WARN)),
-            );
+            )
+            // It tells every try while an API server is away; programs say once that it is.
+            .with_target("kube_client", LevelFilter::OFF);
         let _a_test_may_have_started_it = tracing_subscriber::registry()
             .with(level)
             .with(lines.with_filter(ours))

@@ -3,7 +3,8 @@
 //!
 //! **Guarantees**: only forwarders that registered through this manager and that the service's matches allow are
 //! tried, each with at least half of the time that is left. A connection stays with its forwarder until it is
-//! reselected. An established connection is refreshed also while the registry is away.
+//! reselected, or that one is registered no more: then another takes the wire over, as pods of a DaemonSet follow one
+//! another under names of their own. An established connection is refreshed also while the registry is away.
 //! **Placement**: in a manager, behind `clientinfo`, before `dial`.
 //! **Reads / writes**: writes [`NextUrl`]. Reads the name of the next path segment: who has made the wire already
 //! goes first.
@@ -14,7 +15,7 @@
 use async_trait::async_trait;
 use nsm_api::connection::State;
 use nsm_api::matching;
-use nsm_api::registry::NetworkServiceEndpoint;
+use nsm_api::registry::{NetworkService as RegisteredService, NetworkServiceEndpoint};
 use tracing::debug;
 
 use super::attempts::{Failures, share};
@@ -49,25 +50,13 @@ impl DiscoverForwarder {
     /// The forwarders that may be tried, in order.
     async fn candidates(&self, ctx: &Ctx, request: &Request, remembered: &str) -> Result<Vec<Candidate>> {
         let service = self.registries.service(ctx, request).await?;
-        let wanted = NetworkServiceEndpoint {
-            name: remembered.to_string(),
-            network_service_names: vec![self.service.clone()],
-            url: self.url.clone(),
-            ..Default::default()
-        };
-        let mut found = self.registries.endpoints(ctx, wanted).await?;
-        // Registries match a part of the URL, and who registered through us is found under a URL of its own: what
-        // still has ours in its URL is of another manager, or lost.
-        found.retain(|forwarder| !forwarder.url.contains(&self.url));
-        found.retain(|forwarder| remembered.is_empty() || forwarder.name == remembered);
-        let allowed = matching::forwarders(&request.connection.labels, &service, &self.service, &found);
-        let mut candidates: Vec<_> = allowed
-            .iter()
-            .filter_map(|forwarder| Candidate::of(forwarder).ok())
-            .collect();
+        let (mut found, mut candidates) = self.allowed(ctx, request, &service, remembered).await?;
+        if candidates.is_empty() && !remembered.is_empty() {
+            (found, candidates) = self.allowed(ctx, request, &service, "").await?;
+        }
         if candidates.is_empty() {
             return Err(match remembered.is_empty() {
-                true => self.none(found.len(), &service.name),
+                true => self.none(found, &service.name),
                 false => {
                     let text = format!("forwarder {remembered} is not available");
                     Error::not_found("no-forwarder", text)
@@ -84,6 +73,33 @@ impl DiscoverForwarder {
             }
         }
         Ok(candidates)
+    }
+
+    /// How many forwarders there are, and those that the service allows; only the one of this name, if there is one.
+    async fn allowed(
+        &self,
+        ctx: &Ctx,
+        request: &Request,
+        service: &RegisteredService,
+        name: &str,
+    ) -> Result<(usize, Vec<Candidate>)> {
+        let wanted = NetworkServiceEndpoint {
+            name: name.to_string(),
+            network_service_names: vec![self.service.clone()],
+            url: self.url.clone(),
+            ..Default::default()
+        };
+        let mut found = self.registries.endpoints(ctx, wanted).await?;
+        // Registries match a part of the URL, and who registered through us is found under a URL of its own: what
+        // still has ours in its URL is of another manager, or lost.
+        found.retain(|forwarder| !forwarder.url.contains(&self.url));
+        found.retain(|forwarder| name.is_empty() || forwarder.name == name);
+        let allowed = matching::forwarders(&request.connection.labels, service, &self.service, &found);
+        let candidates = allowed
+            .iter()
+            .filter_map(|forwarder| Candidate::of(forwarder).ok())
+            .collect();
+        Ok((found.len(), candidates))
     }
 
     fn none(&self, found: usize, service: &str) -> Error {

@@ -3,7 +3,8 @@
 //!
 //! **Guarantees**: the identifier of a tunnel is that of no other tunnel on this node, and stays as long as the
 //! connection. A client half proposes one; the server half takes it if it is free here and else draws another, of the
-//! parity that keeps two nodes from drawing the same. Both devices use the port of the client half, which the answer
+//! parity that keeps two nodes from drawing the same. What a connection has it keeps, whatever is proposed later: a client
+//! half that was replaced does not know it. Both devices use the port of the client half, which the answer
 //! repeats. The MTU of the mechanism and of the connection is at most what fits through the underlay from here.
 //! **Placement**: the client half among the preferences of a forwarder's client chain; the server half before
 //! `xconnect`, among the elements of its mechanism.
@@ -195,7 +196,9 @@ impl Vxlan {
         let mtu = self.mtu(Some(far)).await?;
         vxlan.set_dst_ip(self.ours.ip);
         vxlan.set_dst_port(port);
-        let vni = self.hold(ctx, port, vxlan.vni(), |random| vxlan.vni_from(random))?;
+        let before = self.held(ctx, |held| held.as_ref().and_then(|lease| lease.on(port)));
+        let wanted = before.unwrap_or_else(|| vxlan.vni());
+        let vni = self.hold(ctx, port, wanted, |random| vxlan.vni_from(random))?;
         vxlan.set_vni(vni);
         let mtu = lowest(vxlan.mtu(), mtu);
         vxlan.set_mtu(mtu);

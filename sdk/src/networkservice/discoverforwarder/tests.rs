@@ -90,12 +90,19 @@ async fn forwarders_are_tried_in_order_and_the_one_that_works_is_remembered() {
         .unwrap();
     assert_eq!(network.sent(), ["fwd-1"], "a reselection forgets it");
     registry.tell(vec![forwarder("fwd-2", ("p2p", "true"))]);
+    chain.request(&connection.again(), &mut request()).await.unwrap();
+    assert_eq!(
+        network.sent(),
+        ["fwd-2"],
+        "one that has gone is followed by another"
+    );
+    registry.tell(vec![]);
     let error = chain
         .request(&connection.again(), &mut request())
         .await
         .unwrap_err();
     assert!(
-        error.text().contains("forwarder fwd-1 is not available"),
+        error.text().contains("forwarder fwd-2 is not available"),
         "{error}"
     );
 }

@@ -158,6 +158,22 @@ async fn the_server_takes_a_free_proposal_and_answers_its_own_side() {
 }
 
 #[tokio::test]
+async fn a_client_half_that_was_replaced_gets_the_identifier_that_the_wire_has() {
+    let (ours, connection) = (ours(FAR), Connection::new());
+    let chain = before(Vxlan::server(ours.clone()), &Probe::new());
+    chain
+        .request(&connection.first(), &mut offered(NEAR, 99))
+        .await
+        .expect("answered");
+    let mut request = offered(NEAR, 77);
+    chain
+        .request(&connection.again(), &mut request)
+        .await
+        .expect("answered again");
+    assert_eq!((vxlan(&request).vni(), ours.vnis.len()), (99, 1));
+}
+
+#[tokio::test]
 async fn c94_two_nodes_draw_identifiers_of_different_parity_and_keep_them() {
     for (src, dst, odd) in [(NEAR, FAR, 0), (FAR, NEAR, 1)] {
         let (ours, connection) = (ours(dst), Connection::new());

@@ -58,6 +58,11 @@ impl Lease {
         self.used.1
     }
 
+    /// The identifier, if it is one of this port.
+    pub(super) fn on(&self, port: u16) -> Option<u32> {
+        (self.used.0 == port).then_some(self.used.1)
+    }
+
     /// Whether it is this one.
     pub(super) fn is(&self, port: u16, vni: u32) -> bool {
         self.used == (port, vni)
