@@ -24,6 +24,9 @@ const TO_END: Duration = Duration::from_secs(2);
 /// The pause between two looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What `wait` of bash answers about a process that another shell has started.
+const NOT_ITS_CHILD: i32 = 127;
+
 /// A variable of the environment.
 pub(crate) type Variable = (String, String);
 
@@ -140,25 +143,34 @@ impl Shell {
     pub(crate) async fn end(&mut self, background: Background) -> Result<(Option<i32>, String)> {
         let Background { group, output } = background;
         let mut code = None;
-        if kill_process_group(group, Signal::INT).is_ok() {
-            let wait = format!(
-                "wait {} 2>/dev/null; printf '%s\\n' \"$?\"",
-                group.as_raw_nonzero()
-            );
-            match tokio::time::timeout(TO_END, self.ask(&wait)).await {
-                Ok(answer) => code = answer?.and_then(|code| code.parse().ok()),
-                // The shell still waits, and so would whatever we ask.
-                Err(_) => self.kill(),
+        for signal in [Signal::INT, Signal::TERM] {
+            if code.is_some() || kill_process_group(group, signal).is_err() {
+                break;
             }
-        }
-        if code.is_none() && kill_process_group(group, Signal::TERM).is_ok() {
-            let until = Instant::now() + TO_END;
-            while test_kill_process_group(group).is_ok() && Instant::now() < until {
-                tokio::time::sleep(PAUSE).await;
-            }
+            code = self.wait(group).await?;
         }
         let _what_is_left_of_it = kill_process_group(group, Signal::KILL);
         Ok((code, tail(&output)))
+    }
+
+    /// Waits a while until a group ends, and tells its exit code if this shell has started it.
+    async fn wait(&mut self, group: Pid) -> Result<Option<i32>> {
+        let wait = format!("wait {} 2>/dev/null; printf '%s\\n' \"$?\"", group.as_raw_nonzero());
+        let until = Instant::now() + TO_END;
+        match tokio::time::timeout_at(until, self.ask(&wait)).await {
+            Ok(answer) => {
+                let code = answer?.and_then(|code| code.parse().ok());
+                if code != Some(NOT_ITS_CHILD) {
+                    return Ok(code);
+                }
+            }
+            // The shell still waits, and so would whatever we ask.
+            Err(_) => self.kill(),
+        }
+        while test_kill_process_group(group).is_ok() && Instant::now() < until {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(None)
     }
 
     /// Kills the shell and everything that it runs in the foreground.
