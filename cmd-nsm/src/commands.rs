@@ -4,3 +4,4 @@
 pub(crate) mod demo;
 pub(crate) mod health;
 pub(crate) mod issuer;
+pub(crate) mod mesh;

@@ -25,6 +25,7 @@ enum Command {
     Demo(commands::demo::Demo),
     Health(commands::health::Health),
     Issuer(commands::issuer::Issuer),
+    Mesh(commands::mesh::Mesh),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Health(health) => health.run(),
         Command::Issuer(issuer) => return issuer.run(),
+        Command::Mesh(mesh) => mesh.run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("nsm: {error:#}");
