@@ -11,6 +11,7 @@ use nsm_sdk::networkservice::xconnect::Planes;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
 use nsm_sdk_kernel::Kernel;
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::settings::Settings;
@@ -49,8 +50,10 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         tunnels,
     };
     let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
+    let is_registered = watch::Sender::new(false);
     let urls = Server::new(&component, identity)
         .network_service(chain)
+        .health(app::REGISTERED, is_registered.subscribe())
         .listen(&[settings.listen_on])
         .await?;
     let labels = NetworkServiceLabels {
@@ -65,6 +68,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     };
     let registry = registry_client::client(&component, &client, &pool);
     let registered = app::register(&component, &registry.nse, us).await?;
+    is_registered.send_replace(registered.is_some());
     start.ready(&urls).await;
     if let Some(registered) = registered {
         app::unregister(&component, &registry.nse, registered).await;

@@ -9,7 +9,7 @@ use nsm_sdk::app::Failure;
 use nsm_sdk::chains::forwarder;
 use nsm_sdk::core::{Component, Error, Result};
 use nsm_sdk::dataplane::Counters;
-use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels, WireGuard};
+use nsm_sdk::dataplane::tunnel::{RemoteWire, Transit, Tunnel, Tunnels, WireGuard};
 use nsm_sdk::dataplane::underlay::Underlay;
 use nsm_sdk::dataplane::wireguard::{Towards, TunnelId};
 use nsm_sdk::networkservice::{vxlan, wireguard};
@@ -167,6 +167,10 @@ impl Tunnels for NodeTunnels {
             warn!(%error, tunnel = %wire.id, "a device may stay behind");
         }
         done
+    }
+
+    async fn join(&self, transit: &Transit, deadline: Instant) -> Result<()> {
+        self.kernel.join(transit, deadline).await
     }
 
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()> {

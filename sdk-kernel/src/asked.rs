@@ -155,8 +155,9 @@ fn is_same_end(one: &Interface, other: &Interface) -> bool {
         peers,
         policies,
         route_localnet,
+        passes,
     } = one;
-    (name, mac, route_localnet) == (&other.name, &other.mac, &other.route_localnet)
+    (name, mac, route_localnet, passes) == (&other.name, &other.mac, &other.route_localnet, &other.passes)
         && (addresses, routes) == (&other.addresses, &other.routes)
         && (neighbours, peers, policies) == (&other.neighbours, &other.peers, &other.policies)
 }

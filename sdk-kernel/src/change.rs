@@ -143,6 +143,7 @@ impl Attempt<'_> {
         };
         let mut end = end.only(known);
         end.link.route_localnet = half.end.link.route_localnet;
+        end.link.passes = half.end.link.passes;
         Ok(Some((seen, end)))
     }
 

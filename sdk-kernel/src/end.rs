@@ -36,6 +36,9 @@ pub(crate) struct Link {
     pub(crate) mac: [u8; 6],
     pub(crate) up: bool,
     pub(crate) route_localnet: bool,
+    /// Nobody of its namespace is to be reached through it.
+    #[serde(default)]
+    pub(crate) passes: bool,
     /// It is made with this, and cannot become another.
     #[serde(default)]
     pub(crate) device: Device,
@@ -93,6 +96,7 @@ impl End {
                 mac: frame.mac,
                 up: true,
                 route_localnet: interface.route_localnet,
+                passes: interface.passes,
                 device: frame.device,
             },
             ..Self::default()
@@ -188,11 +192,11 @@ impl End {
         self
     }
 
-    /// Whether it carries IPv4 and nothing else, ever: only where the payload is IP is what passes known beforehand.
+    /// Whether its namespace needs no IPv6 through it, ever: only where the payload is IP is what passes known beforehand.
     pub(crate) fn is_v4_only(&self) -> bool {
         let is_ip =
             self.link.device == Device::WireGuard || self.neighbours.values().any(|peer| peer.permanent);
-        is_ip && !self.uses_v6()
+        (is_ip || self.link.passes) && !self.uses_v6()
     }
 
     /// Whether anything here needs IPv6.

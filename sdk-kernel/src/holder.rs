@@ -40,6 +40,7 @@ impl Attempt<'_> {
                 settling: false,
                 broken: true,
                 orphan: true,
+                joined: None,
             };
             self.shared.note(record);
             return Ok(Outcome::Again);

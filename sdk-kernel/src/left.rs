@@ -97,6 +97,7 @@ mod tests {
             settling: false,
             broken: true,
             orphan,
+            joined: None,
         });
         state
     }

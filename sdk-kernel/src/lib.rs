@@ -53,6 +53,7 @@ mod state;
 mod station;
 mod sysctl;
 mod tables;
+mod transit;
 mod underlay;
 mod veth;
 mod vxlan;

@@ -203,6 +203,7 @@ impl Attempt<'_> {
             settling: true,
             broken: false,
             orphan: false,
+            joined: None,
         })
     }
 
@@ -274,7 +275,9 @@ impl Attempt<'_> {
     pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Settling>> {
         let is_first = !self.shared.state().is_prepared(half.netns.id());
         let settling = veth::configure(self.station, half, now, is_first)?;
-        self.shared.state().prepare(half.netns.id());
+        if !half.end.link.passes {
+            self.shared.state().prepare(half.netns.id());
+        }
         self.give_back(half, now)?;
         Ok(settling)
     }

@@ -163,6 +163,7 @@ fn identity(seen: &Seen) -> Link {
         mac: seen.mac,
         up: seen.up,
         route_localnet: false,
+        passes: false,
         device: seen.device,
     }
 }

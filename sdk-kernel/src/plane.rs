@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::tunnel::{RemoteWire, Tunnels};
+use nsm_sdk::dataplane::tunnel::{RemoteWire, Transit, Tunnels};
 use nsm_sdk::dataplane::{Counters, DataPlane, Interface, Wire};
 use tokio::time::Instant;
 
@@ -60,6 +60,10 @@ impl Tunnels for Kernel {
         }
         let before = before.map(Asked::half);
         self.join(asked, before, deadline).await
+    }
+
+    async fn join(&self, transit: &Transit, deadline: Instant) -> Result<()> {
+        self.redirect(transit, deadline).await
     }
 
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()> {

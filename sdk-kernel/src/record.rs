@@ -44,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) broken: bool,
     /// An earlier life made it, and nobody has asked for it since.
     pub(crate) orphan: bool,
+    /// The index of the interface to which what comes out of the first end goes, as far as this life has seen to that.
+    pub(crate) joined: Option<u32>,
 }
 
 impl Record {

@@ -196,6 +196,7 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
         settling: false,
         broken: true,
         orphan: true,
+        joined: None,
     };
     shared.note(record);
     if is_over {
@@ -214,6 +215,7 @@ fn note(shared: &Shared, connection: &str, ends: Vec<Place>) {
         settling: false,
         broken: true,
         orphan: true,
+        joined: None,
     });
 }
 

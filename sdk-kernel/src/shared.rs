@@ -283,6 +283,7 @@ mod tests {
             settling: false,
             broken: true,
             orphan: true,
+            joined: None,
         }
     }
 

@@ -150,7 +150,7 @@ pub(crate) fn configure(
         if is_localnet_new {
             sysctl::route_localnet(&link.name, link.route_localnet)?;
         }
-        if is_first && let Err(error) = sysctl::allow_ping() {
+        if is_first && !link.passes && let Err(error) = sysctl::allow_ping() {
             tracing::warn!(%error, netns = %half.netns.id(), "liveness checks will need privilege there");
         }
         if changes.iter().any(|change| matches!(change, Change::AddRule(_))) && sysctl::is_strict() {

@@ -15,7 +15,9 @@ mod run;
 mod start;
 
 pub use duration::{Duration, ParseDurationError};
-pub use endpoint::{EndpointProgram, EndpointSettings, register, serve, serve_calling, unregister};
+pub use endpoint::{
+    EndpointProgram, EndpointSettings, REGISTERED, register, serve, serve_calling, unregister,
+};
 pub use environment::Settings;
 pub use help::AFTER_HELP;
 pub use info::{InfoSettings, labels};

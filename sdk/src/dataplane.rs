@@ -61,6 +61,9 @@ pub struct Interface {
     pub policies: Vec<Policy>,
     /// Whether loopback addresses may be routed through the interface.
     pub route_localnet: bool,
+    /// Whether nobody is behind it: it is on the node, between two tunnels ([`tunnel::Transit`]), and what comes out of
+    /// it is not for the node.
+    pub passes: bool,
 }
 
 /// A route through an interface.

@@ -16,10 +16,12 @@ use tokio::sync::Mutex;
 mod apart;
 mod ask;
 mod caller;
+mod heal;
 mod life;
 mod matrix;
 mod mesh;
 mod mix;
+mod outage;
 mod peer;
 mod record;
 mod refused;
@@ -59,6 +61,7 @@ fn run() -> Result<ExitCode> {
         matrix::tests,
         apart::tests,
         secret::tests,
+        heal::tests,
         table::tests,
         refused::tests,
         life::tests,

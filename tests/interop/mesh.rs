@@ -126,7 +126,8 @@ impl Mesh {
         self.start(hop).await
     }
 
-    fn take(&mut self, hop: Hop) -> Result<Program> {
+    /// Takes a program out, to be ended.
+    pub(crate) fn take(&mut self, hop: Hop) -> Result<Program> {
         let program = match hop {
             Hop::Client => None,
             Hop::Nsmgr => self.node.nsmgr.take(),
@@ -138,7 +139,7 @@ impl Mesh {
     }
 
     /// Starts a program that is not there.
-    async fn start(&mut self, hop: Hop) -> Result<()> {
+    pub(crate) async fn start(&mut self, hop: Hop) -> Result<()> {
         match hop {
             Hop::Client => bail!("clients are not the mesh's"),
             Hop::Nsmgr => self.node.start_nsmgr().await?,

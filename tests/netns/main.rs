@@ -26,6 +26,7 @@ mod passthrough;
 mod peers;
 mod remote;
 mod soak;
+mod transit;
 mod underlay;
 mod wires;
 mod world;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         moves::tests,
         passthrough::tests,
         peers::tests,
+        transit::tests,
         underlay::tests,
         heal::tests,
         forwarders::tests,

@@ -99,9 +99,19 @@ impl Apart {
             programs: programs()?,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
-            identities: ["nsmgr-2", "forwarder-2", "nse", "nse-2", "nse-3", "nsc"]
-                .map(String::from)
-                .to_vec(),
+            identities: [
+                "nsmgr-2",
+                "forwarder-2",
+                "registry-3",
+                "nsmgr-3",
+                "forwarder-3",
+                "nse",
+                "nse-2",
+                "nse-3",
+                "nsc",
+            ]
+            .map(String::from)
+            .to_vec(),
             svid_lifetime: None,
             host: Some(Arc::clone(&hosts[0])),
         };

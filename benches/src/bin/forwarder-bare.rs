@@ -17,6 +17,7 @@ use nsm_sdk::networkservice::discoverforwarder::FORWARDER_SERVICE;
 use nsm_sdk::networkservice::xconnect::Planes;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
+use tokio::sync::watch;
 
 /// That of the forwarder.
 #[global_allocator]
@@ -76,8 +77,10 @@ async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
         tunnels: None,
     };
     let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
+    let is_registered = watch::Sender::new(false);
     let urls = Server::new(&component, identity)
         .network_service(chain)
+        .health(app::REGISTERED, is_registered.subscribe())
         .listen(&[settings.listen_on])
         .await?;
     let labels = NetworkServiceLabels {
@@ -92,6 +95,7 @@ async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     };
     let registry = registry_client::client(&component, &client, &pool);
     let registered = app::register(&component, &registry.nse, us).await?;
+    is_registered.send_replace(registered.is_some());
     start.ready(&urls).await;
     if let Some(registered) = registered {
         app::unregister(&component, &registry.nse, registered).await;

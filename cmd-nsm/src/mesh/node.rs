@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nsm_sdk::app::REGISTERED;
 use nsm_sdk::core::Component;
 use nsm_sdk::identity::{Identity, Source};
 use nsm_sdk::transport::health;
@@ -137,12 +138,23 @@ impl Node {
         &self,
         number: u8,
         host: Arc<Host>,
-        mut progress: impl FnMut(&str, Duration),
+        progress: impl FnMut(&str, Duration),
     ) -> Result<Self> {
         let registry_url = match &self.settings.host {
             Some(host) => tcp(&host.ip(), REGISTRY_PORT),
             None => self.settings.url("registry"),
         };
+        self.join_with(number, host, registry_url, progress).await
+    }
+
+    /// The same for a node that uses the registry at `registry_url`: it knows nothing of what is registered elsewhere.
+    pub async fn join_with(
+        &self,
+        number: u8,
+        host: Arc<Host>,
+        registry_url: String,
+        mut progress: impl FnMut(&str, Duration),
+    ) -> Result<Self> {
         let mut node = Self {
             settings: Settings {
                 host: Some(host),
@@ -185,7 +197,7 @@ impl Node {
         let variables = [("NSM_LISTEN_ON", self.listen_on("registry", REGISTRY_PORT))];
         let url = self.settings.url("registry");
         let (program, took) = self
-            .ready("registry", "registry-memory", &variables, &url)
+            .ready("registry", "registry-memory", &variables, (&url, ""))
             .await?;
         self.registry = Some(program);
         Ok(took)
@@ -199,12 +211,12 @@ impl Node {
             ("NODE_NAME", format!("node-{}", self.number)),
         ];
         let (name, url) = (self.own("nsmgr"), self.manager_url());
-        let (program, took) = self.ready(&name, "nsmgr", &variables, &url).await?;
+        let (program, took) = self.ready(&name, "nsmgr", &variables, (&url, "")).await?;
         self.nsmgr = Some(program);
         Ok(took)
     }
 
-    /// Starts the forwarder and waits until it is ready; answers how long that took.
+    /// Starts the forwarder and waits until it is registered; answers how long that took.
     pub async fn start_forwarder(&mut self) -> Result<Duration> {
         let name = self.own("forwarder");
         let (listen_on, state) = (self.url(&name), self.settings.folder.join(&name));
@@ -217,7 +229,9 @@ impl Node {
             variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
             variables.push(("NSM_WIREGUARD_ENGINE", host.wireguard_engine().to_string()));
         }
-        let (program, took) = self.ready(&name, "forwarder", &variables, &listen_on).await?;
+        let (program, took) = self
+            .ready(&name, "forwarder", &variables, (&listen_on, REGISTERED))
+            .await?;
         self.forwarder = Some(program);
         Ok(took)
     }
@@ -238,7 +252,8 @@ impl Node {
         all.extend_from_slice(variables);
         let began = Instant::now();
         let mut program = self.launch(name, "nse-icmp", Some(pod), &all)?;
-        self.wait_until_healthy(&mut program, &listen_on).await?;
+        self.wait_until_healthy(&mut program, &listen_on, REGISTERED)
+            .await?;
         Ok((program, began.elapsed()))
     }
 
@@ -316,22 +331,25 @@ impl Node {
         name: &str,
         program: &str,
         variables: &[(&str, String)],
-        url: &str,
+        (url, service): (&str, &str),
     ) -> Result<(Program, Duration)> {
         let began = Instant::now();
         let mut program = self.launch(name, program, None, variables)?;
-        self.wait_until_healthy(&mut program, url).await?;
+        self.wait_until_healthy(&mut program, url, service).await?;
         Ok((program, began.elapsed()))
     }
 
-    async fn wait_until_healthy(&self, program: &mut Program, url: &str) -> Result<()> {
+    /// Waits until a program serves `service`: the empty name once it listens, [`REGISTERED`] once it can be found.
+    async fn wait_until_healthy(&self, program: &mut Program, url: &str, service: &str) -> Result<()> {
         let until = Instant::now() + TO_START;
         program
             .wait_for("it was ready", until, async |_| {
                 let soon = Instant::now() + Duration::from_secs(1);
-                health::check(&self.component, &self.identity, url, "", soon)
-                    .await
-                    .ok()
+                match health::check(&self.component, &self.identity, url, service, soon).await {
+                    // Programs of others tell of less: this one listens.
+                    Err(error) if error.reason() != "unknown-service" => None,
+                    _ => Some(()),
+                }
             })
             .await
     }

@@ -18,6 +18,7 @@ fn record(serial: u64, orphan: bool) -> Record {
         settling: false,
         broken: false,
         orphan,
+        joined: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod ping;
 mod policy;
 mod recovery;
 mod role;
+mod transit;
 mod underlay;
 mod vxlan;
 mod world;
@@ -47,13 +48,14 @@ fn main() -> ExitCode {
         return role::play(&role.to_string_lossy());
     }
     let arguments = Arguments::from_args();
-    let files: [(&str, Tests); 8] = [
+    let files: [(&str, Tests); 9] = [
         ("change", change::TESTS),
         ("fault", fault::TESTS),
         ("local", local::TESTS),
         ("ping", ping::TESTS),
         ("policy", policy::TESTS),
         ("recovery", recovery::TESTS),
+        ("transit", transit::TESTS),
         ("underlay", underlay::TESTS),
         ("vxlan", vxlan::TESTS),
     ];

@@ -51,18 +51,18 @@ const MTU: u32 = 1446;
 const MTU_6: u32 = 1426;
 
 /// A node: a namespace with a data plane, and a pod.
-struct Node {
+pub(crate) struct Node {
     number: u8,
-    home: Pod,
-    pod: Pod,
-    runtime: Runtime,
+    pub(crate) home: Pod,
+    pub(crate) pod: Pod,
+    pub(crate) runtime: Runtime,
     config: Config,
-    kernel: Option<Kernel>,
+    pub(crate) kernel: Option<Kernel>,
     _directory: TempDir,
 }
 
 impl Node {
-    fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -110,12 +110,12 @@ impl Node {
         self.kernel = Some(kernel.expect("starts"));
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         drop(self.kernel.take());
         self.start();
     }
 
-    fn kernel(&self) -> &Kernel {
+    pub(crate) fn kernel(&self) -> &Kernel {
         self.kernel.as_ref().expect("it runs")
     }
 
@@ -125,11 +125,11 @@ impl Node {
         self.runtime.block_on(done)
     }
 
-    fn up(&self, wire: &RemoteWire) {
+    pub(crate) fn up(&self, wire: &RemoteWire) {
         self.connect(wire, None).expect("connects");
     }
 
-    fn down(&self, wire: &RemoteWire) {
+    pub(crate) fn down(&self, wire: &RemoteWire) {
         let done = Tunnels::disconnect(self.kernel(), wire);
         self.runtime.block_on(done).expect("disconnects");
     }
@@ -146,7 +146,7 @@ impl Node {
             .expect("a number")
     }
 
-    fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < deadline, "in vain: {what}");
@@ -155,12 +155,12 @@ impl Node {
         }
     }
 
-    fn wait_clean(&self) {
+    pub(crate) fn wait_clean(&self) {
         self.wait("the pod clean", || self.pod.is_clean());
     }
 
     /// This node's part of connection `id`, to the other of two nodes.
-    fn wire(&self, id: &str) -> RemoteWire {
+    pub(crate) fn wire(&self, id: &str) -> RemoteWire {
         let there = 3 - self.number;
         let (own, other) = (self.number, there);
         let towards = match self.number {
@@ -195,7 +195,7 @@ impl Node {
 }
 
 /// The same wire with another tunnel.
-fn with(wire: &RemoteWire, change: impl FnOnce(&mut Vxlan)) -> RemoteWire {
+pub(crate) fn with(wire: &RemoteWire, change: impl FnOnce(&mut Vxlan)) -> RemoteWire {
     let mut wire = wire.clone();
     if let Tunnel::Vxlan(vxlan) = &mut wire.tunnel {
         change(vxlan);
@@ -204,7 +204,7 @@ fn with(wire: &RemoteWire, change: impl FnOnce(&mut Vxlan)) -> RemoteWire {
 }
 
 /// Two nodes with a cable between them.
-fn nodes() -> [Node; 2] {
+pub(crate) fn nodes() -> [Node; 2] {
     let nodes = [Node::new(1), Node::new(2)];
     let [one, two] = [&nodes[0], &nodes[1]].map(|node| node.home.pid());
     let line = format!("link add underlay netns {one} type veth peer name underlay netns {two}");

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceLabels, NetworkServiceQuery,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, Settings, Start, labels};
@@ -17,6 +18,10 @@ use crate::chains::registry_client;
 use crate::core::{Api, Chain, Component, Ctx, NetworkService, NsRegistry, Registration, Retry};
 use crate::policy;
 use crate::transport::{Pool, Server};
+
+/// The name under which `grpc.health.v1` of endpoints and forwarders says SERVING once they are registered: whoever asks
+/// for them by a manager is led to them from then on, and not to a former life of theirs.
+pub const REGISTERED: &str = "registered";
 
 /// What can be set about every endpoint.
 #[derive(Clone, Debug, clap::Args)]
@@ -117,8 +122,10 @@ pub async fn serve_calling(
     let pool = start.pool(&identity, settings.dial_timeout);
     let gate = start.gate(&identity, &[policy::SERVER.to_string()])?;
     let (listen_on, _socket) = listen_on(component, settings)?;
+    let is_registered = watch::Sender::new(false);
     let urls = Server::new(component, identity.clone())
         .network_service(endpoint(component, &gate, &additional(&pool)))
+        .health(REGISTERED, is_registered.subscribe())
         .listen(&[listen_on])
         .await?;
     let registry = registry_client::Settings {
@@ -141,6 +148,7 @@ pub async fn serve_calling(
         ..entry
     };
     let registered = register(component, &registry.nse, entry).await?;
+    is_registered.send_replace(registered.is_some());
     start.ready(&urls).await;
     if let Some(registered) = registered.filter(|_| settings.unregister_itself) {
         unregister(component, &registry.nse, registered).await;

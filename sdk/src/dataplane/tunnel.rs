@@ -26,6 +26,27 @@ pub struct RemoteWire {
     pub tunnel: Tunnel,
 }
 
+/// A file from which the node's own network namespace can be opened: that of the program.
+pub const NODE: &str = "/proc/self/ns/net";
+
+/// What this node has of a wire that only passes through it: a tunnel to the node of the client and one to that of the
+/// endpoint, of one kind. Their interfaces are in the node's own namespace, have no addresses, and hand each other what
+/// comes out of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transit {
+    /// Towards the client.
+    pub client: RemoteWire,
+    /// Towards the endpoint.
+    pub endpoint: RemoteWire,
+}
+
+impl Transit {
+    /// Both tunnels, that of the client first.
+    pub fn halves(&self) -> [&RemoteWire; 2] {
+        [&self.client, &self.endpoint]
+    }
+}
+
 /// The way to another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tunnel {
@@ -69,6 +90,12 @@ pub trait Tunnels: Send + Sync + 'static {
     /// `port-taken` when another program has the port, or its devices use it in another way; `no-wireguard`;
     /// `unsupported-mechanism`.
     async fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>, deadline: Instant) -> Result<()>;
+
+    /// Lets the two tunnels of `transit`, which are there, hand each other every packet that comes out of them. A call
+    /// with nothing to change touches nothing. What was joined ends with either tunnel.
+    ///
+    /// Errors: `interface-gone`; `no-transit` when the kernel cannot redirect packets; `deadline`, `kernel`.
+    async fn join(&self, transit: &Transit, deadline: Instant) -> Result<()>;
 
     /// Removes `wire`, as [`DataPlane::disconnect`](super::DataPlane::disconnect) does.
     async fn disconnect(&self, wire: &RemoteWire) -> Result<()>;

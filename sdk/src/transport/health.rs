@@ -2,6 +2,7 @@
 //! Asks a component whether it is ready, for probes (`grpc.health.v1`).
 
 use tokio::time::{Instant, timeout_at};
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -15,7 +16,7 @@ use crate::identity::Identity;
 
 /// Whether whoever listens on `url` serves `service` (its full name; empty means all that there is).
 ///
-/// Errors: `bad-url`, `peer-unreachable`, `deadline`, `not-serving`, and those of the server.
+/// Errors: `bad-url`, `peer-unreachable`, `deadline`, `not-serving`, `unknown-service`, and those of the server.
 pub async fn check(
     component: &Component,
     identity: &Identity,
@@ -34,7 +35,12 @@ pub async fn check(
         let answer = client
             .check(question)
             .await
-            .map_err(|status| link.failed(status))?;
+            .map_err(|status| match status.code() {
+                Code::NotFound => {
+                    Error::not_found("unknown-service", format!("{url} knows nothing of {service:?}"))
+                }
+                _ => link.failed(status),
+            })?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),
             other => Err(Error::unavailable(

@@ -160,6 +160,9 @@ impl Server {
             health.set_service_status(*name, ServingStatus::Serving).await;
         }
         for (name, is_serving) in std::mem::take(&mut self.healths) {
+            // Whoever asks first hears of it, too.
+            let now = status(*is_serving.borrow());
+            health.set_service_status(name, now).await;
             let telling = tell(self.component.clone(), health.clone(), name, is_serving);
             self.component.spawn_detached("health", telling);
         }
@@ -194,6 +197,13 @@ impl Server {
     }
 }
 
+fn status(is_serving: bool) -> ServingStatus {
+    match is_serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    }
+}
+
 /// Tells of `name` what `is_serving` says.
 async fn tell(
     component: Component,
@@ -202,11 +212,8 @@ async fn tell(
     mut is_serving: watch::Receiver<bool>,
 ) {
     loop {
-        let status = match *is_serving.borrow_and_update() {
-            true => ServingStatus::Serving,
-            false => ServingStatus::NotServing,
-        };
-        health.set_service_status(name, status).await;
+        let now = status(*is_serving.borrow_and_update());
+        health.set_service_status(name, now).await;
         tokio::select! {
             () = component.shutdown().cancelled() => return,
             changed = is_serving.changed() => if changed.is_err() { return },

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::counts::Counted;
 use crate::core::{Error, Result};
-use crate::dataplane::tunnel::{RemoteWire, Tunnel, Tunnels};
+use crate::dataplane::tunnel::{RemoteWire, Transit, Tunnel, Tunnels};
 use crate::dataplane::wireguard::Towards;
 use crate::dataplane::{Counters, DataPlane, Wire};
 
@@ -19,6 +19,8 @@ pub enum Part {
     Whole(Wire),
     /// One of them is here, and a tunnel leads to the other.
     Half(RemoteWire),
+    /// Neither is here: the wire comes by one tunnel and goes on by another.
+    Transit(Box<Transit>),
 }
 
 impl Part {
@@ -28,17 +30,32 @@ impl Part {
         match self {
             Self::Whole(wire) => [kernel(&wire.client.name), kernel(&wire.endpoint.name)],
             Self::Half(wire) => {
-                let pod = kernel(&wire.interface.name);
-                let tunnel = match &wire.tunnel {
-                    Tunnel::Vxlan(vxlan) => format!("VXLAN/{}", vxlan.vni),
-                    Tunnel::WireGuard(wireguard) => format!("WIREGUARD/{}", wireguard.remote),
-                };
+                let (pod, tunnel) = (kernel(&wire.interface.name), name(&wire.tunnel));
                 match wire.id.towards {
                     Towards::Client => [tunnel, pod],
                     Towards::Endpoint => [pod, tunnel],
                 }
             }
+            Self::Transit(transit) => transit.halves().map(|half| name(&half.tunnel)),
         }
+    }
+}
+
+fn name(tunnel: &Tunnel) -> String {
+    match tunnel {
+        Tunnel::Vxlan(vxlan) => format!("VXLAN/{}", vxlan.vni),
+        Tunnel::WireGuard(wireguard) => format!("WIREGUARD/{}", wireguard.remote),
+    }
+}
+
+/// What the other end of a device has counted, as far as can be known here.
+fn other(here: &Counters) -> Counters {
+    Counters {
+        rx_bytes: here.tx_bytes,
+        tx_bytes: here.rx_bytes,
+        rx_packets: here.tx_packets,
+        tx_packets: here.rx_packets,
+        drops: here.drops,
     }
 }
 
@@ -50,6 +67,11 @@ fn becomes(before: &RemoteWire, wire: &RemoteWire) -> bool {
         _ => false,
     };
     is_one && wire.id == before.id
+}
+
+/// The same of both tunnels of a wire that passes through.
+fn goes_on(before: &Transit, transit: &Transit) -> bool {
+    becomes(&before.client, &transit.client) && becomes(&before.endpoint, &transit.endpoint)
 }
 
 /// Who makes the parts. Clones are the same.
@@ -92,10 +114,39 @@ impl Planes {
             (Part::Half(wire), Some(Part::Half(before))) if becomes(before, wire) => {
                 self.tunnels()?.connect(wire, Some(before), deadline).await
             }
+            (Part::Transit(transit), Some(Part::Transit(before))) if goes_on(before, transit) => {
+                self.pass(transit, Some(before), deadline).await
+            }
+            (Part::Transit(_), Some(before)) | (_, Some(before @ Part::Transit(_))) => {
+                self.disconnect(before).await?;
+                Box::pin(self.connect(part, None, deadline)).await
+            }
             (_, Some(before)) => self.replace(part, before, deadline).await,
             (Part::Whole(wire), None) => self.whole.connect(wire, None, deadline).await,
             (Part::Half(wire), None) => self.tunnels()?.connect(wire, None, deadline).await,
+            (Part::Transit(transit), None) => self.pass(transit, None, deadline).await,
         }
+    }
+
+    /// Makes both tunnels of a wire that passes through, and joins them. When that fails, nothing of what is new stays.
+    async fn pass(&self, transit: &Transit, before: Option<&Transit>, deadline: Instant) -> Result<()> {
+        let tunnels = self.tunnels()?;
+        let made = async {
+            let client = before.map(|before| &before.client);
+            tunnels.connect(&transit.client, client, deadline).await?;
+            let endpoint = before.map(|before| &before.endpoint);
+            tunnels.connect(&transit.endpoint, endpoint, deadline).await?;
+            tunnels.join(transit, deadline).await
+        };
+        let done = made.await;
+        if done.is_err() && before.is_none() {
+            for half in transit.halves() {
+                if let Err(error) = tunnels.disconnect(half).await {
+                    warn!(%error, tunnel = %half.id, "a device may stay behind");
+                }
+            }
+        }
+        done
     }
 
     /// Makes `part` beside `before`, and then removes that.
@@ -115,6 +166,7 @@ impl Planes {
         match part {
             Part::Whole(wire) => self.whole.set_aside(wire).await,
             Part::Half(wire) => self.tunnels()?.set_aside(wire).await,
+            Part::Transit(_) => self.disconnect(part).await,
         }
     }
 
@@ -122,6 +174,12 @@ impl Planes {
         match part {
             Part::Whole(wire) => self.whole.disconnect(wire).await,
             Part::Half(wire) => self.tunnels()?.disconnect(wire).await,
+            Part::Transit(transit) => {
+                let tunnels = self.tunnels()?;
+                let client = tunnels.disconnect(&transit.client).await;
+                let endpoint = tunnels.disconnect(&transit.endpoint).await;
+                client.and(endpoint)
+            }
         }
     }
 
@@ -132,18 +190,21 @@ impl Planes {
             Part::Whole(wire) => self.whole.counters(wire).await,
             Part::Half(wire) => {
                 let here = self.tunnels()?.counters(wire).await?;
-                let there = Counters {
-                    rx_bytes: here.tx_bytes,
-                    tx_bytes: here.rx_bytes,
-                    rx_packets: here.tx_packets,
-                    tx_packets: here.rx_packets,
-                    drops: here.drops,
-                };
+                let there = other(&here);
                 Ok(match wire.id.towards {
                     Towards::Client => (there, here),
                     Towards::Endpoint => (here, there),
                 })
             }
+            Part::Transit(transit) => {
+                let tunnels = self.tunnels()?;
+                let client = tunnels.counters(&transit.client).await?;
+                let endpoint = tunnels.counters(&transit.endpoint).await?;
+                Ok((other(&client), other(&endpoint)))
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

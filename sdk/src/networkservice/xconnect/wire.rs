@@ -51,7 +51,7 @@ pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
         Ok(Part::Half(RemoteWire {
             id,
             payload,
-            mtu: mtu(connection, Some(mechanism), [&interface])?,
+            mtu: mtu(connection, tunnel::mtu(mechanism), [&interface])?,
             interface,
             tunnel: tunnel::of(mechanism, towards)?,
         }))
@@ -62,7 +62,7 @@ pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
             Ok(Part::Whole(Wire {
                 connection: wire_id(connection)?,
                 payload,
-                mtu: mtu(connection, None, [&client, &endpoint])?,
+                mtu: mtu(connection, 0, [&client, &endpoint])?,
                 client,
                 endpoint,
             }))
@@ -72,6 +72,9 @@ pub fn part(connection: &Connection, downstream: &Mechanism) -> Result<Part> {
         }
         (None, Some(there), Some(upstream)) if tunnel::is(upstream) => {
             half(Towards::Client, endpoint(connection, &there)?, upstream)
+        }
+        (None, None, Some(upstream)) if tunnel::is(upstream) && upstream.r#type == downstream.r#type => {
+            tunnel::transit(connection, payload, upstream, downstream)
         }
         _ => {
             let types = [upstream, Some(downstream)].map(|side| side.map_or("none", |m| &m.r#type));
@@ -126,14 +129,9 @@ fn payload(name: &str) -> Result<Payload> {
     }
 }
 
-/// The MTU of the context, lowered to what fits into the tunnel, and enough for the addresses.
-fn mtu<const N: usize>(
-    connection: &Connection,
-    tunnel: Option<&Mechanism>,
-    ends: [&Interface; N],
-) -> Result<u32> {
+/// The MTU of the context, lowered to what `fits` into the tunnel (0: anything), and enough for the addresses.
+fn mtu<const N: usize>(connection: &Connection, fits: u32, ends: [&Interface; N]) -> Result<u32> {
     let asked = connection.context.as_ref().map_or(0, |context| context.mtu);
-    let fits = tunnel.map_or(0, tunnel::mtu);
     let mtu = match (asked, fits) {
         (0, 0) => LOCAL_MTU,
         (0, fits) => fits,

@@ -473,7 +473,10 @@ async fn c108_health_is_serving_for_the_empty_name_and_every_service() {
     let error = health::check(&client.component, &client.identity, &url, "other", soon())
         .await
         .unwrap_err();
-    assert_eq!(error.code(), Code::NotFound);
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::NotFound, "unknown-service")
+    );
     let nobody = health::check(&client.component, &client.identity, &machine.url("x"), "", soon())
         .await
         .unwrap_err();
@@ -489,6 +492,11 @@ async fn health_tells_what_else_a_program_has_to_tell() {
     let all = Server::new(&server.component, server.identity.clone()).health("store", is_serving);
     all.listen(&[&url]).await.unwrap();
     let asked = async || health::check(&client.component, &client.identity, &url, "store", soon()).await;
+    assert_eq!(
+        asked().await.unwrap_err().reason(),
+        "not-serving",
+        "from the first call on"
+    );
     let becomes = async |wanted: bool| {
         while asked().await.is_ok() != wanted {
             tokio::task::yield_now().await;

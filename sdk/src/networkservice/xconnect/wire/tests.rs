@@ -5,12 +5,13 @@ use nsm_api::connectioncontext::{ConnectionContext, IpNeighbor};
 use nsm_api::mechanism::{KERNEL, LOCAL};
 
 use super::*;
+use crate::dataplane::tunnel::{NODE, Transit};
 
 /// The wire between two interfaces of this node.
 fn wire(connection: &Connection, downstream: &Mechanism) -> Result<Wire> {
     match part(connection, downstream)? {
         Part::Whole(wire) => Ok(wire),
-        Part::Half(half) => panic!("half a wire: {half:?}"),
+        other => panic!("no whole wire: {other:?}"),
     }
 }
 
@@ -373,7 +374,7 @@ fn tunnel(r#type: &str, more: &[(&str, &str)]) -> Mechanism {
 fn half(connection: &Connection, downstream: &Mechanism) -> Result<RemoteWire> {
     match part(connection, downstream)? {
         Part::Half(half) => Ok(half),
-        Part::Whole(wire) => panic!("a whole wire: {wire:?}"),
+        other => panic!("no half of a wire: {other:?}"),
     }
 }
 
@@ -418,15 +419,71 @@ fn a_tunnel_upstream_is_the_interface_of_the_endpoint() {
     assert_eq!(wire.tunnel, crate::dataplane::tunnel::Tunnel::WireGuard(expected));
 }
 
+/// What a node has of a connection that comes by one tunnel and goes on by another.
+fn transit(upstream: &Mechanism, downstream: &Mechanism) -> Result<Transit> {
+    let mut connection = connection();
+    connection.mechanism = Some(upstream.clone());
+    match part(&connection, downstream)? {
+        Part::Transit(transit) => Ok(*transit),
+        other => panic!("it ends here: {other:?}"),
+    }
+}
+
 #[test]
-fn two_tunnels_and_garbage_make_no_wire() {
-    let vxlan = tunnel("VXLAN", &[("dst_port", "4789"), ("vni", "77")]);
-    let mut transit = connection();
-    transit.mechanism = Some(vxlan.clone());
-    assert_eq!(
-        part(&transit, &vxlan).unwrap_err().reason(),
-        "unsupported-mechanism"
+fn two_tunnels_of_one_kind_pass_through_the_node() {
+    let upstream = tunnel("VXLAN", &[("dst_port", "4789"), ("vni", "77")]);
+    let onwards = [("src_ip", "10.77.0.2"), ("dst_ip", "10.77.0.3"), ("MTU", "1350")];
+    let downstream = tunnel(
+        "VXLAN",
+        &[&[("dst_port", "4790"), ("vni", "78")][..], &onwards].concat(),
     );
+    let passing = transit(&upstream, &downstream).expect("two halves");
+    assert_eq!(passing, transit(&upstream, &downstream).expect("two halves"));
+    let [client, endpoint] = passing.halves();
+    assert_eq!(
+        (client.id.towards, endpoint.id.towards),
+        (Towards::Client, Towards::Endpoint)
+    );
+    let way = |half: &RemoteWire| match &half.tunnel {
+        crate::dataplane::tunnel::Tunnel::Vxlan(vxlan) => (vxlan.local, vxlan.remote, vxlan.port, vxlan.vni),
+        other => panic!("another tunnel: {other:?}"),
+    };
+    let ip = |last: u8| IpAddr::from([10, 77, 0, last]);
+    assert_eq!(way(client), (ip(2), ip(1), 4789, 77));
+    assert_eq!(way(endpoint), (ip(2), ip(3), 4790, 78));
+    for half in [client, endpoint] {
+        assert_eq!(half.mtu, 1350, "what fits through both");
+        let name = &half.interface.name;
+        assert!(
+            name.len() == 15 && nsm_api::interface_name::check(name).is_ok(),
+            "{name}"
+        );
+        let nothing = Interface {
+            netns: NODE.into(),
+            name: name.clone(),
+            passes: true,
+            ..Interface::default()
+        };
+        assert_eq!(half.interface, nothing, "the connection's addresses are for pods");
+    }
+    assert_ne!(client.interface.name, endpoint.interface.name);
+    let names = Part::Transit(Box::new(passing)).names();
+    assert_eq!(names, ["VXLAN/77", "VXLAN/78"]);
+}
+
+#[test]
+fn tunnels_of_two_kinds_and_garbage_make_no_wire() {
+    let vxlan = tunnel("VXLAN", &[("dst_port", "4789"), ("vni", "77")]);
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let wireguard = tunnel("WIREGUARD", &[("dst_port", "51840"), ("dst_public_key", key)]);
+    for (upstream, downstream) in [(&vxlan, &wireguard), (&wireguard, &vxlan)] {
+        let error = transit(upstream, downstream).unwrap_err();
+        assert_eq!(error.reason(), "unsupported-mechanism");
+        assert!(
+            error.text().contains("VXLAN") && error.text().contains("WIREGUARD"),
+            "{error}"
+        );
+    }
     for (key, value, reason) in [
         ("vni", "16777216", "bad-vni"),
         ("dst_port", "70000", "bad-port"),

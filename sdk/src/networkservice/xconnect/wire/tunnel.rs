@@ -3,14 +3,19 @@
 
 use std::net::SocketAddr;
 
-use nsm_api::connection::Mechanism;
+use nsm_api::connection::{Connection, Mechanism};
 use nsm_api::mechanism::{VXLAN, Vxlan as VxlanView, WIREGUARD, Wireguard, key};
 
+use uuid::Uuid;
+
+use super::super::plane::Part;
 use crate::core::{Error, Result};
-use crate::dataplane::tunnel::{Tunnel, Vxlan, WireGuard};
-use crate::dataplane::wireguard::Towards;
-use crate::networkservice::tunnel::{port, remote};
+use crate::dataplane::tunnel::{NODE, RemoteWire, Transit, Tunnel, Vxlan, WireGuard};
+use crate::dataplane::wireguard::{Towards, TunnelId};
+use crate::dataplane::{Interface, Payload};
+use crate::networkservice::tunnel::{lowest, port, remote};
 use crate::networkservice::wireguard::public_key;
+use crate::networkservice::wireid::wire_id;
 
 /// Whether a mechanism is a tunnel that can be made.
 pub(super) fn is(mechanism: &Mechanism) -> bool {
@@ -22,6 +27,52 @@ pub(super) fn mtu(mechanism: &Mechanism) -> u32 {
     let vxlan = VxlanView::of(mechanism).map(|vxlan| vxlan.mtu());
     let wireguard = Wireguard::of(mechanism).map(|wireguard| wireguard.mtu());
     vxlan.or(wireguard).unwrap_or(0)
+}
+
+/// The wire from one tunnel to another of the same kind.
+///
+/// Errors: those of [`of`], `no-path`, `bad-mtu`.
+pub(super) fn transit(
+    connection: &Connection,
+    payload: Payload,
+    upstream: &Mechanism,
+    downstream: &Mechanism,
+) -> Result<Part> {
+    let half = |towards, mechanism: &Mechanism| -> Result<RemoteWire> {
+        let id = TunnelId {
+            connection: wire_id(connection)?,
+            towards,
+        };
+        let interface = Interface {
+            netns: NODE.into(),
+            name: name(&id),
+            passes: true,
+            ..Interface::default()
+        };
+        let fits = lowest(mtu(upstream), mtu(downstream));
+        Ok(RemoteWire {
+            mtu: super::mtu(connection, fits, [&interface])?,
+            id,
+            payload,
+            interface,
+            tunnel: of(mechanism, towards)?,
+        })
+    };
+    Ok(Part::Transit(Box::new(Transit {
+        client: half(Towards::Client, upstream)?,
+        endpoint: half(Towards::Endpoint, downstream)?,
+    })))
+}
+
+/// What the device of a tunnel is called on the node: always the same, so that the next life of the program finds it.
+fn name(id: &TunnelId) -> String {
+    const DIGITS: usize = 10;
+    let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, id.connection.as_bytes()).simple();
+    let towards = match id.towards {
+        Towards::Client => 'c',
+        Towards::Endpoint => 'e',
+    };
+    format!("nsm-{:.DIGITS$}{towards}", digest.to_string())
 }
 
 /// The tunnel, seen from the node whose peer is `towards` there.
