@@ -12,7 +12,7 @@ use kube::runtime::watcher::Config;
 use kube::{Client, Error as Failed};
 use nsm_sdk::core::{Component, Error, Result};
 use nsm_sdk_k8s::client::is_outage;
-use nsm_sdk_k8s::mirror::{Mirror, State};
+use nsm_sdk_k8s::mirror::Mirror;
 use nsm_sdk_k8s::reach::Reach;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -76,7 +76,7 @@ impl Output {
         let said = match self {
             Self::File(file) => file.said.clone(),
             Self::Object(object) => {
-                object.is_known().await;
+                object.there.known().await;
                 object.said()
             }
         };
@@ -164,15 +164,8 @@ impl Object {
         self.there.now().objects.values().next().cloned()
     }
 
-    /// Waits until the API server has told what it says.
-    async fn is_known(&self) {
-        let mut there = self.there.follow();
-        // It ends with us.
-        let _known = there.wait_for(|known| known.state != State::Waiting).await;
-    }
-
     async fn write(&self, text: String) -> Result<bool> {
-        self.is_known().await;
+        self.there.known().await;
         if self.said().as_ref() == Some(&text) {
             return Ok(false);
         }

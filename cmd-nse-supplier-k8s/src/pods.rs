@@ -17,7 +17,7 @@ use kube::{Client, Error as Failed, ResourceExt};
 use nsm_sdk::core::{Component, Error, Request, Result};
 use nsm_sdk::networkservice::supply::{Place, Started, Starter};
 use nsm_sdk_k8s::client::is_outage;
-use nsm_sdk_k8s::mirror::{Known, Mirror, State};
+use nsm_sdk_k8s::mirror::{Known, Mirror};
 use nsm_sdk_k8s::reach::Reach;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -40,7 +40,6 @@ const MAX_TEMPLATE: u64 = 64 * 1024;
 
 /// See the [module](self).
 pub(crate) struct Pods {
-    component: Component,
     api: Api<Pod>,
     nodes: Api<Node>,
     namespace: String,
@@ -66,7 +65,6 @@ impl Pods {
         let selects = Config::default().labels(&format!("{MANAGED}={MANAGER}"));
         let us = std::env::var("HOSTNAME").unwrap_or_else(|_| component.name().to_string());
         let pods = Self {
-            component: component.clone(),
             there: Mirror::start(component, &reach, api.clone(), selects, |pod: &Pod, _| {
                 Some(Seen::of(pod))
             }),
@@ -123,10 +121,8 @@ impl Pods {
 
     /// The pod for the place that is there and lives. Errors: `too-many-endpoints`.
     async fn find(&self, place: &Place) -> Result<Option<Seen>> {
-        let mut there = self.there.follow();
-        // It ends with us.
-        let _known = there.wait_for(|known| known.state != State::Waiting).await;
-        let (known, hash) = (there.borrow(), hash(place));
+        self.there.known().await;
+        let (known, hash) = (self.there.now(), hash(place));
         let living = || known.objects.values().filter(|pod| pod.lives());
         if let Some(found) = living().find(|pod| pod.place == hash) {
             return Ok(Some(found.clone()));
@@ -235,7 +231,8 @@ impl Starter for Pods {
         let pod = self.make(place, request).await?;
         let name = pod.name_any();
         loop {
-            let made = self.api.create(&PostParams::default(), &pod);
+            let params = PostParams::default();
+            let made = self.api.create(&params, &pod);
             if let Some(made) = self.ask(&format!("make the pod {name}"), made).await? {
                 return Ok(self.started(Seen::of(&made), true));
             }
@@ -246,10 +243,8 @@ impl Starter for Pods {
     }
 
     async fn left(&self) -> Vec<Request> {
-        let mut there = self.there.follow();
-        // It ends with us.
-        let _known = there.wait_for(|known| known.state != State::Waiting).await;
-        let known = there.borrow();
+        self.there.known().await;
+        let known = self.there.now();
         let living = known.objects.values().filter(|pod| pod.lives());
         living.filter_map(Seen::request).collect()
     }
@@ -333,18 +328,16 @@ fn exactly(seen: &Seen) -> DeleteParams {
 
 /// Deletes pods that have ended.
 async fn collect(api: Api<Pod>, mut there: watch::Receiver<Known<Seen>>) {
-    loop {
-        let has_ended = |pod: &&Seen| !pod.lives() && !pod.is_going;
-        let known = there
-            .wait_for(|known| known.objects.values().any(|pod| has_ended(&pod)))
-            .await;
-        let Ok(known) = known else {
-            return;
-        };
-        let ended: Vec<Seen> = known.objects.values().filter(has_ended).cloned().collect();
-        drop(known);
+    let ended = |known: &Known<Seen>| -> Vec<Seen> {
+        let pods = known.objects.values();
+        pods.filter(|pod| !pod.lives() && !pod.is_going)
+            .cloned()
+            .collect()
+    };
+    while there.wait_for(|known| !ended(known).is_empty()).await.is_ok() {
+        let pods = ended(&there.borrow());
         sleep(KEPT).await;
-        for pod in ended {
+        for pod in pods {
             match timeout(TO_ANSWER, api.delete(&pod.name, &exactly(&pod))).await {
                 Ok(Ok(_)) => info!(pod = pod.name, state = pod.state, "removed"),
                 Ok(Err(Failed::Api(status))) if matches!(status.code, 404 | 409) => {}

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use nsm_api::registry::NetworkService as Service;
 use nsm_sdk::app::{self, Failure, Start, labels};
 use nsm_sdk::chain;
 use nsm_sdk::chains::registry_client;
-use nsm_sdk::core::Component;
+use nsm_sdk::core::{Chain, Component, NsRegistry};
 use nsm_sdk::networkservice::supply::{self, Starter, Supply};
 use nsm_sdk_k8s::client;
+use tracing::warn;
 
 use crate::command::Commands;
 use crate::pods::Pods;
@@ -26,21 +28,41 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         connect_to: settings.connect_to.clone(),
         policies,
     };
+    let service = settings
+        .register_service
+        .then(|| settings.service())
+        .transpose()?;
     let starter = starter(&component, &settings).await?;
     let ours = component.clone();
     app::serve_calling(&component, &settings.endpoint(), move |pool| {
         let registries = registry_client::lookup(&lookup, pool);
+        let registry = registry_client::client(&ours, &lookup, pool);
         let supply = Supply::new(&ours, supplies, registries, starter);
-        let (adopting, ended) = (supply.clone(), ours.shutdown().clone());
+        let (adopting, component) = (supply.clone(), ours.clone());
         ours.spawn_detached("adopt", async move {
+            let ended = component.shutdown().clone();
+            let adopted = async {
+                if let Some(service) = service {
+                    register(&component, &registry.ns, service).await;
+                }
+                adopting.adopt().await;
+            };
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = adopting.adopt() => {}
+                () = adopted => {}
             }
         });
         chain![supply]
     })
     .await
+}
+
+/// Registers the service, unless it is somebody else's.
+async fn register(component: &Component, registry: &Chain<NsRegistry>, service: Service) {
+    let name = service.name.clone();
+    if let Err(error) = app::register(component, registry, service).await {
+        warn!(name, %error, "the service is not registered by us, so others say what its matches are");
+    }
 }
 
 /// What starts endpoints here.

@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, InfoSettings, LogSettings};
+use nsm_api::registry::{Destination, Match, NetworkService as Service};
+use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, Failure, InfoSettings, LogSettings, labels};
+use nsm_sdk::networkservice::supply::NODE;
 use nsm_sdk::policy;
 
 /// Has endpoints of a service started when clients ask for them, one for each node.
@@ -54,6 +56,15 @@ pub(crate) struct Settings {
     /// Our labels, key:value, by which the service's matches choose us, and no endpoint
     #[arg(long, env = "NSM_LABELS", value_delimiter = ',')]
     pub(crate) labels: Vec<String>,
+    /// Whether we register the service, with matches for endpoints of the client's node and for us; otherwise somebody has
+    #[arg(long, env = "NSM_REGISTER_SERVICE", default_value = "false", action = clap::ArgAction::Set)]
+    pub(crate) register_service: bool,
+    /// Labels of endpoints, key:value, beside their node's, in those matches
+    #[arg(long, env = "NSM_ENDPOINT_LABELS", value_delimiter = ',')]
+    pub(crate) endpoint_labels: Vec<String>,
+    /// What the wires of that service carry: ETHERNET or IP
+    #[arg(long, env = "NSM_PAYLOAD", default_value = "ETHERNET")]
+    pub(crate) payload: String,
     /// How long a started endpoint may take until it is registered
     #[arg(long, env = "NSM_START_TIMEOUT", default_value = "2m")]
     pub(crate) start_timeout: Duration,
@@ -98,7 +109,7 @@ impl Settings {
             dial_timeout: self.dial_timeout,
             registry_client_policies: self.registry_client_policies.clone(),
             service_names: vec![self.service_name.clone()],
-            payload: "ETHERNET".into(),
+            payload: self.payload.clone(),
             labels: self.labels.clone(),
             register_service: false,
             unregister_itself: true,
@@ -107,9 +118,42 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The service, whose matches choose an endpoint of the client's node, and us when there is none. Errors: labels by
+    /// which we cannot be told from endpoints.
+    pub(crate) fn service(&self) -> Result<Service, Failure> {
+        let (ours, mut theirs) = (labels(&self.labels)?, labels(&self.endpoint_labels)?);
+        if ours.is_empty() || ours.iter().all(|(key, value)| theirs.get(key) == Some(value)) {
+            let text = "NSM_REGISTER_SERVICE needs NSM_LABELS that endpoints do not have, as app:supplier";
+            return Err(Failure::Settings(text.into()));
+        }
+        theirs.insert(NODE.into(), format!("{{{{.{NODE}}}}}"));
+        let to = |destination_selector| {
+            vec![Destination {
+                destination_selector,
+                ..Default::default()
+            }]
+        };
+        let endpoints = Match {
+            fallthrough: true,
+            routes: to(theirs),
+            ..Default::default()
+        };
+        let us = Match {
+            routes: to(ours),
+            ..Default::default()
+        };
+        Ok(Service {
+            name: self.service_name.clone(),
+            payload: self.payload.clone(),
+            matches: vec![endpoints, us],
+            ..Default::default()
+        })
+    }
+}
+
 impl nsm_sdk::app::Settings for Settings {
     const ALIASES: &'static [(&'static str, &'static str)] = &[("NSM_SERVICE_NAMES", "NSM_SERVICE_NAME")];
-    const DEAD: &'static [&'static str] = &["NSM_PAYLOAD"];
 
     fn name(&self) -> &str {
         &self.name
@@ -117,5 +161,41 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(arguments: &[&str]) -> Result<Service, String> {
+        let settings = Settings::parse_from([&["supplier"], arguments].concat());
+        settings.service().map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn the_service_chooses_endpoints_of_the_clients_node_and_then_us() {
+        let service = service(&["--labels=app:supplier", "--endpoint-labels=app:nse"]).expect("a service");
+        let [endpoints, us] = &service.matches[..] else {
+            panic!("{service:?}");
+        };
+        assert!(endpoints.fallthrough && !us.fallthrough);
+        let selector = &endpoints.routes[0].destination_selector;
+        assert_eq!(selector["nodeName"], "{{.nodeName}}");
+        assert_eq!(selector["app"], "nse");
+        assert_eq!(us.routes[0].destination_selector["app"], "supplier");
+    }
+
+    #[test]
+    fn labels_that_endpoints_have_too_are_refused() {
+        for bad in [
+            &["--endpoint-labels=app:nse"][..],
+            &["--labels=app:nse", "--endpoint-labels=app:nse"],
+        ] {
+            assert!(
+                service(bad).is_err_and(|error| error.contains("NSM_LABELS")),
+                "{bad:?}"
+            );
+        }
     }
 }

@@ -93,6 +93,13 @@ impl<V: Clone + Send + Sync + 'static> Mirror<V> {
         self.now.borrow()
     }
 
+    /// Waits until the API server has told everything, or that it does not tell.
+    pub async fn known(&self) {
+        let mut now = self.now.clone();
+        // It ends with us.
+        let _known = now.wait_for(|known| known.state != State::Waiting).await;
+    }
+
     /// What is known now, and whatever comes after.
     pub fn follow(&self) -> watch::Receiver<Known<V>> {
         self.now.clone()

@@ -338,7 +338,7 @@ fn supplied_after(looks: usize) -> (Registry, impl Fn(&mut Request) -> Result<()
                 network_service_endpoint: Some(endpoint),
                 deleted: false,
             };
-            endpoints.find(both.into_iter().map(told).collect());
+            Probe::find(&endpoints, both.into_iter().map(told).collect());
         }
         Err(Error::unavailable(SUPPLIED, "the endpoint worker is there"))
     };

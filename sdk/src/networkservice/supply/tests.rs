@@ -13,8 +13,8 @@ use crate::core::{Api, Chain, Found, NseRegistry};
 const SERVICE: &str = "icmp-responder";
 
 /// A registry of endpoints that is filled while somebody watches.
-#[derive(Default)]
-struct Endpoints(watch::Sender<Vec<NetworkServiceEndpoint>>);
+#[derive(Clone, Default)]
+struct Endpoints(Arc<watch::Sender<Vec<NetworkServiceEndpoint>>>);
 
 #[async_trait]
 impl Element<NseRegistry> for Endpoints {
@@ -116,7 +116,7 @@ impl Started for Thing {
 
 struct World {
     component: Component,
-    endpoints: Arc<Endpoints>,
+    endpoints: Endpoints,
     starter: Arc<Counting>,
     supply: Supply,
     chain: Chain<NetworkService>,
@@ -168,12 +168,12 @@ fn asks(node: &str) -> Request {
 impl World {
     fn new() -> Self {
         let component = Component::new("test");
-        let endpoints = Arc::new(Endpoints::default());
+        let endpoints = Endpoints::default();
         endpoints.0.send_replace(vec![supplier()]);
         let services = super::super::lookup::testing::Registry::new(vec![from_zero()], vec![]);
         let registries = Registries {
             services: services.chains().services,
-            endpoints: Chain::new(vec![Arc::new(Arc::clone(&endpoints))]),
+            endpoints: Chain::new(vec![Arc::new(endpoints.clone())]),
         };
         let settings = Settings {
             name: "supplier".into(),
