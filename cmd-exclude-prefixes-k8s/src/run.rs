@@ -26,7 +26,7 @@ const TOKEN_LIFETIME: app::Duration = app::Duration(Duration::from_secs(600));
 
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let client = client::infer().await.map_err(Failure::settings)?;
-    let reach = Reach::new("managers go on with what was known");
+    let reach = Reach::new(&component, &client, "managers go on with what was known");
     let sources = Sources::follow(&component, &client, &reach, &settings);
     let output = Output::open(&component, &client, &reach, &settings).await;
     let (told, mut is_written) = watch::channel(false);

@@ -61,7 +61,11 @@ impl Pods {
         most: usize,
     ) -> Self {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let reach = Reach::new("no endpoint is started, and those that have ended stay");
+        let reach = Reach::new(
+            component,
+            client,
+            "no endpoint is started, and those that have ended stay",
+        );
         let selects = Config::default().labels(&format!("{MANAGED}={MANAGER}"));
         let us = std::env::var("HOSTNAME").unwrap_or_else(|_| component.name().to_string());
         let pods = Self {

@@ -3,10 +3,17 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
+use kube::Client;
+use nsm_sdk::core::Component;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
+
+/// How often one that cannot be reached is tried, and how long its answer may take.
+const TRIES: Duration = Duration::from_secs(1);
+const TO_ANSWER: Duration = Duration::from_secs(5);
 
 /// Shared by all who ask the API server. Clones are the same.
 #[derive(Clone, Debug)]
@@ -19,12 +26,40 @@ struct Inner {
 }
 
 impl Reach {
-    /// Supposes that it can be reached. `meanwhile` says what it means when it cannot.
-    pub fn new(meanwhile: &'static str) -> Self {
+    /// Supposes that it can be reached by `client`, and tries it for as long as it cannot. `meanwhile` says what it
+    /// means when it cannot.
+    pub fn new(component: &Component, client: &Client, meanwhile: &'static str) -> Self {
+        let this = Self::untried(meanwhile);
+        let (reach, client, ended) = (this.clone(), client.clone(), component.shutdown().clone());
+        component.spawn_detached("reach", async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = reach.look(&client) => {}
+            }
+        });
+        this
+    }
+
+    fn untried(meanwhile: &'static str) -> Self {
         Self(Arc::new(Inner {
             is_up: watch::Sender::new((true, Instant::now())),
             meanwhile,
         }))
+    }
+
+    /// Tries one that cannot be reached, for ever.
+    async fn look(&self, client: &Client) {
+        let mut is_up = self.0.is_up.subscribe();
+        while is_up.wait_for(|(is_up, _)| !is_up).await.is_ok() {
+            sleep(TRIES).await;
+            let Ok(question) = http::Request::get("/readyz").body(Vec::new()) else {
+                return;
+            };
+            let answer = timeout(TO_ANSWER, client.request_text(question)).await;
+            if answer.is_ok_and(|answer| answer.is_ok()) {
+                self.answers();
+            }
+        }
     }
 
     /// Whether it could be reached when it was last tried.
@@ -66,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_turn_is_one_however_often_it_is_seen() {
-        let reach = Reach::new("nothing works");
+        let reach = Reach::untried("nothing works");
         assert!(reach.is_up() && reach.turn(true).is_none());
         assert!(reach.turn(false).is_some() && reach.turn(false).is_none());
         assert!(!reach.is_up());

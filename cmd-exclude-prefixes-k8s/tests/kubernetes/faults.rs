@@ -24,11 +24,11 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 }
 
 async fn is_back(world: &World, running: &Running) -> Result<()> {
+    running.prints(BACK).await?;
     world.applies("", node("after", &["192.168.9.0/24"])).await?;
     running
         .says(&[SERVICES, "192.168.8.0/24", "192.168.9.0/24"])
         .await?;
-    running.prints(BACK).await?;
     for said in [AWAY, BACK] {
         let times = running.program.printed().matches(said).count();
         ensure!(times == 1, "{said:?} is said {times} times");

@@ -260,14 +260,13 @@ impl World {
         answered.err().context("a supplier serves nobody")
     }
 
-    /// The pods of a service.
+    /// The pods of a service, but those that were told to end: here no node lets them.
     pub(crate) async fn pods(&self, service: &str) -> Result<Vec<Pod>> {
         let all = self.api().list(&ListParams::default()).await?;
         let is_of = |pod: &Pod| {
-            let annotations = pod.metadata.annotations.iter().flatten();
-            annotations
-                .clone()
-                .any(|(key, value)| key == "networkservicemesh.io/service" && value == service)
+            let mut annotations = pod.metadata.annotations.iter().flatten();
+            pod.metadata.deletion_timestamp.is_none()
+                && annotations.any(|(key, value)| key == "networkservicemesh.io/service" && value == service)
         };
         Ok(all.items.into_iter().filter(is_of).collect())
     }
