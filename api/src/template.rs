@@ -84,10 +84,20 @@ enum Problem {
 /// assert_eq!(text.expect("a good template"), "on n1");
 /// ```
 pub fn render<'a>(template: &'a str, data: Data<'_>) -> Result<Cow<'a, str>, TemplateError> {
+    render_calling(template, data, |_| None)
+}
+
+/// The same for a template that may call functions without arguments, such as `{{ uuid }}`: `call` answers what the one
+/// of this name returns, and nothing for one that does not exist.
+pub fn render_calling<'a>(
+    template: &'a str,
+    data: Data<'_>,
+    mut call: impl FnMut(&str) -> Option<String>,
+) -> Result<Cow<'a, str>, TemplateError> {
     if !template.contains(scan::OPEN) {
         return Ok(Cow::Borrowed(template));
     }
-    rendered(template, data)
+    rendered(template, data, &mut call)
         .map(Cow::Owned)
         .map_err(|problem| TemplateError {
             template: excerpt(template),
@@ -95,13 +105,20 @@ pub fn render<'a>(template: &'a str, data: Data<'_>) -> Result<Cow<'a, str>, Tem
         })
 }
 
-fn rendered(template: &str, data: Data<'_>) -> Result<String, Problem> {
+fn rendered(
+    template: &str,
+    data: Data<'_>,
+    call: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<String, Problem> {
     let mut scanner = Scanner::new(template);
     let mut result = String::new();
     while let Some(piece) = scanner.next()? {
         match piece {
             Piece::Text(text) => push(&mut result, text)?,
-            Piece::Action(tokens) => evaluate(&tokens, data)?.print(&mut result)?,
+            Piece::Action(tokens) => match tokens[..] {
+                [Token::Call(name)] => push(&mut result, &call(name).ok_or(Problem::Syntax)?)?,
+                _ => evaluate(&tokens, data)?.print(&mut result)?,
+            },
         }
     }
     Ok(result)
@@ -146,6 +163,7 @@ fn evaluate<'a>(tokens: &[Token], data: Data<'a>) -> Result<Value<'a>, Problem> 
 fn operand<'a>(token: &Token, data: Data<'a>) -> Result<Value<'a>, Problem> {
     match token {
         Token::Index => Err(Problem::Arguments),
+        Token::Call(_) => Err(Problem::Syntax),
         Token::Number(number) => Ok(Value::Number(*number)),
         Token::Constant(text) => Ok(Value::Constant(text.clone())),
         Token::Fields(names) => {

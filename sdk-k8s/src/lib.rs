@@ -3,5 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod chains;
+pub mod client;
+pub mod mirror;
+pub mod reach;
 pub mod registry;
 pub mod resources;

@@ -31,6 +31,7 @@ pub mod refresh;
 pub mod roundrobin;
 pub mod sendfd;
 pub mod setextracontext;
+pub mod supply;
 pub mod timeout;
 pub mod trimpath;
 mod tunnel;

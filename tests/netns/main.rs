@@ -26,6 +26,7 @@ mod passthrough;
 mod peers;
 mod remote;
 mod soak;
+mod supply;
 mod transit;
 mod underlay;
 mod wires;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         heal::tests,
         forwarders::tests,
         demo::tests,
+        supply::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

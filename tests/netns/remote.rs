@@ -109,6 +109,8 @@ impl Apart {
                 "nse-2",
                 "nse-3",
                 "nsc",
+                "worker-node-1",
+                "worker-node-2",
             ]
             .map(String::from)
             .to_vec(),

@@ -56,7 +56,7 @@ impl World {
             programs,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
-            identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2"]
+            identities: ["nse", "nse-2", "nse-3", "nsc", "nsc-2", "worker-node-1"]
                 .map(String::from)
                 .to_vec(),
             svid_lifetime: None,

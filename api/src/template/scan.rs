@@ -30,6 +30,8 @@ pub(super) enum Token<'a> {
     Constant(String),
     /// A decimal number.
     Number(u64),
+    /// Another function, by its name.
+    Call(&'a str),
 }
 
 /// Reads a template piece by piece.
@@ -123,8 +125,11 @@ impl<'a> Scanner<'a> {
             Some('"') => self.quoted(characters),
             Some('`') => self.raw(characters.as_str()),
             Some('0'..='9') => self.number(),
-            _ if self.word() == "index" => Ok(Token::Index),
-            _ => Err(Problem::Syntax),
+            _ => match self.word() {
+                "" => Err(Problem::Syntax),
+                "index" => Ok(Token::Index),
+                name => Ok(Token::Call(name)),
+            },
         }
     }
 

@@ -165,3 +165,25 @@ proptest! {
         prop_assert_eq!(rendered, format!("{before}{value}{after}"));
     }
 }
+
+#[test]
+fn functions_without_arguments_are_those_that_are_given() {
+    let labels = labels(&[("a", "x")]);
+    let render = |template| {
+        let mut times = 0;
+        let call = move |name: &str| {
+            times += 1;
+            (name == "uuid").then(|| format!("u{times}"))
+        };
+        render_calling(template, Data::Labels(&labels), call).map(Cow::into_owned)
+    };
+    assert_eq!(render("{{ uuid }}-{{uuid}}-{{.a}}").as_deref(), Ok("u1-u2-x"));
+    for bad in [
+        "{{ other }}",
+        "{{ uuid .a }}",
+        "{{ index uuid }}",
+        "{{ uuid uuid }}",
+    ] {
+        assert!(render(bad).is_err(), "{bad}");
+    }
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use nsm_sdk::core::{Component, Error, Result};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -12,9 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::pace::Pace;
-
-/// How long the way there may take.
-const TO_CONNECT: Duration = Duration::from_secs(3);
+use crate::client::{self, is_outage};
 
 /// How long one answer may take.
 const TO_ANSWER: Duration = Duration::from_secs(5);
@@ -54,16 +52,7 @@ impl ApiServer {
     /// The API server of the cluster that the program runs in, or of the file that `KUBECONFIG` names; asked at most
     /// `rate` times a second. Errors: `no-api-server`.
     pub async fn infer(component: &Component, rate: u32) -> Result<Self> {
-        let missing = |error: &dyn std::fmt::Display| {
-            let text =
-                format!("which Kubernetes? run in a pod with a service account, or set KUBECONFIG: {error}");
-            Error::invalid("no-api-server", text)
-        };
-        let mut config = Config::infer().await.map_err(|error| missing(&error))?;
-        config.connect_timeout = Some(TO_CONNECT);
-        // Who calls us tries again, and knows until when.
-        config.default_retry = false;
-        let client = Client::try_from(config).map_err(|error| missing(&error))?;
+        let client = client::infer().await?;
         Ok(Self::new(component, client, rate))
     }
 
@@ -164,16 +153,6 @@ impl ApiServer {
                 self.answers();
             }
         }
-    }
-}
-
-/// Whether the API server, or what it needs, was not there.
-pub(super) fn is_outage(error: &kube::Error) -> bool {
-    use kube::Error::{Api, BuildRequest, SerdeError};
-    match error {
-        Api(status) => status.code >= 500,
-        SerdeError(_) | BuildRequest(_) => false,
-        _ => true,
     }
 }
 

@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info};
 
-use super::api_server::is_outage;
 use super::cache::Cache;
 use super::kind::Kind;
 use super::object::Object;
 use super::store::Store;
+use crate::client::is_outage;
 
 /// How long a watch stays open, seconds: one that is silent because the way is cut is noticed 5 s later.
 const WATCH: u32 = 45;

@@ -2,28 +2,38 @@
 //! Finds the endpoint that the request names, or those that serve what it asks for and fit its labels.
 //!
 //! **Guarantees**: behind it either the URL of the named endpoint is chosen, or at least one candidate is known.
-//! Expired endpoints are none. An established connection is refreshed also while the registry is away.
+//! Expired endpoints are none. An established connection is refreshed also while the registry is away. When the chosen
+//! endpoint is a [supplier](super::supply) that has had another one started, the choice is made again, once.
 //! **Placement**: before `roundrobin`, which chooses among the candidates, and `dial`.
 //! **Reads / writes**: writes [`NextUrl`] for a named endpoint, unless an element before it has chosen already;
 //! otherwise [`Candidates`] into [`Ctx::call`]. The service's payload into the connection, of a named endpoint if the
 //! connection has none.
 //! **On failure**: when the endpoint is gone that has answered before, and there is another one, the reason is [`LOST`].
 //! **On close**: the endpoint is looked up only if no way to it is known; the close goes on without.
-//! **Cost**: one or two look-ups in the registry a request.
+//! **Cost**: one or two look-ups in the registry a request; a copy of one that names no endpoint.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use nsm_api::connection::Connection;
 use nsm_api::matching;
 use nsm_api::registry::NetworkServiceEndpoint;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::lookup::{Candidate, Registries, can_do_without, lookup_time};
-use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result, Way};
+use super::supply::SUPPLIED;
+use crate::core::{Backoff, Ctx, Element, Error, Message, NetworkService, Next, Request, Result, Way};
 use crate::elements::clienturl::NextUrl;
 
 /// The reason of an error that tells a client that its endpoint is gone and that there is another one: to reselect
 /// helps, and to ask again does not.
 pub const LOST: &str = "endpoint-lost";
+
+/// How long it may take until we know of an endpoint that a supplier knows of, and how often we look meanwhile.
+const TO_BE_KNOWN: Duration = Duration::from_secs(2);
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(200);
 
 /// The endpoints among which `roundrobin` may choose, in order of preference. Lives in [`Ctx::call`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +73,34 @@ impl Discover {
                 Ok(service) => request.connection.payload = service.payload,
                 Err(error) => debug!(%error, "nobody knows what the service carries"),
             }
+        }
+    }
+
+    /// Chooses again, once others are there than `before`: a supplier has told so, and our registry may learn of it
+    /// later than the supplier's. Errors: `told`, when it does not.
+    async fn supplied(
+        &self,
+        ctx: &Ctx,
+        request: &mut Request,
+        before: Option<Candidates>,
+        told: Error,
+    ) -> Result<()> {
+        let until = Instant::now() + TO_BE_KNOWN;
+        let mut backoff = Backoff::new(FIRST_LOOK, LAST_LOOK);
+        loop {
+            self.choose(ctx, request).await?;
+            if ctx.call().get::<Candidates>() != before {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(told);
+            }
+            let pause = backoff.next(ctx.component());
+            let waited = async {
+                sleep(pause).await;
+                Ok(())
+            };
+            ctx.bounded("find the endpoint that was started", waited).await?;
         }
     }
 
@@ -143,9 +181,23 @@ impl Element<NetworkService> for Discover {
             return next.request(ctx, request).await;
         }
         let lost = had_endpoint(request).then(|| who_asks(request));
-        let done = match self.choose(ctx, request).await {
+        let is_open = request.connection.network_service_endpoint_name.is_empty();
+        let asked = is_open.then(|| request.clone());
+        let chosen = self.choose(ctx, request).await;
+        let before = ctx.call().get::<Candidates>();
+        let done = match chosen {
             Ok(()) => next.request(ctx, request).await,
             Err(error) => Err(error),
+        };
+        let done = match (done, asked) {
+            (Err(error), Some(asked)) if error.reason() == SUPPLIED => {
+                *request = asked;
+                match self.supplied(ctx, request, before, error).await {
+                    Ok(()) => next.request(ctx, request).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (done, _) => done,
         };
         match (done, lost) {
             (Err(error), Some(lost)) if is_lost(&error) && self.has_another(ctx, &lost).await => {

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::attempts::{Failures, share};
 use super::discover::Candidates;
+use super::supply::SUPPLIED;
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::elements::clienturl::NextUrl;
 
@@ -98,6 +99,13 @@ impl Element<NetworkService> for RoundRobin {
                 .clone_from(&candidate.name);
             match next.request(&ctx, request).await {
                 Ok(()) => return Ok(()),
+                // There is a better one now, which is not among them.
+                Err(error) if error.reason() == SUPPLIED => {
+                    if let Some(asked) = asked {
+                        *request = asked;
+                    }
+                    return Err(error);
+                }
                 Err(error) => {
                     let told = format!(
                         "{at}. An error during select endpoint {} --> {error}",
@@ -229,6 +237,18 @@ mod tests {
             5,
             "a candidate that is there twice is tried once"
         );
+    }
+
+    #[tokio::test]
+    async fn a_supplier_that_had_one_started_ends_the_search() {
+        let probe = Probe::answering(|_| Err(Error::unavailable(SUPPLIED, "the endpoint is there")));
+        let mut asked = request();
+        let error = before(RoundRobin::new(), &probe)
+            .request(&among(&Connection::new(), &["a", "b"]), &mut asked)
+            .await
+            .unwrap_err();
+        assert_eq!((error.reason(), tried(&probe).len()), (SUPPLIED, 1));
+        assert_eq!(asked, request(), "the next choice begins anew");
     }
 
     #[tokio::test(start_paused = true)]

@@ -317,3 +317,70 @@ async fn an_endpoint_that_is_gone_is_told_to_be_lost_when_there_is_another() {
         "it has never answered"
     );
 }
+
+/// A registry to which an endpoint comes after so many look-ups.
+fn supplied_after(looks: usize) -> (Registry, impl Fn(&mut Request) -> Result<()> + Send + Sync) {
+    let mut service = service();
+    service.matches = vec![
+        Match {
+            fallthrough: true,
+            ..route_any("worker")
+        },
+        route_any("supplier"),
+    ];
+    let supplier = endpoint("supplier", SERVICE, ("app", "supplier"));
+    let registry = Registry::new(vec![service], vec![supplier.clone()]);
+    let endpoints = Arc::clone(&registry.endpoints);
+    let answer = move |_: &mut Request| {
+        if looks == 0 {
+            let both = [supplier.clone(), endpoint("worker", SERVICE, ("app", "worker"))];
+            let told = |endpoint| nsm_api::registry::NetworkServiceEndpointResponse {
+                network_service_endpoint: Some(endpoint),
+                deleted: false,
+            };
+            Probe::find(&endpoints, both.into_iter().map(told).collect());
+        }
+        Err(Error::unavailable(SUPPLIED, "the endpoint worker is there"))
+    };
+    (registry, answer)
+}
+
+fn route_any(to: &str) -> Match {
+    Match {
+        source_selector: Default::default(),
+        ..route("", to)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_supplier_had_started_is_chosen_at_once() {
+    let (registry, answer) = supplied_after(0);
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let probe = Probe::answering(move |request: &mut Request| {
+        match is_first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            true => answer(request),
+            false => Ok(()),
+        }
+    });
+    let ctx = Connection::new().first();
+    before(Discover::new(registry.chains()), &probe)
+        .request(&ctx, &mut request())
+        .await
+        .expect("the second choice");
+    let Candidates(candidates) = ctx.call().get().expect("there are candidates");
+    assert_eq!(candidates.len(), 1);
+    assert_eq!(candidates[0].name, "worker");
+    assert_eq!(probe.requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_never_found_is_told_as_the_supplier_did_and_soon() {
+    let (registry, answer) = supplied_after(1);
+    let ctx = Connection::new().first();
+    let error = before(Discover::new(registry.chains()), &Probe::answering(answer))
+        .request(&ctx, &mut request())
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), SUPPLIED);
+    assert!(ctx.remaining() > Duration::from_secs(5));
+}
