@@ -23,6 +23,7 @@ struct Nsm {
 #[derive(Subcommand)]
 enum Command {
     Demo(commands::demo::Demo),
+    Explain(commands::explain::Explain),
     Health(commands::health::Health),
     Issuer(commands::issuer::Issuer),
     Mesh(commands::mesh::Mesh),
@@ -31,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Nsm::parse().command {
         Command::Demo(demo) => demo.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Health(health) => health.run(),
         Command::Issuer(issuer) => return issuer.run(),
         Command::Mesh(mesh) => mesh.run(),
