@@ -327,7 +327,7 @@ fn every_dependency_has_its_reason() {
 }
 
 /// Sources that models of the world below the programs are in; their reasons leave no program.
-const MODELS: [&str; 4] = ["/sandbox", "/model", "/testing", "/tests"];
+const MODELS: [&str; 5] = ["/sandbox", "/model", "/testing", "/tests", "/conformance"];
 
 /// The reasons of the errors that a source makes: the first text in a call that makes one, and texts that such a call
 /// gets by a name.

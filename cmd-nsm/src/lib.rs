@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod ask;
+pub mod doctor;
 pub mod explain;
 pub mod mesh;
 pub mod nearest;
 pub mod offline;
 pub mod reasons;
+pub mod seen;

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 mod contexts;
 mod demo;
+mod explain;
 mod faults;
 mod forwarders;
 mod heal;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         heal::tests,
         forwarders::tests,
         demo::tests,
+        explain::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
