@@ -163,7 +163,7 @@ fn endpoint(number: usize) -> NetworkServiceEndpoint {
     offering(
         &format!("endpoint-{number}"),
         &format!("service-{service}"),
-        ("nodeName", &node),
+        ("nodeName", node.as_str()),
     )
 }
 

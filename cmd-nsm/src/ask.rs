@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use nsm_api::connection::{Connection, MonitorScopeSelector};
 use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceQuery,
@@ -98,7 +98,7 @@ impl Asking {
 
     async fn read<T>(
         &self,
-        mut found: impl StreamExt<Item = nsm_sdk::core::Result<T>> + Unpin,
+        mut found: impl Stream<Item = nsm_sdk::core::Result<T>> + Unpin,
     ) -> Result<Vec<T>> {
         let reading = async {
             let mut all = Vec::new();

@@ -58,10 +58,10 @@ struct Step {
 }
 
 impl Step {
-    fn new(step: impl Into<String>, works: impl Into<Option<bool>>, found: impl Into<String>) -> Self {
+    fn new(step: impl Into<String>, works: Option<bool>, found: impl Into<String>) -> Self {
         Self {
             step: step.into(),
-            works: works.into(),
+            works,
             found: found.into(),
             round_trip_us: None,
         }
@@ -96,7 +96,7 @@ impl Ping {
             .with_context(|| format!("{} has no connection {}", self.ask.connect_to, self.id))?;
         let mut steps = vec![Step::new(
             "connection",
-            first.state == "up",
+            Some(first.state == "up"),
             format!(
                 "{} at {} is {}",
                 first.network_service, first.endpoint, first.state
@@ -149,11 +149,11 @@ impl Ping {
         match interfaces(&netns) {
             Ok(all) if name.is_empty() || all.iter().any(|interface| interface == name) => {
                 let found = format!("{} has interfaces {}", netns.display(), all.join(", "));
-                steps.push(Step::new("interface", true, found));
+                steps.push(Step::new("interface", Some(true), found));
             }
             Ok(all) => {
                 let found = format!("there is no interface {name}, only {}", all.join(", "));
-                steps.push(Step::new("interface", false, found));
+                steps.push(Step::new("interface", Some(false), found));
             }
             Err(error) => steps.push(Step::new("interface", None, format!("{error:#}"))),
         }
@@ -202,7 +202,7 @@ impl Ping {
         };
         Step {
             round_trip_us,
-            ..Step::new(step, answers > 0, found)
+            ..Step::new(step, Some(answers > 0), found)
         }
     }
 }

@@ -44,7 +44,7 @@ const FILES: u64 = 65_536;
 pub fn node(files: &Files, sockets: &[(&'static str, String)]) -> Vec<Finding> {
     let mut findings: Vec<_> = MODULES
         .iter()
-        .map(|(module, option, needed_by)| module_finding(files, module, option, needed_by))
+        .map(|(module, option, needed_by)| module_finding(files, module, option, *needed_by))
         .collect();
     findings.push(device(files));
     findings.extend(sysctls(files));
@@ -137,7 +137,7 @@ fn sysctls(files: &Files) -> Vec<Finding> {
     ]
 }
 
-fn capability(files: &Files, (number, name, needed_by): &(u32, &str, &'static str)) -> Finding {
+fn capability(files: &Files, &(number, name, needed_by): &(u32, &str, &'static str)) -> Finding {
     let status = files.read("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(held) = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()) else {
@@ -151,8 +151,8 @@ fn capability(files: &Files, (number, name, needed_by): &(u32, &str, &'static st
     };
     let remedy = format!("run as root, or add {name} to the container's securityContext");
     match held >> number & 1 {
-        1 => Finding::new(*name, needed_by, State::Good, "we have it", ""),
-        _ => Finding::new(*name, needed_by, State::Missing, "we do not have it", remedy),
+        1 => Finding::new(name, needed_by, State::Good, "we have it", ""),
+        _ => Finding::new(name, needed_by, State::Missing, "we do not have it", remedy),
     }
 }
 

@@ -28,7 +28,7 @@ fn endpoint(name: &str, service: &str, labels: &str, rest: &str) -> String {
     )
 }
 
-/// What is known: `name <matches>` a line, and `name service <labels> <rest>` a line.
+/// What is known: `name <matches>` a line, and `name | service | labels | rest` a line.
 fn known(services: &str, endpoints: &str) -> Known {
     let mut text = String::new();
     for line in services.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -36,7 +36,7 @@ fn known(services: &str, endpoints: &str) -> Known {
         text.push_str(&service(name, matches));
     }
     for line in endpoints.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let mut words = line.splitn(4, ' ');
+        let mut words = line.split('|').map(str::trim);
         let mut next = || words.next().unwrap_or_default();
         text.push_str(&endpoint(next(), next(), next(), next()));
     }
@@ -72,7 +72,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "",
-        endpoints: "e s {} url:",
+        endpoints: "e | s | {} | url: null",
         url: "s",
         reason: "no-service",
         cause: &["though 1 endpoints offer it"],
@@ -80,7 +80,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "vpn []",
-        endpoints: "e vpm {} url:",
+        endpoints: "e | vpm | {} | url: null",
         url: "vpn",
         reason: "no-endpoint",
         cause: &["no endpoint offers vpn", "names like vpm"],
@@ -88,7 +88,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s []",
-        endpoints: "e s {} expiration_time: {seconds: 940}",
+        endpoints: "e | s | {} | expiration_time: {seconds: 940}",
         url: "s",
         reason: "no-endpoint",
         cause: &["all 1 endpoints of s have expired", "expired 60 s ago"],
@@ -96,7 +96,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{source_selector: {app: a}, routes: [{}]}]",
-        endpoints: "e s {} url: u",
+        endpoints: "e | s | {} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &[
@@ -107,7 +107,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{source_selector: {app: a}, routes: [{}]}]",
-        endpoints: "e s {} url: u",
+        endpoints: "e | s | {} | url: u",
         url: "s?app=b",
         reason: "no-endpoint",
         cause: &["a client with app=b", "label app is \"b\", wanted \"a\""],
@@ -115,7 +115,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{routes: [{destination_selector: {color: red}}]}]",
-        endpoints: "e1 s {color: blue} url: u\ne2 s {} url: u",
+        endpoints: "e1 | s | {color: blue} | url: u\ne2 | s | {} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &[
@@ -127,7 +127,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{routes: [{destination_selector: {node: '{{.nodeName}}'}}]}]",
-        endpoints: "e s {node: n1} url: u",
+        endpoints: "e | s | {node: n1} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &["label node is \"n1\", wanted {{.nodeName}} of a client that has no such label"],
@@ -135,7 +135,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{routes: [{destination_selector: {a: x}}]}, {routes: [{}]}]",
-        endpoints: "e s {a: y} url: u",
+        endpoints: "e | s | {a: y} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &["match 1 applies to this client, and none of 1 endpoints fits"],
@@ -143,7 +143,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{}]",
-        endpoints: "e s {} url: u",
+        endpoints: "e | s | {} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &["match 1 applies to this client and has no routes"],
@@ -151,7 +151,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s []",
-        endpoints: "e s {} url:",
+        endpoints: "e | s | {} | url: null",
         url: "s",
         reason: "no-endpoint",
         cause: &["e fits, but it has no URL"],
@@ -159,7 +159,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{metadata: {labels: {sriov: 'true'}}}]",
-        endpoints: "e s {} url: u\nf forwarder {p2p: 'true'} url: u",
+        endpoints: "e | s | {} | url: u\nf | forwarder | {p2p: 'true'} | url: u",
         url: "s",
         reason: "no-forwarder",
         cause: &[
@@ -194,7 +194,7 @@ fn every_refusal_names_its_cause_and_its_remedy() {
 
 #[test]
 fn without_any_forwarder_nobody_is_served_where_all_is_known() {
-    let known = known("s []", &format!("e s {{}} {URL}"));
+    let known = known("s []", &format!("e | s | {{}} | {URL}"));
     assert!(explained(&known, "s", false).verdict.is_served);
     let verdict = explained(&known, "s", true).verdict;
     assert_eq!(verdict.reason, "no-forwarder");
@@ -207,7 +207,7 @@ fn who_is_served_is_told_by_whom_and_by_which_route() {
                     [{destination_selector: {node: '{{.nodeName}}'}}]}, {routes: [{destination_selector: {app: far}}]}]";
     let known = known(
         services,
-        "far s {app: far, node: n2} url: u\nnear s {node: n1} url: u\nold s {node: n1} expiration_time: {seconds: 1}",
+        "far | s | {app: far, node: n2} | url: u\nnear | s | {node: n1} | url: u\nold | s | {node: n1} | expiration_time: {seconds: 1}",
     );
     let near = explained(&known, "kernel://s/nsm-1?nodeName=n1", false);
     assert!(near.verdict.is_served, "{near}");
@@ -242,7 +242,7 @@ fn who_is_served_is_told_by_whom_and_by_which_route() {
 fn the_explanation_is_the_choice_of_requests() {
     let known = known(
         "s [{routes: [{destination_selector: {a: '1'}}, {destination_selector: {b: '2'}}]}]",
-        "e1 s {a: '1', b: '2'} url: u\ne2 s {b: '2'} url: u\ne3 s {a: '2'} url: u",
+        "e1 | s | {a: '1', b: '2'} | url: u\ne2 | s | {b: '2'} | url: u\ne3 | s | {a: '2'} | url: u",
     );
     let chosen = matching::endpoints(&Labels::new(), &known.services[0], &known.endpoints);
     let mut chosen: Vec<_> = chosen.iter().map(|endpoint| endpoint.name.clone()).collect();
@@ -256,7 +256,7 @@ fn the_explanation_is_the_choice_of_requests() {
 
 #[test]
 fn what_lies_beyond_the_limit_of_requests_is_told() {
-    let one = &known("s []", "e s {} url: u").endpoints[0];
+    let one = &known("s []", "e | s | {} | url: u").endpoints[0];
     let many = (0..MAX_FOUND + 2).map(|number| NetworkServiceEndpoint {
         name: format!("e{number}"),
         ..one.clone()
@@ -278,7 +278,7 @@ fn what_lies_beyond_the_limit_of_requests_is_told() {
 
 #[test]
 fn json_has_the_same_shape_whoever_reads_it() {
-    let known = known("s [{routes: [{}]}]", "e s {} url: u");
+    let known = known("s [{routes: [{}]}]", "e | s | {} | url: u");
     let value = serde_json::to_value(explained(&known, "s?a=b", false)).expect("plain data");
     let wanted = serde_json::json!({
         "network_service": "s",

@@ -87,7 +87,7 @@ fn nobody_offers(known: &Known, service: &NetworkService) -> Verdict {
 
 fn all_expired(service: &NetworkService, endpoints: &Choice) -> Verdict {
     let last = endpoints.judged.last();
-    let (name, since) = last.map_or(("", ""), |last| (&last.name, &last.cause));
+    let (name, since) = last.map_or(("", ""), |last| (last.name.as_str(), last.cause.as_str()));
     let cause = format!(
         "all {} endpoints of {} have expired: of {name}, {since}",
         endpoints.judged.len(),
