@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use super::{Files, Finding, State};
 
 /// Parts of the kernel: the module, the option that builds it, and who needs it.
-const MODULES: [(&str, &str, &str); 5] = [
+const MODULES: [(&str, &str, &str); 8] = [
     ("veth", "CONFIG_VETH", "wires on a node"),
     (
         "vxlan",
@@ -28,7 +28,13 @@ const MODULES: [(&str, &str, &str); 5] = [
         "CONFIG_NF_TABLES",
         "policies of pods with address translation",
     ),
+    ("sch_ingress", "CONFIG_NET_SCH_INGRESS", TRANSIT),
+    ("cls_u32", "CONFIG_NET_CLS_U32", TRANSIT),
+    ("act_mirred", "CONFIG_NET_ACT_MIRRED", TRANSIT),
 ];
+
+/// Who needs the kernel to hand packets on.
+const TRANSIT: &str = "wires from one node by this one to a third";
 
 /// Rights: the number of the capability, its name, and who needs it.
 const RIGHTS: [(u32, &str, &str); 3] = [

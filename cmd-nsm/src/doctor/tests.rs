@@ -17,7 +17,7 @@ fn whole() -> tempfile::TempDir {
     write("proc/sys/kernel/osrelease", "6.1.0\n");
     write(
         "lib/modules/6.1.0/modules.builtin",
-        "kernel/net/tun.ko\nkernel/net/nf_tables.ko\n",
+        "kernel/net/tun.ko\nkernel/net/nf_tables.ko\nnet/sched/sch_ingress.ko\nnet/sched/cls_u32.ko\nnet/sched/act_mirred.ko\n",
     );
     write(
         "lib/modules/6.1.0/modules.dep",
