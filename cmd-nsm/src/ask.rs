@@ -136,10 +136,24 @@ impl Asking {
         Ok(alive.filter_map(|found| found.network_service_endpoint).collect())
     }
 
-    /// All services, and all endpoints.
-    pub async fn known(&self) -> Result<Known> {
-        let (services, endpoints) =
-            futures::try_join!(self.services(), self.endpoints(NetworkServiceEndpoint::default()))?;
+    /// What decides who serves clients of `service`: `services`, which are all, the endpoints that offer it, and
+    /// forwarders. All endpoints when nobody offers it, since the name may be meant otherwise.
+    pub async fn known_of(&self, services: Vec<Service>, service: &str, forwarder: &str) -> Result<Known> {
+        let offering = |name: &str| {
+            self.endpoints(NetworkServiceEndpoint {
+                network_service_names: vec![name.to_string()],
+                ..Default::default()
+            })
+        };
+        let (mut endpoints, mut forwarders) = futures::try_join!(offering(service), offering(forwarder))?;
+        if endpoints.is_empty() {
+            endpoints = self.endpoints(NetworkServiceEndpoint::default()).await?;
+        } else {
+            let is_known =
+                |one: &NetworkServiceEndpoint| one.network_service_names.iter().any(|name| name == service);
+            forwarders.retain(|one| !is_known(one));
+            endpoints.append(&mut forwarders);
+        }
         Ok(Known { services, endpoints })
     }
 

@@ -63,7 +63,10 @@ impl Explain {
         }
         let explanation = match self.file.is_empty() {
             true => output::block_on(self.ask_and_explain())?,
-            false => self.judge(&Known::read(&self.file)?, self.url()?, false),
+            false => {
+                let (known, url) = (Known::read(&self.file)?, self.url()?);
+                self.explain(&known, &url.network_service, url.labels, false)
+            }
         };
         output::print(self.json, &explanation)?;
         Ok(match explanation.verdict.is_served {
@@ -80,26 +83,28 @@ impl Explain {
 
     async fn ask_and_explain(&self) -> Result<Explanation> {
         let asking = self.ask.start().await?;
-        let known = asking.known().await?;
-        let names_service = |name: &str| known.services.iter().any(|service| service.name == name);
-        if !self.what.contains("://")
-            && !self.url().is_ok_and(|url| names_service(&url.network_service))
-            && let Some(connection) = find(&asking, &self.what).await?
-        {
-            return Ok(self.explain_connection(&known, &connection));
-        }
-        Ok(self.judge(&known, self.url()?, true))
-    }
-
-    fn judge(&self, known: &Known, url: ServiceUrl, is_whole: bool) -> Explanation {
-        self.explain(known, &url.network_service, url.labels, is_whole)
-    }
-
-    fn explain_connection(&self, known: &Known, connection: &Connection) -> Explanation {
-        let service = &connection.network_service;
-        let mut explanation = self.explain(known, service, connection.labels.clone(), true);
-        explanation.is_at = Some(connection.network_service_endpoint_name.clone());
-        explanation
+        let services = asking.services().await?;
+        let names_service = |name: &str| services.iter().any(|service| service.name == name);
+        let is_url =
+            self.what.contains("://") || self.url().is_ok_and(|url| names_service(&url.network_service));
+        let connection = match is_url {
+            true => None,
+            false => find(&asking, &self.what).await,
+        };
+        let (service, labels, is_at) = match connection {
+            Some(connection) => (
+                connection.network_service,
+                connection.labels,
+                Some(connection.network_service_endpoint_name),
+            ),
+            None => {
+                let url = self.url()?;
+                (url.network_service, url.labels, None)
+            }
+        };
+        let known = asking.known_of(services, &service, &self.forwarder_service);
+        let explanation = self.explain(&known.await?, &service, labels, true);
+        Ok(Explanation { is_at, ..explanation })
     }
 
     fn explain(&self, known: &Known, service: &str, mut labels: Labels, is_whole: bool) -> Explanation {
@@ -115,8 +120,8 @@ impl Explain {
     }
 }
 
-/// The connection that a hop of its path knows by this id.
-async fn find(asking: &Asking, id: &str) -> Result<Option<Connection>> {
-    let all = asking.connections(super::selecting(id)).await?;
-    Ok(all.into_iter().next())
+/// The connection that a hop of its path knows by this id. Registries know of none.
+async fn find(asking: &Asking, id: &str) -> Option<Connection> {
+    let all = asking.connections(super::selecting(id)).await;
+    all.ok()?.into_iter().next()
 }
