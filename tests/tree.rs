@@ -326,8 +326,105 @@ fn every_dependency_has_its_reason() {
     expect_none("no row in docs/dependencies.md for", &wrong);
 }
 
+/// Sources that models of the world below the programs are in; their reasons leave no program.
+const MODELS: [&str; 5] = ["/sandbox", "/model", "/testing", "/tests", "/conformance"];
+
+/// The reasons of the errors that a source makes: the first text in a call that makes one, and texts that such a call
+/// gets by a name.
+fn reasons(source: &str) -> BTreeSet<String> {
+    let code = source
+        .split("\n#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    let mut reasons = BTreeSet::new();
+    for made in code.split(MAKES_ERROR).skip(1) {
+        let Some((how, rest)) = made.split_once('(') else {
+            continue;
+        };
+        let rest = match how {
+            "new" => rest.split_once(',').map_or("", |(_, rest)| rest),
+            "invalid" | "unavailable" | "not_found" | "denied" | "exhausted" | "internal" => rest,
+            _ => continue,
+        };
+        let text = rest.trim_start().strip_prefix('"');
+        reasons.extend(text.and_then(|text| text.split('"').next()).map(str::to_string));
+    }
+    for line in code.lines().map(str::trim) {
+        // `_ => "kernel",` of a choice between reasons, and `const LOST: &str = "endpoint-lost";`.
+        let named = line
+            .split_once(" => \"")
+            .filter(|_| code.contains(CHOOSES_REASON))
+            .or_else(|| {
+                line.split_once(": &str = \"")
+                    .filter(|_| code.contains(".because("))
+            });
+        reasons.extend(
+            named
+                .and_then(|(_, rest)| rest.split('"').next())
+                .map(str::to_string),
+        );
+    }
+    let is_word = |reason: &String| {
+        reason
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            && !reason.is_empty()
+    };
+    reasons.into_iter().filter(is_word).collect()
+}
+
+/// How a source makes an error, and how it chooses the reason of one.
+const MAKES_ERROR: &str = concat!("Error", "::");
+const CHOOSES_REASON: &str = concat!("let ", "reason = match");
+
+#[test]
+fn every_reason_code_is_in_the_list_and_none_that_is_not_there() {
+    let text = document("docs/reasons.md");
+    let mut listed = BTreeMap::<&str, Vec<&str>>::new();
+    for row in rows(&text).filter(|row| row[0].starts_with('`')) {
+        let code = row[0].trim_matches('`');
+        assert!(
+            row.len() == 3 && !row[1].is_empty() && !row[2].is_empty(),
+            "{row:?}"
+        );
+        let earlier = listed.insert(code, row);
+        assert!(earlier.is_none(), "{code} is there twice");
+    }
+    let mut made = BTreeMap::from([("deadline".to_string(), ""), ("peer".to_string(), "")]);
+    let sources = with_ending(&[".rs"]);
+    for (name, source) in &sources {
+        let is_product = name.contains("/src/") && !name.starts_with("benches") && !name.starts_with("xtask");
+        if is_product && !MODELS.iter().any(|model| name.contains(model)) {
+            made.extend(reasons(source).into_iter().map(|reason| (reason, name.as_str())));
+        }
+    }
+    let listed: BTreeSet<_> = listed.into_keys().collect();
+    let missing: Vec<_> = made
+        .iter()
+        .filter(|(reason, _)| !listed.contains(reason.as_str()))
+        .map(|(reason, name)| format!("{reason} of {name}"))
+        .collect();
+    expect_none("docs/reasons.md does not have", &missing);
+    let unknown: Vec<_> = listed
+        .iter()
+        .filter(|reason| !made.contains_key(**reason))
+        .map(ToString::to_string)
+        .collect();
+    expect_none("docs/reasons.md has what no program says", &unknown);
+}
+
 #[test]
 fn the_checks_see_what_they_look_for() {
+    let source = format!(
+        "{MAKES_ERROR}new(\n    Code::Aborted,\n    \"a-b\", text) {MAKES_ERROR}invalid(\"c\", {MAKES_ERROR}deadline(\"d\")"
+    );
+    assert_eq!(
+        reasons(&source),
+        BTreeSet::from(["a-b".to_string(), "c".to_string()])
+    );
+
     let source = "#[tokio::test(start_paused = true)]\n/// Why.\nasync fn it_holds() {\nfn helper() {";
     assert!(has_test(source, "it_holds"));
     assert!(!has_test(source, "helper"));

@@ -5,9 +5,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::connection::{Connection, MonitorScopeSelector, PathSegment};
-use crate::label;
 use crate::registry::{NetworkService, NetworkServiceEndpoint};
 use crate::template::{Data, render};
+
+mod choice;
+
+pub use choice::{Outcome, Refusal, Step, trace_endpoints, trace_forwarders};
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
@@ -44,11 +47,24 @@ impl<'a> Selector<'a> {
     /// must have at least as many labels as are wanted; then an empty value is also had by not having the
     /// label.
     pub fn accepts(&self, labels: &Labels) -> bool {
-        labels.len() >= self.wanted.len()
-            && self.wanted.iter().all(|wanted| {
-                let value = labels.get(wanted.name).map_or("", String::as_str);
-                value == wanted.literal || value == wanted.rendered
+        self.refusal(labels).is_none()
+    }
+
+    /// Why it does not accept `labels`; nothing when it does.
+    pub fn refusal<'s>(&'s self, labels: &'s Labels) -> Option<Refusal<'s>> {
+        let differs = |wanted: &'s Wanted<'a>| {
+            let value = labels.get(wanted.name).map(String::as_str);
+            let has = value.unwrap_or_default();
+            (has != wanted.literal && has != wanted.rendered).then_some(Refusal::Label {
+                name: wanted.name,
+                wanted: wanted.literal,
+                rendered: &wanted.rendered,
+                value,
             })
+        };
+        let (has, wants) = (labels.len(), self.wanted.len());
+        let too_few = || (has < wants).then_some(Refusal::TooFew { has, wants });
+        self.wanted.iter().find_map(differs).or_else(too_few)
     }
 }
 
@@ -73,32 +89,7 @@ pub fn endpoints<'a>(
     service: &NetworkService,
     candidates: &'a [NetworkServiceEndpoint],
 ) -> Vec<&'a NetworkServiceEndpoint> {
-    if service.matches.is_empty() {
-        return candidates.iter().collect();
-    }
-    let none = Labels::new();
-    for choice in &service.matches {
-        if !is_subset(labels, &choice.source_selector, labels) {
-            continue;
-        }
-        let mut chosen = Vec::new();
-        for route in &choice.routes {
-            let selector = Selector::new(&route.destination_selector, labels);
-            let fits = |endpoint: &&NetworkServiceEndpoint| {
-                let offered = endpoint.network_service_labels.get(&service.name);
-                selector.accepts(offered.map_or(&none, |offered| &offered.labels))
-            };
-            chosen.extend(candidates.iter().filter(fits));
-        }
-        if chosen.is_empty() && choice.fallthrough {
-            continue;
-        }
-        if choice.metadata.is_some() && choice.routes.is_empty() {
-            return candidates.iter().collect();
-        }
-        return chosen;
-    }
-    Vec::new()
+    trace_endpoints(labels, service, candidates, |_| {})
 }
 
 /// The forwarders among `candidates` that `service` allows for a client with `labels`, in their order.
@@ -111,28 +102,7 @@ pub fn forwarders<'a>(
     forwarder_service: &str,
     candidates: &'a [NetworkServiceEndpoint],
 ) -> Vec<&'a NetworkServiceEndpoint> {
-    if service.matches.is_empty() {
-        return candidates.iter().collect();
-    }
-    let default: Labels = [(label::P2P.into(), "true".into())].into();
-    for choice in &service.matches {
-        if !is_subset(labels, &choice.source_selector, labels) {
-            continue;
-        }
-        let metadata = choice.metadata.as_ref().map(|metadata| &metadata.labels);
-        let wanted = metadata.filter(|wanted| !wanted.is_empty()).unwrap_or(&default);
-        let selector = Selector::new(wanted, labels);
-        let fits = |forwarder: &&NetworkServiceEndpoint| {
-            let offered = forwarder.network_service_labels.get(forwarder_service);
-            offered.is_some_and(|offered| selector.accepts(&offered.labels))
-        };
-        let chosen: Vec<_> = candidates.iter().filter(fits).collect();
-        if chosen.is_empty() && choice.fallthrough {
-            continue;
-        }
-        return chosen;
-    }
-    Vec::new()
+    trace_forwarders(labels, service, forwarder_service, candidates, |_| {})
 }
 
 /// Whether a registry answers `query` with `service`. What the query leaves empty may be anything: name and

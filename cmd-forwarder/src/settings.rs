@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, PrometheusSettings};
 
 /// Makes the wires of a node: interfaces in the pods of clients and endpoints, joined by the kernel.
 #[derive(Clone, Debug, Parser)]
@@ -70,6 +70,8 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -87,7 +89,6 @@ impl nsm_sdk::app::Settings for Settings {
         "NSM_PCI_DRIVERS_PATH",
         "NSM_CGROUP_PATH",
         "NSM_VFIO_PATH",
-        "NSM_PROMETHEUS_LISTEN_ON",
         "NSM_PROMETHEUS_CA_FILE",
         "NSM_PROMETHEUS_KEY_FILE",
         "NSM_PROMETHEUS_CERT_FILE",
@@ -102,5 +103,9 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }

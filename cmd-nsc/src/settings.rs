@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, PrometheusSettings};
 use nsm_sdk::networkservice::heal::Check;
 use nsm_sdk_kernel::Ping;
 
@@ -58,6 +58,8 @@ pub struct Settings {
     pub(crate) info: InfoSettings,
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl Settings {
@@ -99,5 +101,9 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, EndpointSettings, LogSettings, PrometheusSettings};
 
 /// An endpoint that gives each client an address, and whose kernel answers pings.
 #[derive(Clone, Debug, Parser)]
@@ -32,6 +32,8 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -55,6 +57,10 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }
 

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, EndpointSettings, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, EndpointSettings, LogSettings, PrometheusSettings};
 
 /// An endpoint that passes its clients' packets on to another endpoint of the service.
 ///
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -28,5 +30,9 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }

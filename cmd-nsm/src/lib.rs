@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A whole mesh on one machine, of the real programs, in namespaces of its own: what `nsm demo` shows, what the
-//! system tests run on and what the benchmarks measure.
+//! What `nsm` knows: a whole mesh on one machine, of the real programs, in namespaces of its own, which `nsm demo`
+//! shows, the system tests run on and the benchmarks measure; and how to ask a mesh, and to explain what it answers.
 #![forbid(unsafe_code)]
 
+pub mod ask;
+pub mod doctor;
+pub mod explain;
 pub mod mesh;
+pub mod nearest;
+pub mod offline;
+pub mod reasons;
+pub mod seen;

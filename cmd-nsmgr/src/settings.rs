@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings, PrometheusSettings};
 
 /// The network service manager of a node: takes the requests of its clients, picks a forwarder, and stands between its endpoints and the registry.
 #[derive(Clone, Debug, Parser)]
@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) info: InfoSettings,
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -67,5 +69,9 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }

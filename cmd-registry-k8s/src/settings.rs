@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, PrometheusSettings};
 
 /// Keeps network services and endpoints as objects of Kubernetes.
 ///
@@ -44,6 +44,8 @@ pub(crate) struct Settings {
 
     #[command(flatten)]
     pub(crate) log: LogSettings,
+    #[command(flatten)]
+    pub(crate) prometheus: PrometheusSettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -61,5 +63,9 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn log(&self) -> &LogSettings {
         &self.log
+    }
+
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
     }
 }

@@ -11,6 +11,7 @@ mod help;
 mod info;
 mod log;
 mod probe;
+mod prometheus;
 mod run;
 mod start;
 
@@ -22,5 +23,6 @@ pub use environment::Settings;
 pub use help::AFTER_HELP;
 pub use info::{InfoSettings, labels};
 pub use log::{Level, LogFormat, LogSettings};
+pub use prometheus::PrometheusSettings;
 pub use run::{Failure, main};
 pub use start::Start;

@@ -8,6 +8,7 @@ mod component;
 mod ctx;
 mod error;
 pub(crate) mod events;
+pub mod meters;
 mod packed;
 mod peer;
 mod remote;

@@ -7,6 +7,7 @@ pub mod clientinfo;
 pub mod clienturl;
 pub mod connect;
 pub mod dial;
+pub mod meter;
 pub mod null;
 pub mod retry;
 pub mod switchcase;

@@ -42,4 +42,4 @@ pub mod wireguard;
 mod wireid;
 pub mod xconnect;
 
-pub use lookup::Registries;
+pub use lookup::{MAX_FOUND, Registries, is_alive, is_dialable};

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 mod contexts;
 mod demo;
+mod explain;
 mod faults;
 mod forwarders;
 mod heal;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         forwarders::tests,
         demo::tests,
         supply::tests,
+        explain::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

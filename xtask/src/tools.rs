@@ -93,6 +93,12 @@ pub(crate) const IPERF3: Tool = Tool {
     package: "iperf3",
 };
 
+/// Scrapes the mesh, and checks what it tells.
+pub(crate) const PROMETHEUS: Tool = Tool {
+    program: "prometheus",
+    package: "prometheus",
+};
+
 /// Boots a kernel without hardware.
 pub(crate) const QEMU: Tool = Tool {
     program: "qemu-system-x86_64",

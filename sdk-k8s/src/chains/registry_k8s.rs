@@ -9,6 +9,7 @@ use nsm_sdk::chain;
 use nsm_sdk::chains::endpoint::Gate;
 use nsm_sdk::core::{Chain, Component, NsRegistry, NseRegistry};
 use nsm_sdk::elements::begin::Begin;
+use nsm_sdk::elements::meter::Meter;
 use nsm_sdk::registry::authorize::AuthorizeServer;
 use nsm_sdk::registry::checks::Checks;
 use nsm_sdk::registry::expire::Expire;
@@ -39,6 +40,7 @@ pub fn nse(component: &Component, settings: &Settings, etcd: &Etcd<NseRegistry>)
         UpdatePath::new(tokens, identity),
         AuthorizeServer::stored(policies, identity),
         Begin::server(component),
+        Meter,
         SetRegistrationTime,
         Expire::new(settings.expiration),
         Etcd::clone(etcd),
@@ -57,6 +59,7 @@ pub fn ns(component: &Component, settings: &Settings, etcd: &Etcd<NsRegistry>) -
         UpdatePath::new(tokens, identity),
         AuthorizeServer::stored(policies, identity),
         Begin::server(component),
+        Meter,
         SetPayload,
         Etcd::clone(etcd),
     ]
@@ -91,11 +94,11 @@ mod tests {
         );
         assert_eq!(
             nse(&component, &settings, &endpoints).names().join(" "),
-            "checks updatepath authorize begin setregistrationtime expire etcd"
+            "checks updatepath authorize begin meter setregistrationtime expire etcd"
         );
         assert_eq!(
             ns(&component, &settings, &services).names().join(" "),
-            "checks updatepath authorize begin setpayload etcd"
+            "checks updatepath authorize begin meter setpayload etcd"
         );
         component.end().await;
     }

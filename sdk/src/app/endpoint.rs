@@ -12,7 +12,9 @@ use nsm_api::registry::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, Settings, Start, labels};
+use super::{
+    AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, PrometheusSettings, Settings, Start, labels,
+};
 use crate::chains::endpoint::endpoint;
 use crate::chains::registry_client;
 use crate::core::{Api, Chain, Component, Ctx, NetworkService, NsRegistry, Registration, Retry};
@@ -83,9 +85,16 @@ pub struct EndpointProgram {
     /// How it logs.
     #[command(flatten)]
     pub log: LogSettings,
+    /// Whether and where it tells what it counts.
+    #[command(flatten)]
+    pub prometheus: PrometheusSettings,
 }
 
 impl Settings for EndpointProgram {
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        Some(&self.prometheus)
+    }
+
     fn name(&self) -> &str {
         &self.endpoint.name
     }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use clap::Command;
 use tracing::warn;
 
-use super::LogSettings;
+use super::{LogSettings, PrometheusSettings};
 
 /// The settings of one program.
 ///
@@ -23,6 +23,11 @@ pub trait Settings: clap::Parser {
 
     /// How it logs.
     fn log(&self) -> &LogSettings;
+
+    /// Whether and where it tells what it counts, if it can.
+    fn prometheus(&self) -> Option<&PrometheusSettings> {
+        None
+    }
 }
 
 /// Variables of every program of the predecessor that have no effect here.

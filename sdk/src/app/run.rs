@@ -120,7 +120,14 @@ async fn serve<S: Settings>(
 ) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Error::internal("signals", error.to_string()))?;
     let work = async {
-        let ended = run(component.clone(), settings).await;
+        let ended = match settings.prometheus() {
+            Some(prometheus) => prometheus.start(&component).await,
+            None => Ok(()),
+        };
+        let ended = match ended {
+            Ok(()) => run(component.clone(), settings).await,
+            Err(failure) => Err(failure),
+        };
         if tokio::time::timeout(DRAIN, component.end()).await.is_err() {
             error!(tasks = component.tasks(), "gave up waiting for tasks to end");
             std::process::exit(70);

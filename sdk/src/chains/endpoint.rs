@@ -5,6 +5,7 @@ use crate::chain;
 use crate::core::{Chain, Component, NetworkService};
 use crate::elements::authorize::AuthorizeServer;
 use crate::elements::begin::Begin;
+use crate::elements::meter::Meter;
 use crate::elements::updatepath::UpdatePath;
 use crate::elements::updatetoken::UpdateToken;
 use crate::identity::{Identity, Tokens};
@@ -34,6 +35,7 @@ pub fn endpoint(
     let common = chain![
         UpdatePath,
         Begin::server(component),
+        Meter,
         UpdateToken::new(&gate.tokens, &gate.identity),
         AuthorizeServer::new(&gate.policies),
         Timeout,

@@ -15,6 +15,7 @@ use crate::elements::clientinfo::ClientInfo;
 use crate::elements::clienturl::ClientUrl;
 use crate::elements::connect::Connect;
 use crate::elements::dial::Dial;
+use crate::elements::meter::Meter;
 use crate::networkservice::Registries;
 use crate::policy::Policies;
 use crate::registry::authorize::AuthorizeServer;
@@ -91,6 +92,7 @@ fn serve<A: Registry>(component: &Component, gate: &Gate) -> Chain<A> {
         UpdatePath::new(&gate.tokens, &gate.identity),
         AuthorizeServer::remembering(&gate.policies, &gate.identity),
         Begin::server(component),
+        Meter,
     ]
 }
 

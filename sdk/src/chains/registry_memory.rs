@@ -9,6 +9,7 @@ use super::endpoint::Gate;
 use crate::chain;
 use crate::core::{Chain, Component, NsRegistry, NseRegistry};
 use crate::elements::begin::Begin;
+use crate::elements::meter::Meter;
 use crate::registry::authorize::AuthorizeServer;
 use crate::registry::checks::Checks;
 use crate::registry::expire::Expire;
@@ -38,6 +39,7 @@ pub fn nse(component: &Component, settings: &Settings) -> Chain<NseRegistry> {
         UpdatePath::new(tokens, identity),
         AuthorizeServer::stored(policies, identity),
         Begin::server(component),
+        Meter,
         SetRegistrationTime,
         Expire::new(settings.expiration),
         Memory::new(Limits::default()),
@@ -56,6 +58,7 @@ pub fn ns(component: &Component, settings: &Settings) -> Chain<NsRegistry> {
         UpdatePath::new(tokens, identity),
         AuthorizeServer::stored(policies, identity),
         Begin::server(component),
+        Meter,
         SetPayload,
         Memory::new(Limits::default()),
     ]

@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::meters::Meters;
+
 /// One running program: nsmgr, a forwarder, a registry, an endpoint or a client.
 ///
 /// Many can live in one process, each with its own seed, on virtual time: that is how whole meshes are tested.
@@ -29,6 +31,7 @@ struct Inner {
     stop: CancellationToken,
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    meters: Meters,
 }
 
 /// Where wall-clock time comes from.
@@ -84,6 +87,7 @@ impl Component {
             stop: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            meters: Meters::default(),
         }))
     }
 
@@ -159,6 +163,11 @@ impl Component {
         self.0
             .tasks
             .spawn(future.instrument(tracing::debug_span!("task", name, component = self.name())))
+    }
+
+    /// What it counts of itself.
+    pub fn meters(&self) -> &Meters {
+        &self.0.meters
     }
 
     /// How many tasks of this component run.

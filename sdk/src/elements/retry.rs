@@ -13,7 +13,16 @@ use async_trait::async_trait;
 use tokio::time::sleep;
 use tracing::debug;
 
+use crate::core::meters::{Family, Kind};
 use crate::core::{Api, Backoff, Ctx, Element, Error, Found, Next, Result, Retry as Advice};
+
+/// What was tried again.
+pub static RETRIES: Family = Family {
+    name: "nsm_retries_total",
+    help: "Calls that were made again, by the reason code of the error before.",
+    kind: Kind::Counter,
+    labels: &["reason"],
+};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(15);
@@ -53,6 +62,7 @@ impl Attempts {
         if ctx.remaining() <= wait {
             return Err(give_up(self.count));
         }
+        ctx.component().meters().add(&RETRIES, &[error.reason()], 1);
         debug!(attempt = self.count, %error, ?wait, "trying again");
         let waited = ctx.bounded("try again", async {
             sleep(wait).await;

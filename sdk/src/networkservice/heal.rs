@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tracing::info;
 
 use super::monitor::upstream::hear;
+use crate::core::meters::{Family, Kind};
 use crate::core::{Ctx, Element, Later, NetworkService, Next, Request, Result};
 use healer::Healer;
 use pulse::Vitals;
@@ -47,6 +48,14 @@ pub struct Check {
     /// How long a wire may be silent until it is dead.
     pub timeout: Duration,
 }
+
+/// How long connections were broken.
+pub static HEALS: Family = Family {
+    name: "nsm_heal_duration_seconds",
+    help: "How long connections were broken until they were mended, by what was broken first.",
+    kind: Kind::Histogram,
+    labels: &["cause"],
+};
 
 /// What is kept for a connection.
 struct Healing {
@@ -71,7 +80,8 @@ impl Element<NetworkService> for Heal {
         next.request(ctx, message).await?;
         let vitals = ctx.store().with(|healing: &Healing| Arc::clone(&healing.vitals));
         let vitals = vitals.unwrap_or_default();
-        if let Some(took) = vitals.lock().settle(!ctx.is_established()) {
+        if let Some((took, cause)) = vitals.lock().settle(!ctx.is_established()) {
+            ctx.component().meters().took(&HEALS, &[cause], took);
             let connection = &message.connection;
             info!(
                 id = connection.id,

@@ -2,6 +2,7 @@
 //! Asks the registry for services and endpoints.
 
 use std::collections::VecDeque;
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use nsm_api::registry::{
@@ -13,7 +14,7 @@ use crate::core::{
 };
 
 /// How many endpoints of one service are looked at.
-const MAX_FOUND: usize = 4096;
+pub const MAX_FOUND: usize = 4096;
 
 /// How many look-ups of one connection stay as they were left: more than one request makes.
 const HELD: usize = 8;
@@ -85,12 +86,6 @@ impl Registries {
             wanted.name, wanted.network_service_names
         );
         let now = ctx.component().now();
-        let alive = |endpoint: &NetworkServiceEndpoint| {
-            let expires = endpoint
-                .expiration_time
-                .and_then(|time| std::time::SystemTime::try_from(time).ok());
-            expires.is_none_or(|expires| now < expires)
-        };
         let query = NetworkServiceEndpointQuery {
             network_service_endpoint: Some(wanted),
             watch: false,
@@ -99,7 +94,7 @@ impl Registries {
             (
                 found
                     .network_service_endpoint
-                    .filter(|endpoint| alive(endpoint) && !found.deleted),
+                    .filter(|endpoint| is_alive(endpoint, now) && !found.deleted),
                 false,
             )
         });
@@ -127,6 +122,18 @@ impl Registries {
         })?;
         Candidate::of(&found)
     }
+}
+
+/// Whether the endpoint has not expired.
+pub fn is_alive(endpoint: &NetworkServiceEndpoint, now: SystemTime) -> bool {
+    let expires = endpoint.expiration_time;
+    let expires = expires.and_then(|time| SystemTime::try_from(time).ok());
+    expires.is_none_or(|expires| now < expires)
+}
+
+/// Whether the endpoint can be dialled. Errors: `bad-url`.
+pub fn is_dialable(endpoint: &NetworkServiceEndpoint) -> Result<()> {
+    Candidate::of(endpoint).map(drop)
 }
 
 impl Candidate {

@@ -13,7 +13,7 @@ async fn the_chains_read_like_this() {
     let mesh = Mesh::new();
     let [first, _] = &mesh.managers;
     let [nse, ns] = names(&first.served.nse, &first.served.ns);
-    let serve = "checks updatepath authorize begin";
+    let serve = "checks updatepath authorize begin meter";
     let hand_on = "querycache clienturl authorize dial connect";
     assert_eq!(
         nse,

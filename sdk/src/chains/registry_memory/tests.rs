@@ -31,9 +31,9 @@ async fn the_chains_read_like_this() {
     let [nse, ns] = crate::chains::testing::names(&nse(&component, &settings), &ns(&component, &settings));
     assert_eq!(
         nse,
-        "checks updatepath authorize begin setregistrationtime expire memory"
+        "checks updatepath authorize begin meter setregistrationtime expire memory"
     );
-    assert_eq!(ns, "checks updatepath authorize begin setpayload memory");
+    assert_eq!(ns, "checks updatepath authorize begin meter setpayload memory");
 }
 
 /// A registry that the test calls as somebody.

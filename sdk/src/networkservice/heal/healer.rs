@@ -88,7 +88,10 @@ impl Healer {
             broken = self.control() => Fault::Control(broken),
             () = self.wire() => Fault::Wire,
         };
-        self.vitals.lock().breaks();
+        self.vitals.lock().breaks(match broken {
+            Fault::Control(_) => "control",
+            Fault::Wire => "wire",
+        });
         info!(id = self.connection.id, ?broken, "the connection is broken");
         let mut reselects = matches!(broken, Fault::Control(Broken::Closed) | Fault::Wire);
         let (mut limit, mut refused) = (TRY.0, Refused::default());

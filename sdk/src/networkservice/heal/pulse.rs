@@ -46,7 +46,7 @@ pub enum Pulse {
 /// What is remembered of a connection from one wire to the next.
 pub(super) struct Vitals {
     /// When it broke, until it is mended.
-    broken: Option<Instant>,
+    broken: Option<(Instant, &'static str)>,
     /// When it was tried last to mend it.
     tried: Option<Instant>,
     backoff: Backoff,
@@ -78,8 +78,8 @@ impl Default for Vitals {
 }
 
 impl Vitals {
-    /// A request has succeeded; answers since when the connection was broken, if it was.
-    pub(super) fn settle(&mut self, is_new: bool) -> Option<Duration> {
+    /// A request has succeeded; answers for how long the connection was broken and by what, if it was.
+    pub(super) fn settle(&mut self, is_new: bool) -> Option<(Duration, &'static str)> {
         if is_new {
             self.silent = match (self.answers, self.is_silent) {
                 (true, _) => 0,
@@ -89,12 +89,12 @@ impl Vitals {
             self.made = Some(Instant::now());
             (self.answers, self.is_silent) = (false, false);
         }
-        self.broken.take().map(|broken| broken.elapsed())
+        self.broken.take().map(|(since, cause)| (since.elapsed(), cause))
     }
 
-    /// The connection is broken.
-    pub(super) fn breaks(&mut self) {
-        self.broken.get_or_insert_with(Instant::now);
+    /// The connection is broken, by this cause.
+    pub(super) fn breaks(&mut self, cause: &'static str) {
+        self.broken.get_or_insert_with(|| (Instant::now(), cause));
     }
 
     /// What was found out about the wire.

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `nsm` tells of a mesh that runs, and what Prometheus reads of it.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::Bench;
+use crate::world::{PATIENCE, World, programs, same, says, stops, wait_for};
+
+pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
+    vec![
+        bench.test("nsm_shows_connections_endpoints_and_paths", shows),
+        bench.test("nsm_explains_who_is_served_and_who_is_not", explains),
+        bench.test("nsm_monitor_tells_every_change", monitors),
+        bench.test("prometheus_scrapes_the_mesh", scraped),
+    ]
+}
+
+/// Runs `nsm` as somebody of the mesh.
+async fn nsm(world: &World, arguments: &[&str]) -> Result<Output> {
+    let identity = world.node.folder().join("identity/node.sock");
+    let mut command = Command::new(programs()?.file("nsm")?);
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("NSM_CONNECT_TO", world.nsmgr())
+        .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", identity.display()))
+        .stdin(Stdio::null());
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+}
+
+/// The JSON that `nsm` prints, and whether its exit code is 0.
+async fn json(world: &World, arguments: &[&str]) -> Result<(Value, bool)> {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    let output = nsm(world, &all).await?;
+    let value = serde_json::from_slice(&output.stdout);
+    let value =
+        value.with_context(|| format!("nsm {all:?} said {}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok((value, output.status.success()))
+}
+
+async fn shows(world: &mut World) -> Result<()> {
+    let client = world.client()?;
+    let attached = client.attach("shown", "kernel://icmp-responder/nsm-1").await?;
+    let (all, _) = json(world, &["connections"]).await?;
+    let all = all.as_array().context("a list")?;
+    same("connections", all.len(), 1)?;
+    let shown = &all[0];
+    for (key, value) in [
+        ("client", "nsc"),
+        ("client_id", "shown"),
+        ("endpoint", "nse"),
+        ("network_service", "icmp-responder"),
+        ("mechanism", "KERNEL"),
+        ("state", "up"),
+    ] {
+        same(key, shown[key].as_str(), Some(value))?;
+    }
+    let expires = shown["expires_in_s"].as_i64().context("it expires")?;
+    ensure!(expires > 0, "it expires in {expires} s");
+    let (endpoints, _) = json(world, &["endpoints"]).await?;
+    let names: Vec<_> = endpoints
+        .as_array()
+        .context("a list")?
+        .iter()
+        .filter_map(|endpoint| endpoint["name"].as_str())
+        .collect();
+    same("endpoints", names, vec!["forwarder", "nse"])?;
+
+    let forwarder = world.node.url("forwarder");
+    let (path, _) = json(world, &["path", "shown", "--also", &forwarder]).await?;
+    let hops = path["hops"].as_array().context("a path")?;
+    let names: Vec<_> = hops.iter().filter_map(|hop| hop["name"].as_str()).collect();
+    same("hops", names, vec!["nsc", "nsmgr", "forwarder", "nse"])?;
+    same("the forwarder's", hops[2]["mechanism"].as_str(), Some("KERNEL"))?;
+    for hop in &hops[1..] {
+        ensure!(hop["request_us"].as_u64() >= hop["own_us"].as_u64(), "{hop}");
+    }
+    let output = nsm(world, &["path", "shown"]).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        text.contains("icmp-responder") && text.contains("nsmgr"),
+        "{text}"
+    );
+
+    let netns = world.near.path().display().to_string();
+    let (steps, works) = json(world, &["ping", "shown", "--netns", &netns]).await?;
+    ensure!(works, "{steps}");
+    let steps = steps.as_array().context("a list")?;
+    let step = |name: &str| {
+        steps
+            .iter()
+            .find(|step| step["step"].as_str().is_some_and(|is| is.starts_with(name)))
+    };
+    same(
+        "interface",
+        step("interface").map(|step| &step["works"]),
+        Some(&Value::Bool(true)),
+    )?;
+    let pinged = step("endpoint").context("no ping")?;
+    ensure!(pinged["round_trip_us"].as_u64().is_some(), "{pinged}");
+    client.close(attached.request).await?;
+    let output = nsm(world, &["path", "shown"]).await?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        !output.status.success() && error.contains("has no connection shown"),
+        "{error}"
+    );
+    client.end().await;
+    Ok(())
+}
+
+async fn explains(world: &mut World) -> Result<()> {
+    let (served, works) = json(world, &["explain", "kernel://icmp-responder/nsm-1"]).await?;
+    ensure!(works && served["verdict"]["is_served"] == true, "{served}");
+    same("chosen", served["endpoints"][0]["name"].as_str(), Some("nse"))?;
+    same(
+        "forwarder",
+        served["forwarders"][0]["is_chosen"].as_bool(),
+        Some(true),
+    )?;
+    let (unknown, works) = json(world, &["explain", "icmp-respnder"]).await?;
+    same(
+        "reason",
+        unknown["verdict"]["reason"].as_str(),
+        Some("no-service"),
+    )?;
+    same("nearest", unknown["nearest"][0].as_str(), Some("icmp-responder"))?;
+    ensure!(!works, "an unknown service is no success");
+
+    // The same refusal by the mesh itself has the same reason.
+    let client = world.quiet()?;
+    let refused = client.attach("refused", "kernel://icmp-respnder/nsm-1").await;
+    crate::world::refused(refused, "no-service", &["icmp-respnder"])?;
+    let attached = client
+        .attach("explained", "kernel://icmp-responder/nsm-1")
+        .await?;
+    let (connection, works) = json(world, &["explain", "explained"]).await?;
+    ensure!(works, "{connection}");
+    same("it is at", connection["is_at"].as_str(), Some("nse"))?;
+    client.close(attached.request).await?;
+    client.end().await;
+    let output = nsm(world, &["explain", "no-forwarder"]).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("remedy:") && output.status.success(), "{text}");
+    Ok(())
+}
+
+async fn monitors(world: &mut World) -> Result<()> {
+    let folder = world.node.folder();
+    let identity = folder.join("identity/node.sock");
+    let variables = [
+        ("NSM_CONNECT_TO", world.nsmgr()),
+        ("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", identity.display())),
+    ];
+    let what = nsm::mesh::Start {
+        name: "monitor",
+        file: &programs()?.file("nsm")?,
+        pod: None,
+        folder,
+    };
+    let mut monitor = nsm::mesh::Program::start(what, &["monitor", "--json"], &variables)?;
+    let client = world.quiet()?;
+    // A subscriber that comes late sees what is there first, so both words come in any case.
+    let attached = client.attach("watched", "kernel://icmp-responder/nsm-1").await?;
+    says(&mut monitor, "\"client_id\":\"watched\"").await?;
+    client.close(attached.request).await?;
+    says(&mut monitor, "\"event\":\"delete\"").await?;
+    client.end().await;
+    monitor.terminate();
+    drop(monitor);
+    Ok(())
+}
+
+/// A request in HTTP, and its answer.
+async fn get(address: &str, path: &str) -> Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+const METRICS: &str = "127.0.0.1:19081";
+const PROMETHEUS: &str = "127.0.0.1:19090";
+
+async fn scraped(world: &mut World) -> Result<()> {
+    stops(world.node.nsmgr.take().context("no manager")?).await?;
+    let variables = [
+        ("NSM_LISTEN_ON", world.nsmgr()),
+        ("NSM_REGISTRY_URL", world.node.url("registry")),
+        ("NODE_NAME", "node-1".to_string()),
+        ("NSM_PROMETHEUS", "true".to_string()),
+        ("NSM_PROMETHEUS_LISTEN_ON", METRICS.to_string()),
+    ];
+    let mut nsmgr = world.node.launch("nsmgr", "nsmgr", None, &variables)?;
+    says(&mut nsmgr, "INFO ready").await?;
+    let client = world.quiet()?;
+    let attached = wait_for(PATIENCE, "the manager knows its forwarder again", async || {
+        Ok(client
+            .attach("counted", "kernel://icmp-responder/nsm-1")
+            .await
+            .ok())
+    });
+    let attached = attached.await?;
+    let told = get(METRICS, "/metrics").await?;
+    for line in [
+        "nsm_held{api=\"networkservice\"} 1",
+        "# TYPE nsm_call_duration_seconds histogram",
+        "nsm_calls_total{api=\"networkservice\",call=\"request\",reason=\"ok\"}",
+    ] {
+        ensure!(told.contains(line), "{line}\nnot in\n{told}");
+    }
+    check(told.split_once("\r\n\r\n").map_or("", |(_, body)| body))?;
+    let prometheus = start_prometheus(world.node.folder())?;
+    let query = "/api/v1/query?query=nsm_held%7Bapi%3D%22networkservice%22%7D";
+    let scraped = wait_for(PATIENCE, "Prometheus has scraped the manager", async || {
+        let told = get(PROMETHEUS, query).await.unwrap_or_default();
+        Ok(told.contains("\"1\"]").then_some(told))
+    });
+    let scraped = scraped.await?;
+    ensure!(scraped.contains("\"job\":\"nsm\""), "{scraped}");
+    client.close(attached.request).await?;
+    client.end().await;
+    drop(prometheus);
+    let after = get(METRICS, "/metrics").await?;
+    ensure!(after.contains("nsm_held{api=\"networkservice\"} 0"), "{after}");
+    stops(nsmgr).await?;
+    world.node.start_nsmgr().await.map(drop)?;
+    // Forwarder and endpoint register again with the manager that has come back.
+    let client = world.quiet()?;
+    let again = wait_for(PATIENCE, "the manager knows its forwarder again", async || {
+        Ok(client.attach("after", "kernel://icmp-responder/nsm-1").await.ok())
+    });
+    client.close(again.await?.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+/// What Prometheus itself says of the names and the format of metrics.
+fn check(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start promtool: install the package prometheus")?;
+    child
+        .stdin
+        .take()
+        .context("it has an input")?
+        .write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "promtool says {}{}\nof\n{text}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// A Prometheus that scrapes the manager, ended when dropped.
+fn start_prometheus(folder: &Path) -> Result<nsm::mesh::Program> {
+    let config = folder.join("prometheus.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "global: {{scrape_interval: 200ms}}\nscrape_configs:\n- job_name: nsm\n  static_configs:\n  - targets: \
+             ['{METRICS}']\n"
+        ),
+    )?;
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join("prometheus"))
+        .find(|file| file.is_file());
+    let file = found.context("there is no prometheus: install the package prometheus")?;
+    let what = nsm::mesh::Start {
+        name: "prometheus",
+        file: &file,
+        pod: None,
+        folder,
+    };
+    let arguments = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", folder.join("prometheus").display()),
+        format!("--web.listen-address={PROMETHEUS}"),
+    ];
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    nsm::mesh::Program::start(what, &arguments, &[])
+}
