@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
+mod examples;
 mod figure;
 mod go;
 mod kubernetes;
@@ -40,6 +41,8 @@ enum Suite {
     Go(go::Go),
     /// A cluster of Kubernetes: start of pods, requests, memory, updates
     Kubernetes(kubernetes::Kubernetes),
+    /// The pages of deployments/examples: how long all take in namespaces
+    Examples(examples::Examples),
     /// The bare server that floors are measured against; started by the suites themselves
     #[command(hide = true)]
     FloorServer(one_node::floor::FloorServer),
@@ -61,6 +64,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Suite::OneNode(suite) => suite.run().boxed_local(),
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
         Suite::Go(suite) => suite.run().boxed_local(),
+        Suite::Examples(suite) => suite.run().boxed_local(),
     };
     if let Some(code) = nsm::mesh::enter()? {
         return Ok(code);

@@ -155,7 +155,10 @@ impl Shell {
 
     /// Waits a while until a group ends, and tells its exit code if this shell has started it.
     async fn wait(&mut self, group: Pid) -> Result<Option<i32>> {
-        let wait = format!("wait {} 2>/dev/null; printf '%s\\n' \"$?\"", group.as_raw_nonzero());
+        let wait = format!(
+            "wait {} 2>/dev/null; printf '%s\\n' \"$?\"",
+            group.as_raw_nonzero()
+        );
         let until = Instant::now() + TO_END;
         match tokio::time::timeout_at(until, self.ask(&wait)).await {
             Ok(answer) => {
