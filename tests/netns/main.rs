@@ -21,6 +21,7 @@ mod hostile;
 mod input;
 mod kernel;
 mod life;
+mod mesh;
 mod moves;
 mod passthrough;
 mod peers;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         hostile::tests,
         faults::tests,
         life::tests,
+        mesh::tests,
         remote::tests,
         moves::tests,
         passthrough::tests,
