@@ -52,7 +52,10 @@ pub(crate) fn examples() -> Result<Tally> {
         let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
         fs::write(&kubectl, script)?;
         fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
-        examples::run("cluster", &[folder], |pages| at(cluster, pages).map(drop))
+        // Pods are slower than processes.
+        examples::run("cluster", &[folder], |pages| {
+            at(cluster, pages.args(["--timeout", "2m"])).map(drop)
+        })
     })
 }
 
