@@ -268,7 +268,7 @@ fn lists_and_reports_say_what_there_is() {
     let index = "# All\n\n| example | shows | namespaces |\n|---|---|--:|\n\n## Includes\n\n[One](one)\n\n## Run\n\n```bash\ntrue\n\
         ```\n";
     let one = format!(
-        "# The first\n\nIt shows <this>. More.\n\n{}",
+        "# The first\n\nIt shows that. More.\n\n{}",
         page(&block("echo '<&>'; false", "retry=no"), "")
     );
     let documents = Documents::new(&[("README.md", index), ("one/README.md", &one)]);
@@ -300,7 +300,7 @@ fn lists_and_reports_say_what_there_is() {
     );
     let index = std::fs::read_to_string(documents.path("README.md")).expect("it is there");
     assert!(
-        index.contains("| [The first](one) | It shows <this> |  |\n"),
+        index.contains("| [The first](one) | It shows that |  |\n"),
         "{index}"
     );
 }
