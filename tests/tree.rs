@@ -279,6 +279,21 @@ fn every_link_between_documents_leads_somewhere() {
     expect_none("no such file", &wrong);
 }
 
+/// What is not included is not run.
+#[test]
+fn every_example_is_in_the_index() {
+    let index = document("deployments/examples/README.md");
+    let pages = files().into_keys();
+    let names = pages.filter_map(|name| {
+        let inner = name.strip_prefix("deployments/examples/")?;
+        inner.strip_suffix("/README.md").map(String::from)
+    });
+    let wrong: Vec<_> = names
+        .filter(|name| !index.contains(&format!("]({name})")))
+        .collect();
+    expect_none("deployments/examples/README.md has no row for", &wrong);
+}
+
 /// The example in the README is the one that is compiled and that the system tests run.
 #[test]
 fn the_endpoint_in_the_readme_is_the_one_that_is_tested() {

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
 mod explain;
+mod examples;
 mod figure;
 mod go;
 mod kubernetes;
@@ -43,6 +44,8 @@ enum Suite {
     Kubernetes(kubernetes::Kubernetes),
     /// A mesh that explains itself: explain with 10,000 endpoints
     Explain(explain::Explain),
+    /// The pages of deployments/examples: how long all take in namespaces
+    Examples(examples::Examples),
     /// The bare server that floors are measured against; started by the suites themselves
     #[command(hide = true)]
     FloorServer(one_node::floor::FloorServer),
@@ -65,6 +68,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
         Suite::Go(suite) => suite.run().boxed_local(),
         Suite::Explain(suite) => suite.run().boxed_local(),
+        Suite::Examples(suite) => suite.run().boxed_local(),
     };
     if let Some(code) = nsm::mesh::enter()? {
         return Ok(code);

@@ -22,6 +22,7 @@ mod hostile;
 mod input;
 mod kernel;
 mod life;
+mod mesh;
 mod moves;
 mod passthrough;
 mod peers;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         hostile::tests,
         faults::tests,
         life::tests,
+        mesh::tests,
         remote::tests,
         moves::tests,
         passthrough::tests,

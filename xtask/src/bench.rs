@@ -27,12 +27,13 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// and memory of wires between nodes), `go` (request, refresh, close, load, memory, start and registry beside programs
 /// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes` (start of pods, requests,
 /// memory and updates in a cluster of two nodes on this machine, which is built and needs root), `explain` (`nsm explain`
-/// with many endpoints). Every figure that compares is
+/// with many endpoints), `examples` (how long the pages of deployments/examples take in namespaces). Every figure that
+/// compares is
 /// measured against a floor, or against theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
-    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go", "kubernetes", "explain"])]
+    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go", "kubernetes", "explain", "examples"])]
     suite: String,
     /// How the programs are built that the cluster runs: dist as people get them, dev as tests have them
     #[arg(long, default_value = "dist", value_parser = ["dist", "dev"])]

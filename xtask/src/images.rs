@@ -237,6 +237,7 @@ fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
         "--profile",
         profile,
         "--package=nsm-benches",
+        "--package=nsm-md",
     ]);
     let packages = components.iter().map(|component| &component.package);
     build.args(packages.map(|package| format!("--package={package}")));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs what needs a cluster on one of its own.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,6 +10,7 @@ use anyhow::Result;
 
 use crate::cluster::{self, Cluster, Kubernetes};
 use crate::report::{Tally, run_tests};
+use crate::{examples, profile_folder};
 
 /// How many nodes the cluster has.
 const NODES: u32 = 2;
@@ -36,6 +39,23 @@ pub(crate) fn tests() -> Result<Tally> {
             "--nocapture",
         ]);
         run_tests(at(cluster, &mut tests)?)
+    })
+}
+
+/// Runs the pages of `deployments/examples`, word for word.
+pub(crate) fn examples() -> Result<Tally> {
+    with_cluster("examples", &cluster::images_for_development()?, |cluster| {
+        let folder = profile_folder("examples")?;
+        fs::create_dir_all(&folder)?;
+        // Pages know kubectl by its name alone.
+        let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
+        let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
+        fs::write(&kubectl, script)?;
+        fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
+        // Pods are slower than processes.
+        examples::run("cluster", &[folder], |pages| {
+            at(cluster, pages.args(["--timeout", "2m"])).map(drop)
+        })
     })
 }
 

@@ -14,6 +14,7 @@ mod bench;
 mod busybox;
 mod cluster;
 mod demo;
+mod examples;
 mod go;
 mod images;
 mod kubernetes;

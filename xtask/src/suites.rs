@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::examples;
 use crate::go;
 use crate::kubernetes;
 use crate::lint;
@@ -57,6 +58,13 @@ pub(crate) const SUITES: &[Suite] = &[
         runs: Runs::Always,
         tools: WORKSPACE,
         run: workspace,
+    },
+    Suite {
+        name: "examples",
+        about: "the pages of deployments/examples, word for word, in namespaces",
+        runs: Runs::Always,
+        tools: SYSTEM,
+        run: examples,
     },
     Suite {
         name: "netns",
@@ -148,6 +156,11 @@ fn workspace(report: &mut Report) {
     });
 }
 
+fn examples(report: &mut Report) {
+    build(report);
+    report.step("examples", examples::in_namespaces);
+}
+
 fn netns(report: &mut Report) {
     build(report);
     report.step("netns", || {
@@ -221,6 +234,7 @@ fn kubernetes(report: &mut Report) {
         report.step(package, || kubernetes::tests_of(package));
     }
     report.step("kubernetes", kubernetes::tests);
+    report.step("examples", kubernetes::examples);
 }
 
 fn machine(report: &mut Report) {

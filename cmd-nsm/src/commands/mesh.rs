@@ -233,9 +233,10 @@ fn exec(name: &str, command: &[String]) -> anyhow::Error {
         Err(error) => return error,
     };
     let mut enter = Command::new("nsenter");
-    if place.has_users {
-        let user = format!("--user=/proc/{}/ns/user", place.keeper);
-        enter.args([user.as_str(), "--preserve-credentials"]);
+    let users = format!("/proc/{}/ns/user", place.keeper);
+    // Who was not root has made a user namespace to be root in; one cannot enter the own one.
+    if std::fs::read_link(&users).ok() != std::fs::read_link("/proc/self/ns/user").ok() {
+        enter.arg(format!("--user={users}")).arg("--preserve-credentials");
     }
     enter
         .arg(format!(

@@ -87,8 +87,6 @@ pub(super) struct Place {
     pub(super) keeper: u32,
     /// The file of its network namespace, as that process sees it.
     pub(super) netns: PathBuf,
-    /// Whether the mesh has a user namespace of its own.
-    pub(super) has_users: bool,
 }
 
 /// An answer.

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nsm::mesh::{Node, Pod, Program, Programs, Settings, Snapshot, Underlay};
-use nsm_sdk::chains::registry_client;
-use nsm_sdk::core::{Component, Ctx, Registration};
-use nsm_sdk::identity::Tokens;
-use nsm_sdk::policy::{self, Policies};
-use nsm_sdk::transport::Pool;
 use tokio::time::Instant;
 
-use super::ask::{Ask, NewPod, Place, SOCKET, Told};
+use super::ask::{Ask, NewPod, SOCKET, Told};
 use super::keeper::AGENT;
-use super::manifest::Spec;
 use super::up::Up;
+
+mod look;
+mod service;
 
 /// The sockets of the process itself.
 const OURS: [&str; 2] = [SOCKET, AGENT];
@@ -78,7 +75,9 @@ impl Pods {
     pub(super) async fn answer(&mut self, ask: Ask) -> Result<Told> {
         let text = match ask {
             Ask::Pod(pod) => self.add(pod).await?,
-            Ask::Service { service, is_deleted } => self.register(service, is_deleted).await?,
+            Ask::Service { service, is_deleted } => {
+                service::register(self.node(1)?, service, is_deleted).await?
+            }
             Ask::Place { name } => serde_json::to_string(&self.place(&name)?)?,
             Ask::Kill { name, node } => self.kill(&name, node)?,
             Ask::Start { name, node } => self.again(&name, node).await?,
@@ -158,50 +157,6 @@ impl Pods {
         Ok(format!("{name} is ready after {:.1?}\n", began.elapsed()))
     }
 
-    /// Registers a service with the manager of the first node, or unregisters it.
-    async fn register(&mut self, service: Spec, is_deleted: bool) -> Result<String> {
-        let node = self.node(1)?;
-        let component = Component::new("mesh");
-        let tokens = Tokens::new(Duration::from_secs(600));
-        let pool = Pool::new(&component, node.identity().clone(), tokens);
-        let settings = registry_client::Settings {
-            connect_to: node.manager_url(),
-            policies: Policies::choose(policy::REGISTRY_CLIENT)?,
-        };
-        let registry = registry_client::client(&component, &settings, &Arc::new(pool));
-        let entry = service.service();
-        let name = entry.name.clone();
-        let mut registration = Registration {
-            entry,
-            ..Default::default()
-        };
-        let ctx = Ctx::own(&component, TO_START);
-        let done = if is_deleted {
-            registry.ns.close(&ctx, &mut registration).await
-        } else {
-            registry.ns.request(&ctx, &mut registration).await
-        };
-        component.end().await;
-        done?;
-        let what = if is_deleted { "unregistered" } else { "registered" };
-        Ok(format!("{name} is {what}\n"))
-    }
-
-    fn place(&self, name: &str) -> Result<Place> {
-        let pods = self.pods.iter().map(|served| &served.pod);
-        let hosts = self.nodes.iter().filter_map(Node::host).map(|host| host.pod());
-        let all: Vec<_> = pods.chain(hosts).collect();
-        let found = all.iter().find(|pod| pod.name() == name).with_context(|| {
-            let names: Vec<_> = all.iter().map(|pod| pod.name()).collect();
-            format!("there is no pod {name:?}; there are: {}", names.join(", "))
-        })?;
-        Ok(Place {
-            keeper: std::process::id(),
-            netns: found.path().to_path_buf(),
-            has_users: has_users(),
-        })
-    }
-
     fn kill(&mut self, name: &str, node: usize) -> Result<String> {
         let slot = match name {
             "nsmgr" => &mut self.node(node)?.nsmgr,
@@ -262,68 +217,6 @@ impl Pods {
         }
         Ok(told)
     }
-
-    fn list(&self, is_json: bool) -> Result<String> {
-        let mut rows = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
-            rows.extend(node.programs().map(|program| {
-                (
-                    program.name().to_string(),
-                    format!("node-{}", index + 1),
-                    "-".to_string(),
-                    Some(program.pid()),
-                )
-            }));
-        }
-        for Served { what, program, .. } in &self.pods {
-            let node = format!("node-{}", what.node);
-            rows.push((
-                what.name.clone(),
-                node,
-                what.program.clone(),
-                program.as_ref().map(Program::pid),
-            ));
-        }
-        if is_json {
-            let rows: Vec<_> = rows
-                .into_iter()
-                .map(|(name, node, program, pid)| {
-                    serde_json::json!({"name": name, "node": node, "program": program, "pid": pid})
-                })
-                .collect();
-            return Ok(serde_json::to_string(&rows)? + "\n");
-        }
-        let mut text = format!("{:<20} {:<8} {:<16} {}\n", "NAME", "NODE", "PROGRAM", "PROCESS");
-        for (name, node, program, pid) in rows {
-            let pid = pid.map_or("killed".to_string(), |pid| pid.to_string());
-            let _infallible = writeln!(text, "{name:<20} {node:<8} {program:<16} {pid}");
-        }
-        Ok(text)
-    }
-
-    /// Everything but what nodes learn of each other.
-    fn snapshot(&self) -> Result<String> {
-        let objects = Snapshot::take(Some(&self.folder))?.since(&Snapshot::default());
-        let theirs =
-            |object: &&String| !object.starts_with("neighbour") || !object.contains(" on underlay in node-");
-        let programs = self
-            .pods
-            .iter()
-            .map(|served| format!("program {}", served.what.name));
-        let nodes = self.nodes.iter().flat_map(Node::programs);
-        let nodes = nodes.map(|program| format!("program {}", program.name()));
-        let mut text = String::new();
-        for line in objects
-            .iter()
-            .filter(theirs)
-            .cloned()
-            .chain(programs)
-            .chain(nodes)
-        {
-            let _infallible = writeln!(text, "{line}");
-        }
-        Ok(text)
-    }
 }
 
 /// Starts a program in its pod and waits until it is ready, if that is wanted.
@@ -345,15 +238,11 @@ async fn start(node: &Node, what: &NewPod, pod: &Pod) -> Result<Program> {
     if what.is_awaited {
         let is_ready = async |program: &Program| program.printed().contains("INFO ready").then_some(());
         let until = Instant::now() + TO_START;
-        program.wait_for("it was ready", until, is_ready).await?;
+        if let Err(error) = program.wait_for("it was ready", until, is_ready).await {
+            // It may have wires, or be registered; what matters is why it is not ready.
+            let _told = program.stop().await;
+            return Err(error);
+        }
     }
     Ok(program)
-}
-
-/// Whether we have a user namespace of our own.
-fn has_users() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let mut words = map.split_whitespace();
-        words.nth(1) != Some("0") || words.next() == Some("1")
-    })
 }
