@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
-mod explain;
 mod examples;
+mod explain;
 mod figure;
 mod go;
 mod kubernetes;
