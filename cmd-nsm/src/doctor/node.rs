@@ -148,7 +148,7 @@ fn capability(files: &Files, &(number, name, needed_by): &(u32, &str, &'static s
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(held) = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()) else {
         return Finding::new(
-            *name,
+            name,
             needed_by,
             State::Unknown,
             "/proc does not tell",

@@ -135,7 +135,7 @@ const REFUSALS: [Refusal; 12] = [
     },
     Refusal {
         services: "s [{routes: [{destination_selector: {a: x}}]}, {routes: [{}]}]",
-        endpoints: "e | s | {a: y} | url: u",
+        endpoints: "e | s | {a: z} | url: u",
         url: "s",
         reason: "no-endpoint",
         cause: &["match 1 applies to this client, and none of 1 endpoints fits"],
