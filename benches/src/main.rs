@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
+mod dns;
 mod figure;
 mod go;
 mod one_node;
@@ -35,6 +36,8 @@ enum Suite {
     OneNode(one_node::OneNode),
     /// Two nodes: attach, throughput, round trips, memory
     TwoNodes(two_nodes::TwoNodes),
+    /// DNS: what the client's resolver adds to a question
+    Dns(dns::Dns),
     /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
     Go(go::Go),
     /// The bare server that floors are measured against; started by the suites themselves
@@ -54,6 +57,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Suite::FloorServer(server) => return server.run(),
         Suite::OneNode(suite) => suite.run().boxed_local(),
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
+        Suite::Dns(suite) => suite.run().boxed_local(),
         Suite::Go(suite) => suite.run().boxed_local(),
     };
     if let Some(code) = nsm::mesh::enter()? {

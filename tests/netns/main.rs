@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 mod contexts;
 mod demo;
+mod dns;
 mod faults;
 mod forwarders;
 mod heal;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         heal::tests,
         forwarders::tests,
         demo::tests,
+        dns::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::report::run;
-use crate::tools::{self, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
+use crate::tools::{self, DNSMASQ, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
 
 /// What each suite needs.
@@ -20,13 +20,13 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// Build the programs as they are shipped, run a suite of benchmarks, and print its figures beside their goals.
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
-/// and memory of wires between nodes), `go` (request, refresh, close, load, memory, start and registry beside programs
+/// and memory of wires between nodes), `dns` (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry beside programs
 /// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`). Every figure that compares is
 /// measured against a floor, or against theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
-    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go"])]
+    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "dns", "go"])]
     suite: String,
     /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, value_name = "FILE")]
@@ -42,6 +42,9 @@ impl Args {
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {
             tools::need(&TOOLS_OF_TWO_NODES)?;
+        }
+        if self.suite == "dns" {
+            tools::need(&[DNSMASQ])?;
         }
         let peer = match self.suite.as_str() {
             "go" => Some(peer()?),

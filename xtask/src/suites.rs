@@ -9,8 +9,8 @@ use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
-    BUSYBOX, CNI, CONTAINERD, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, QEMU, RUNC, SETPRIV, SS, STRIP,
-    TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
+    BUSYBOX, CNI, CONTAINERD, DIG, DNSMASQ, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, QEMU, RUNC,
+    SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
 };
 use crate::vm;
 
@@ -103,13 +103,25 @@ pub(crate) const SUITES: &[Suite] = &[
 ];
 
 /// What tests of real programs start and look with.
-const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
+const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, DNSMASQ, DIG];
 
 /// What tests of mixed meshes build and start.
 const MIXED: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, GO];
 
 /// What tests of single crates start and look with, too.
-const WORKSPACE: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, WG, WIREGUARD_GO, GO];
+const WORKSPACE: &[Tool] = &[
+    IP,
+    PING,
+    UNSHARE,
+    NSENTER,
+    SETPRIV,
+    SS,
+    DNSMASQ,
+    DIG,
+    WG,
+    WIREGUARD_GO,
+    GO,
+];
 
 /// What boots another kernel, and what its tests start and look with.
 const MACHINE: &[Tool] = &[
