@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
 
+mod dns;
 mod examples;
 mod explain;
 mod figure;
@@ -38,6 +39,8 @@ enum Suite {
     OneNode(one_node::OneNode),
     /// Two nodes: attach, throughput, round trips, memory
     TwoNodes(two_nodes::TwoNodes),
+    /// DNS: what the client's resolver adds to a question
+    Dns(dns::Dns),
     /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
     Go(go::Go),
     /// A cluster of Kubernetes: start of pods, requests, memory, updates
@@ -66,6 +69,7 @@ fn run(bench: Bench) -> Result<ExitCode> {
         Suite::Kubernetes(suite) => return tell(&suite.run()?, json),
         Suite::OneNode(suite) => suite.run().boxed_local(),
         Suite::TwoNodes(suite) => suite.run().boxed_local(),
+        Suite::Dns(suite) => suite.run().boxed_local(),
         Suite::Go(suite) => suite.run().boxed_local(),
         Suite::Explain(suite) => suite.run().boxed_local(),
         Suite::Examples(suite) => suite.run().boxed_local(),

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asks for each service, keeps the wires, and closes them at the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nsm_api::service_url::ServiceUrl;
 use nsm_sdk::app::{Failure, Start};
 use nsm_sdk::chains::client;
 use nsm_sdk::core::{Chain, Component, Error, NetworkService};
+use nsm_sdk::networkservice::dnscontext::DnsContextClient;
 use nsm_sdk::networkservice::excludedprefixes::AwarenessGroups;
 use nsm_sdk::networkservice::heal::{Check, Heal};
 use nsm_sdk::networkservice::kernel::OWN_NETNS;
 use nsm_sdk::policy;
+use nsm_sdk_dns::Dns;
 use tracing::info;
 
 use crate::settings::Settings;
@@ -22,7 +25,12 @@ use crate::wire::Wire;
 pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let check = settings.check()?;
     let heal = nsm_sdk::chain![Heal::new(check.clone())];
-    let client = Client::new(&component, settings, heal).await?;
+    let dns = settings.dns().map(|settings| Dns::new(&component, settings));
+    let dns = match dns {
+        Some(dns) => nsm_sdk::chain![DnsContextClient::new(Arc::new(dns))],
+        None => nsm_sdk::chain![],
+    };
+    let client = Client::new(&component, settings, heal, dns).await?;
     let mut wires = client.wires(&component, check.as_ref());
     if attach(&mut wires).await {
         client.start.ready(&[]).await;
@@ -37,7 +45,7 @@ pub async fn run(component: Component, settings: Settings) -> Result<(), Failure
 /// Errors: as [`run`], and `shutdown` when told to end before every wire was there.
 pub async fn init(component: Component, settings: Settings) -> Result<(), Failure> {
     let check = settings.check()?;
-    let client = Client::new(&component, settings, nsm_sdk::chain![]).await?;
+    let client = Client::new(&component, settings, nsm_sdk::chain![], nsm_sdk::chain![]).await?;
     let mut wires = client.wires(&component, check.as_ref());
     if attach(&mut wires).await {
         return Ok(());
@@ -67,6 +75,7 @@ impl Client {
         component: &Component,
         settings: Settings,
         heal: Chain<NetworkService>,
+        dns: Chain<NetworkService>,
     ) -> Result<Self, Failure> {
         let start = Start::new(component, settings.max_token_lifetime);
         let services =
@@ -87,6 +96,7 @@ impl Client {
                 awareness_groups,
                 policies: start.policies(&[policy::CLIENT.to_string()])?,
                 heal,
+                dns,
             },
             start.pool(&identity, settings.dial_timeout),
         );

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can be set, by flag or by environment variable.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -51,6 +53,20 @@ pub struct Settings {
     /// How long a wire may be silent until another endpoint is asked for
     #[arg(long, env = "NSM_LIVENESS_CHECK_TIMEOUT", default_value = "1s")]
     pub(crate) liveness_check_timeout: Duration,
+    /// Whether names behind our wires are resolved for the pod, once an endpoint tells of DNS servers
+    #[arg(
+        long,
+        env = "NSM_LOCAL_DNS_SERVER_ENABLED",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub(crate) local_dns_server_enabled: bool,
+    /// Where the pod's programs ask for names then
+    #[arg(long, env = "NSM_LOCAL_DNS_SERVER_ADDRESS", default_value = "127.0.0.1:53")]
+    pub(crate) local_dns_server_address: SocketAddr,
+    /// The file that tells them so, and whom we ask for all other names
+    #[arg(long, env = "NSM_RESOLV_CONFIG_PATH", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_config_path: PathBuf,
     /// Groups of services whose addresses may overlap: [url,url],[url]
     #[arg(long, env = "NSM_AWARENESS_GROUPS", default_value = "")]
     pub(crate) awareness_groups: String,
@@ -87,13 +103,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How the pod's resolver is found, if there is to be one.
+    pub(crate) fn dns(&self) -> Option<nsm_sdk_dns::Settings> {
+        self.local_dns_server_enabled.then(|| nsm_sdk_dns::Settings {
+            listen_on: self.local_dns_server_address,
+            resolv_conf: self.resolv_config_path.clone(),
+        })
+    }
+}
+
 impl nsm_sdk::app::Settings for Settings {
-    const DEAD: &'static [&'static str] = &[
-        "NSM_LABELS",
-        "NSM_MECHANISM",
-        "NSM_LOCAL_DNS_SERVER_ENABLED",
-        "NSM_LOCAL_DNS_SERVER_ADDRESS",
-    ];
+    const DEAD: &'static [&'static str] = &["NSM_LABELS", "NSM_MECHANISM"];
 
     fn name(&self) -> &str {
         &self.name

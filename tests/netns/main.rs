@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 mod contexts;
 mod demo;
+mod dns;
 mod explain;
 mod faults;
 mod forwarders;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         demo::tests,
         supply::tests,
         explain::tests,
+        dns::tests,
         soak::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();

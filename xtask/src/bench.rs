@@ -12,7 +12,7 @@ use crate::images;
 use crate::kubernetes;
 use crate::report::run;
 use crate::suites;
-use crate::tools::{self, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
+use crate::tools::{self, DNSMASQ, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
 
 /// What each suite needs.
@@ -24,7 +24,7 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// Build the programs as they are shipped, run a suite of benchmarks, and print its figures beside their goals.
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
-/// and memory of wires between nodes), `go` (request, refresh, close, load, memory, start and registry beside programs
+/// and memory of wires between nodes), `dns` (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry beside programs
 /// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes` (start of pods, requests,
 /// memory and updates in a cluster of two nodes on this machine, which is built and needs root), `explain` (`nsm explain`
 /// with many endpoints), `examples` (how long the pages of deployments/examples take in namespaces). Every figure that
@@ -32,7 +32,7 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
-    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "go", "kubernetes", "explain", "examples"])]
+    #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "dns", "go", "kubernetes", "explain", "examples"])]
     suite: String,
     /// How the programs are built that the cluster runs: dist as people get them, dev as tests have them
     #[arg(long, default_value = "dist", value_parser = ["dist", "dev"])]
@@ -54,6 +54,9 @@ impl Args {
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {
             tools::need(&TOOLS_OF_TWO_NODES)?;
+        }
+        if self.suite == "dns" {
+            tools::need(&[DNSMASQ])?;
         }
         let peer = match self.suite.as_str() {
             "go" => Some(peer()?),

@@ -10,8 +10,8 @@ use crate::lint;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
-    BUSYBOX, CNI, CONTAINERD, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, PROMETHEUS, QEMU, RUNC, SETPRIV,
-    SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
+    BUSYBOX, CNI, CONTAINERD, DIG, DNSMASQ, GO, IP, KERNEL, MODPROBE, NFT, NSENTER, PING, PROMETHEUS, QEMU,
+    RUNC, SETPRIV, SS, STRIP, TIMEOUT, Tool, UNSHARE, VENV, WG, WIREGUARD_GO,
 };
 use crate::vm;
 
@@ -111,7 +111,7 @@ pub(crate) const SUITES: &[Suite] = &[
 ];
 
 /// What tests of real programs start and look with.
-const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, PROMETHEUS];
+const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, DNSMASQ, DIG, PROMETHEUS];
 
 /// What tests of mixed meshes build and start.
 const MIXED: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, GO];
@@ -125,6 +125,8 @@ const WORKSPACE: &[Tool] = &[
     SETPRIV,
     PROMETHEUS,
     SS,
+    DNSMASQ,
+    DIG,
     WG,
     WIREGUARD_GO,
     GO,

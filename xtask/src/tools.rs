@@ -99,6 +99,18 @@ pub(crate) const PROMETHEUS: Tool = Tool {
     package: "prometheus",
 };
 
+/// Serves names behind an endpoint.
+pub(crate) const DNSMASQ: Tool = Tool {
+    program: "dnsmasq",
+    package: "dnsmasq-base",
+};
+
+/// Asks for names.
+pub(crate) const DIG: Tool = Tool {
+    program: "dig",
+    package: "bind9-dnsutils",
+};
+
 /// Boots a kernel without hardware.
 pub(crate) const QEMU: Tool = Tool {
     program: "qemu-system-x86_64",

@@ -68,6 +68,7 @@ impl Client {
             awareness_groups: Default::default(),
             policies: Policies::choose(policy::CLIENT)?,
             heal: nsm_sdk::chain![],
+            dns: nsm_sdk::chain![],
         };
         let chain = client(&component, &settings, Arc::new(pool));
         Ok(Self {

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 /// Set in the environment of a process that runs in namespaces of its own.
 const INSIDE: &str = "NSM_SANDBOX_INSIDE";
 
+/// The file that says where names are asked for.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Whether this process is the one that [`enter`] has started.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -76,10 +79,16 @@ fn wait(child: &mut std::process::Child) -> Result<ExitStatus> {
     })
 }
 
-/// Inside: a `/run` of our own for the names of namespaces, and a loopback that is up.
+/// Inside: a `/run` of our own for the names of namespaces, a `resolv.conf` that clients may take over, and a loopback
+/// that is up.
 fn prepare() -> Result<()> {
     tool("mount", &["--make-rprivate", "/"])?;
+    let names = std::fs::read(RESOLV_CONF).ok();
     tool("mount", &["-t", "tmpfs", "nsm", "/run"])?;
+    if let Some(names) = names.filter(|_| std::path::Path::new(RESOLV_CONF).exists()) {
+        std::fs::write("/run/resolv.conf", names)?;
+        tool("mount", &["--bind", "/run/resolv.conf", RESOLV_CONF])?;
+    }
     tool("ip", &["link", "set", "lo", "up"])
 }
 

@@ -40,6 +40,8 @@ pub struct Settings {
     pub policies: Policies,
     /// What mends its wires: [`heal`](crate::networkservice::heal), or nothing but the next refresh.
     pub heal: Chain<NetworkService>,
+    /// What its pod's resolver learns by: [`dnscontext`](crate::networkservice::dnscontext), or nothing.
+    pub dns: Chain<NetworkService>,
 }
 
 /// The chain of an application that asks for wires and keeps them.
@@ -53,7 +55,7 @@ pub fn client(
     dialer: Arc<dyn Dialer<NetworkService>>,
 ) -> Chain<NetworkService> {
     let head = chain![UpdatePath, Begin::client(component), Refresh];
-    let tail = chain![
+    let way = chain![
         ClientUrl::new(&settings.connect_to),
         AuthorizeClient::new(&settings.policies),
         Dial::new(dialer, Duration::ZERO),
@@ -61,11 +63,16 @@ pub fn client(
         UpstreamRefresh::new(),
         Kernel::client(&settings.netns),
         SendFd::client(),
+    ];
+    let tail = chain![
         ExcludedPrefixes::client(&settings.awareness_groups),
         TrimPath::client(),
         Connect,
     ];
-    head.then(&settings.heal).then(&tail)
+    head.then(&settings.heal)
+        .then(&way)
+        .then(&settings.dns)
+        .then(&tail)
 }
 
 /// The client half of a hop that passes requests on. `before` stands before the way is dialled, `additional` between

@@ -178,6 +178,7 @@ fn ask(node: &Node, program: Program, birth: &Birth) -> Result<Running> {
         info: Labels::new(),
         policies: Policies::choose(policy::CLIENT)?,
         heal: chain![Heal::new(Some(pings(node, program)))].then(node.client_probe()),
+        dns: chain![],
     };
     let client = client::client(&birth.component, &settings, birth.way.clone());
     Ok(Running {
