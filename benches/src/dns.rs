@@ -5,12 +5,13 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use nsm::mesh::{Node, Pod, Program, Programs, Settings};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::time::Instant;
 
 use crate::figure::{Figure, Times};
 
@@ -86,7 +87,7 @@ async fn client(node: &Node, pod: &Pod, folder: &Path) -> Result<Program> {
         ("NSM_RESOLV_CONFIG_PATH", resolv_conf.display().to_string()),
     ];
     let mut client = node.launch("nsc", "nsc", Some(pod), &variables)?;
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let until = Instant::now() + PATIENCE;
     let is_ready = async |client: &Program| client.printed().contains("INFO ready").then_some(());
     client.wait_for("it was ready", until, is_ready).await?;
     Ok(client)

@@ -123,8 +123,11 @@ fn duration(key: &str, value: &str) -> Result<Duration, (String, String)> {
     })
 }
 
+/// A key, with its value where it has one.
+type Pair = (String, Option<String>);
+
 /// `key`, `key=value` and `key="a value"`, apart by blanks.
-fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, (String, String)> {
+fn pairs(text: &str) -> Result<Vec<Pair>, (String, String)> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {

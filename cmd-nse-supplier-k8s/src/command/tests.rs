@@ -54,7 +54,7 @@ async fn whoever_comes_second_finds_the_process_of_the_first() {
     let found = second.start(&place, &request).await.expect("found");
     assert!(!found.is_fresh());
     assert_eq!(found.name(), started.name());
-    assert_eq!(second.left().await, [request.clone()]);
+    assert_eq!(second.left().await, std::slice::from_ref(&request));
 
     started.stop().await;
     assert!(started.ended().is_some_and(|ended| ended.contains("signal")));

@@ -50,7 +50,7 @@ const FILES: u64 = 65_536;
 pub fn node(files: &Files, sockets: &[(&'static str, String)]) -> Vec<Finding> {
     let mut findings: Vec<_> = MODULES
         .iter()
-        .map(|(module, option, needed_by)| module_finding(files, module, option, *needed_by))
+        .map(|(module, option, needed_by)| module_finding(files, module, option, needed_by))
         .collect();
     findings.push(device(files));
     findings.extend(sysctls(files));
