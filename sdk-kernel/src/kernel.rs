@@ -140,16 +140,18 @@ impl Kernel {
         self.shared.lost.subscribe()
     }
 
-    /// The port and the number of every VXLAN device in our own namespace, none of which is ours: the kernel has each
-    /// pair once for all namespaces.
+    /// The port and the number of every VXLAN device in our own namespace that is not ours: the kernel has each pair once
+    /// for all namespaces. Ours are there between two tunnels, and keep their numbers over a restart.
     ///
     /// Errors: `kernel`.
     pub async fn numbers(&self) -> Result<Vec<(u16, u32)>> {
         let deadline = Instant::now() + PATIENCE;
-        ask(&self.pool, deadline, "list VXLAN devices", |station| {
+        let ours = [self.shared.group(), self.shared.doomed_group()];
+        ask(&self.pool, deadline, "list VXLAN devices", move |station| {
             let links = observe::links(&mut station.node);
             let links = links.map_err(|error| veth::broken(&"our own namespace", &error))?;
-            Ok(links.into_iter().filter_map(|link| link.number).collect())
+            let others = links.into_iter().filter(|link| !ours.contains(&link.group));
+            Ok(others.filter_map(|link| link.number).collect())
         })
         .await
     }

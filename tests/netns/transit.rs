@@ -134,14 +134,16 @@ fn passes_eight_hops(attached: &Attached) -> Result<()> {
     same("the path", hops.collect::<Vec<_>>(), should.to_vec())
 }
 
-/// The devices of a node's own, by name and index.
+/// The devices of a node's own, by name and index; that of the client's side first.
 fn devices(host: &Pod) -> Result<Vec<(String, u64)>> {
     let all = links(host)?.into_iter().filter_map(|link| {
         let name = link["ifname"].as_str()?;
         let is_ours = name.starts_with("nsm-");
         is_ours.then(|| Some((name.to_string(), link["ifindex"].as_u64()?)))?
     });
-    Ok(all.collect())
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    Ok(all)
 }
 
 async fn passes(apart: &mut Apart) -> Result<()> {
@@ -191,7 +193,9 @@ async fn middle_killed(apart: &mut Apart) -> Result<()> {
         Ok(client.again(attached.request.clone()).await.ok())
     })
     .await?;
-    same("the devices", devices(host.pod())?, between)?;
+    let now = devices(host.pod())?;
+    same("devices in between", now.len(), 2)?;
+    same("that of the client's side", now.first(), between.first())?;
     ping_both_ways(apart, &attached)?;
     client.close(attached.request).await?;
     client.end().await;

@@ -194,6 +194,11 @@ fn what_is_joined_carries_packets_without_us_and_is_adopted() {
     drop(row.middle.kernel.take());
     row.reach();
     row.middle.restart();
+    let numbers = row.middle.runtime.block_on(row.middle.kernel().numbers());
+    assert!(
+        numbers.expect("listed").is_empty(),
+        "its numbers are not another's"
+    );
     row.pass(&transit);
     assert_eq!(row.indexes(), indexes);
     row.reach();
