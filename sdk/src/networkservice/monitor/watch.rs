@@ -153,10 +153,11 @@ fn seen(known: &Connection, kind: Kind, told: Connection) -> Option<Connection> 
     let (index, ours) = known.path.as_ref().map_or((0, [].as_slice()), |path| {
         (path.index, path.path_segments.as_slice())
     });
-    let state = if kind == Kind::Delete {
-        State::Down
-    } else {
-        told.state()
+    let state = match told.state() {
+        _ if kind == Kind::Delete => State::Down,
+        // What it was asked with, which hops of others tell until the next refresh: it has answered.
+        State::ReselectRequested => State::Up,
+        told => told,
     };
     let mut path = told.path?;
     let here = usize::try_from(index).ok()?;
@@ -248,6 +249,17 @@ mod tests {
                 change(Kind::Delete, State::Down, State::RefreshRequested),
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn that_a_hop_was_asked_to_reselect_is_no_news() {
+        let asked = || state(connection(2), State::ReselectRequested);
+        let changes = changes(vec![
+            event(Kind::InitialStateTransfer, vec![asked()]),
+            event(Kind::Update, vec![asked()]),
+        ])
+        .await;
+        assert!(changes.is_empty(), "{changes:?}");
     }
 
     #[tokio::test]
