@@ -43,6 +43,12 @@ const URL: &str = "kernel://names/nsm-1";
 /// The address of the endpoint, which its server has.
 const SERVER: &str = "172.16.7.0";
 
+/// Another address of the endpoint, where a server may misbehave.
+const OTHER: &str = "172.16.8.0";
+
+/// The prefixes of both.
+const PREFIXES: &str = "172.16.7.0/31,172.16.8.0/31";
+
 /// What the pod has before: a server of its own for everything else, at an address of its loopback.
 const ORIGINAL: &str = "# by the test\nsearch pod.example\nnameserver 127.0.0.53\noptions ndots:2\n";
 
@@ -68,10 +74,7 @@ impl Names {
         let list = servers.iter().map(|server| format!("{server:?}"));
         let list = list.collect::<Vec<_>>().join(",");
         let configs = format!(r#"[{{"dns_server_ips": [{list}], "search_domains": ["corp.example"]}}]"#);
-        let variables = [
-            ("NSM_CIDR_PREFIX", "172.16.7.0/31"),
-            ("NSM_DNS_CONFIGS", &configs),
-        ];
+        let variables = [("NSM_CIDR_PREFIX", PREFIXES), ("NSM_DNS_CONFIGS", &configs)];
         let endpoint = world.serve("names", &variables).await?;
         let mut names = Self {
             endpoint,
@@ -243,8 +246,8 @@ async fn cached(world: &mut World) -> Result<()> {
 }
 
 async fn silent(world: &mut World) -> Result<()> {
-    let names = Names::start(world, &[&format!("{SERVER}:5300"), SERVER]).await?;
-    let _silent = Hostile::start(&world.far, SERVER, |_| Vec::new())?;
+    let names = Names::start(world, &[OTHER, SERVER]).await?;
+    let _silent = Hostile::start(&world.far, OTHER, |_| Vec::new())?;
     let _corp = corp(world).await?;
     let began = Instant::now();
     same(
@@ -265,8 +268,8 @@ async fn silent(world: &mut World) -> Result<()> {
 }
 
 async fn lying(world: &mut World) -> Result<()> {
-    let names = Names::start(world, &[&format!("{SERVER}:5300"), SERVER]).await?;
-    let _liar = Hostile::start(&world.far, SERVER, servers::lies)?;
+    let names = Names::start(world, &[OTHER, SERVER]).await?;
+    let _liar = Hostile::start(&world.far, OTHER, servers::lies)?;
     let _corp = corp(world).await?;
     same(
         "the answer",
@@ -277,8 +280,8 @@ async fn lying(world: &mut World) -> Result<()> {
 }
 
 async fn huge(world: &mut World) -> Result<()> {
-    let names = Names::start(world, &[&format!("{SERVER}:5300")]).await?;
-    let _huge = Hostile::start(&world.far, SERVER, servers::cut)?;
+    let names = Names::start(world, &[OTHER]).await?;
+    let _huge = Hostile::start(&world.far, OTHER, servers::cut)?;
     // By UDP it is cut, so that dig asks again by TCP, and so do we.
     let addresses = short(world, &["big.corp.example"]).await?;
     same("the addresses", addresses.lines().count(), servers::MANY)?;
@@ -340,10 +343,7 @@ async fn read_only(world: &mut World) -> Result<()> {
     let file = world.node.folder().join("resolv.conf");
     std::fs::write(&file, ORIGINAL)?;
     let configs = format!(r#"[{{"dns_server_ips": ["{SERVER}"], "search_domains": ["corp.example"]}}]"#);
-    let variables = [
-        ("NSM_CIDR_PREFIX", "172.16.7.0/31"),
-        ("NSM_DNS_CONFIGS", &configs),
-    ];
+    let variables = [("NSM_CIDR_PREFIX", PREFIXES), ("NSM_DNS_CONFIGS", &configs)];
     let endpoint = world.serve("names", &variables).await?;
     let path = file.display().to_string();
     let _mount = servers::ReadOnly::new(&path)?;

@@ -89,7 +89,7 @@ pub(crate) const MANY: usize = 4090;
 /// What a server sends for what it gets by UDP: messages, each from its own port or from another one.
 type Misbehave = fn(&[u8]) -> Vec<(Vec<u8>, bool)>;
 
-/// A server at port 5300 of an address in a pod that misbehaves by UDP, and answers with a great many addresses by TCP.
+/// A server at an address in a pod that misbehaves by UDP, and answers with a great many addresses by TCP.
 pub(crate) struct Hostile {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -106,9 +106,9 @@ impl Hostile {
             use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
             use std::os::fd::AsFd;
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-            let udp = UdpSocket::bind((address.as_str(), 5300))?;
+            let udp = UdpSocket::bind((address.as_str(), 53))?;
             let other = UdpSocket::bind((address.as_str(), 0))?;
-            Ok((udp, other, TcpListener::bind((address.as_str(), 5300))?))
+            Ok((udp, other, TcpListener::bind((address.as_str(), 53))?))
         });
         let bound = bound
             .join()
