@@ -48,6 +48,7 @@ pub(crate) async fn start(
         },
         vnis: vnis(kernel).await,
         underlay: kernel.clone(),
+        former: kernel.clone(),
     };
     let wireguard = keys.clone().map(|ends| wireguard::Ours {
         ip,

@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsm_sdk::core::Result;
+use nsm_sdk::dataplane::tunnel::{Former, Vxlan};
 use nsm_sdk::dataplane::wireguard::{Towards, TunnelId};
 use tokio::time::Instant;
 
 use crate::asked::{Device, Face};
 use crate::kernel::{Kernel, PATIENCE, ask};
 use crate::netns::{Netns, NetnsId};
+use crate::record::Place;
 use crate::recover;
 use crate::state::State;
 
@@ -55,8 +57,25 @@ impl Kernel {
     }
 }
 
-/// The namespace and the name of what was left of `tunnel`.
+impl Former for Kernel {
+    fn vxlan(&self, id: &TunnelId) -> Option<Vxlan> {
+        left(&self.shared.state(), id, |place| match place.end.link.device {
+            Device::Vxlan(vxlan) => Some(vxlan),
+            Device::Veth | Device::WireGuard => None,
+        })
+    }
+}
+
+/// The namespace and the name of the WireGuard device that was left of `tunnel`.
 fn find(state: &State, tunnel: &TunnelId) -> Option<(NetnsId, String)> {
+    left(state, tunnel, |place| match place.end.link.device {
+        Device::WireGuard => Some(place.key()),
+        Device::Veth | Device::Vxlan(_) => None,
+    })
+}
+
+/// What of `tunnel` was left and that nobody has asked for since, as `look` sees it.
+fn left<T>(state: &State, tunnel: &TunnelId, look: impl Fn(&Place) -> Option<T>) -> Option<T> {
     let face = match tunnel.towards {
         Towards::Client => Face::Endpoint,
         Towards::Endpoint => Face::Client,
@@ -66,9 +85,7 @@ fn find(state: &State, tunnel: &TunnelId) -> Option<(NetnsId, String)> {
         .of(&tunnel.connection)
         .filter(|record| record.orphan && record.asked.is_none());
     orphans.find_map(|record| match record.places() {
-        [place] if place.end.link.device == Device::WireGuard && place.end.link.alias == alias => {
-            Some(place.key())
-        }
+        [place] if place.end.link.alias == alias => look(place),
         _ => None,
     })
 }
@@ -77,7 +94,7 @@ fn find(state: &State, tunnel: &TunnelId) -> Option<(NetnsId, String)> {
 mod tests {
     use super::*;
     use crate::end::End;
-    use crate::record::{Place, Record};
+    use crate::record::Record;
 
     fn state(device: Device, orphan: bool) -> State {
         let mut state = State::default();

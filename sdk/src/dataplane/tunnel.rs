@@ -79,6 +79,12 @@ pub struct WireGuard {
     pub public_key: PublicKey,
 }
 
+/// Knows what an earlier life of this program left, which whoever was at the other end has as well.
+pub trait Former: Send + Sync + 'static {
+    /// The VXLAN tunnel of `id` that was left and that nobody has asked for since.
+    fn vxlan(&self, id: &TunnelId) -> Option<Vxlan>;
+}
+
 /// Makes this node's ends of wires to other nodes.
 #[async_trait]
 pub trait Tunnels: Send + Sync + 'static {

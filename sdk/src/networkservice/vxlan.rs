@@ -2,7 +2,7 @@
 //! Offers and answers VXLAN tunnels between the forwarders of two nodes, for Ethernet payloads (RFC 7348).
 //!
 //! **Guarantees**: the identifier of a tunnel is that of no other tunnel on this node, and stays as long as the
-//! connection. A client half proposes one; the server half takes it if it is free here and else draws another, of the
+//! connection, also over a restart that left the device. A client half proposes one; the server half takes it if it is free here and else draws another, of the
 //! parity that keeps two nodes from drawing the same. What a connection has it keeps, whatever is proposed later: a client
 //! half that was replaced does not know it. Both devices use the port of the client half, which the answer
 //! repeats. The MTU of the mechanism and of the connection is at most what fits through the underlay from here.
@@ -27,8 +27,11 @@ use rand::Rng;
 
 use super::filtermechanisms::is_local;
 use super::tunnel::{lowest, narrow, port, remote};
+use super::wireid::wire_id;
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
+use crate::dataplane::tunnel::Former;
 use crate::dataplane::underlay::{Overhead, Underlay};
+use crate::dataplane::wireguard::{Towards, TunnelId};
 
 use vnis::Lease;
 pub use vnis::Vnis;
@@ -50,6 +53,8 @@ pub struct Ours {
     pub vnis: Vnis,
     /// What tunnels go over.
     pub underlay: Arc<dyn Underlay>,
+    /// What was left.
+    pub former: Arc<dyn Former>,
 }
 
 /// See the [module](self).
@@ -91,6 +96,25 @@ impl Vxlan {
         })
     }
 
+    /// The identifier on `port` that the connection has had in an earlier life, if its device is still there.
+    fn left(&self, port: u16, request: &Request) -> Option<u32> {
+        let tunnel = TunnelId {
+            connection: wire_id(&request.connection).ok()?,
+            towards: match self.is_client {
+                true => Towards::Endpoint,
+                false => Towards::Client,
+            },
+        };
+        let left = self.ours.former.vxlan(&tunnel)?;
+        (left.port == port).then_some(left.vni)
+    }
+
+    /// The identifier that the connection holds on `port`, or has had there.
+    fn known(&self, ctx: &Ctx, port: u16, request: &Request) -> Option<u32> {
+        let held = self.held(ctx, |held| held.as_ref().and_then(|lease| lease.on(port)));
+        held.or_else(|| self.left(port, request))
+    }
+
     async fn mtu(&self, remote: Option<IpAddr>) -> Result<u32> {
         let mtu = self.ours.underlay.mtu(self.ours.ip, remote).await?;
         Ok(Overhead::VXLAN.leaves(self.ours.ip, mtu))
@@ -114,7 +138,10 @@ impl Vxlan {
     async fn offer(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let known = request.connection.mechanism.as_ref().and_then(View::of);
         let far = known.as_ref().and_then(View::dst_ip);
-        let wanted = known.as_ref().map_or(0, View::vni);
+        let wanted = match known.as_ref().map_or(0, View::vni) {
+            0 => self.known(ctx, self.ours.port, request).unwrap_or(0),
+            answered => answered,
+        };
         let any = |random: u32| Some((random & 0x00FF_FFFF).max(1));
         let vni = self.hold(ctx, self.ours.port, wanted, any)?;
         let mtu = self.mtu(far).await?;
@@ -187,16 +214,19 @@ impl Vxlan {
 
     /// Fills in our side of the mechanism.
     async fn complete(&self, ctx: &Ctx, request: &mut Request) -> Result<()> {
-        let Some(mut vxlan) = request.connection.mechanism.as_mut().and_then(View::of) else {
+        let Some(vxlan) = request.connection.mechanism.as_ref().and_then(View::of) else {
             return Ok(());
         };
         let port = port(vxlan.mechanism(), key::SRC_PORT)?;
+        let before = self.known(ctx, port, request);
+        let Some(mut vxlan) = request.connection.mechanism.as_mut().and_then(View::of) else {
+            return Ok(());
+        };
         let far = remote(vxlan.mechanism(), key::SRC_IP, self.ours.ip)?;
         proposed(&vxlan)?;
         let mtu = self.mtu(Some(far)).await?;
         vxlan.set_dst_ip(self.ours.ip);
         vxlan.set_dst_port(port);
-        let before = self.held(ctx, |held| held.as_ref().and_then(|lease| lease.on(port)));
         let wanted = before.unwrap_or_else(|| vxlan.vni());
         let vni = self.hold(ctx, port, wanted, |random| vxlan.vni_from(random))?;
         vxlan.set_vni(vni);

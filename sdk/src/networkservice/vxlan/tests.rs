@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::core::testing::{Connection, Probe, before, request, standard_cases};
+use crate::dataplane::tunnel::Vxlan as Vxlan7348;
 
 const NEAR: &str = "10.0.0.1";
 const FAR: &str = "10.0.0.2";
@@ -17,8 +18,25 @@ impl Underlay for Links {
     }
 }
 
+/// The identifier that was left of every tunnel on this side, on the port of VXLAN.
+struct Leaves(Option<(Towards, u32)>);
+
+impl Former for Leaves {
+    fn vxlan(&self, id: &TunnelId) -> Option<Vxlan7348> {
+        let (_, vni) = self.0.filter(|(towards, _)| *towards == id.towards)?;
+        let [local, remote] = [NEAR, FAR].map(|ip| ip.parse().expect("an address"));
+        Some(Vxlan7348 {
+            local,
+            remote,
+            port: PORT,
+            vni,
+        })
+    }
+}
+
 fn ours(ip: &str) -> Ours {
     Ours {
+        former: Arc::new(Leaves(None)),
         ip: ip.parse().expect("an address"),
         port: PORT,
         vnis: Vnis::default(),
@@ -245,4 +263,37 @@ async fn garbage_of_a_peer_is_refused_by_name() {
         assert_eq!(error.reason(), reason);
     }
     assert!(probe.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_an_earlier_life_left_is_proposed_and_kept() {
+    let former = |towards| Arc::new(Leaves(Some((towards, 77))));
+    let proposed = peer(0);
+    let client = Vxlan::client(Ours {
+        former: former(Towards::Endpoint),
+        ..ours(NEAR)
+    });
+    let mut request = ethernet();
+    let asked = before(client, &proposed);
+    let answered = asked.request(&Connection::new().first(), &mut request).await;
+    answered.expect("answered");
+    assert_eq!(vxlan(&request).vni(), 77);
+
+    for (towards, port, kept) in [
+        (Towards::Client, PORT, true),
+        (Towards::Client, 4790, false),
+        (Towards::Endpoint, PORT, false),
+    ] {
+        let server = Vxlan::server(Ours {
+            former: former(towards),
+            ..ours(FAR)
+        });
+        let mut request = offered(NEAR, 5);
+        let mechanism = request.connection.mechanism.as_mut();
+        mechanism.and_then(View::of).expect("of VXLAN").set_src_port(port);
+        let chain = before(server, &Probe::new());
+        let answered = chain.request(&Connection::new().first(), &mut request).await;
+        answered.expect("answered");
+        assert_eq!(vxlan(&request).vni(), if kept { 77 } else { 5 });
+    }
 }
