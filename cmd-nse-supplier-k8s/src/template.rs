@@ -216,7 +216,10 @@ spec:
     #[test]
     fn what_makes_no_pod_is_told() {
         let cases = [
-            ("metadata: {name: {{ range .Labels }}}", "is not understood"),
+            (
+                "metadata: {name: {{ range .Labels }}}",
+                "gives arguments to what takes none",
+            ),
             ("kind: Deployment\nspec: {}", "its kind is \"Deployment\""),
             ("a: [", "is no YAML"),
             ("just text", "it has no fields"),

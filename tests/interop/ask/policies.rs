@@ -49,7 +49,8 @@ struct Asked {
     tokens: Vec<String>,
     index: usize,
     certificate: &'static [u8],
-    /// A token is of a kind that nobody issues: a claim has another type, or the header names another signature.
+    /// A token is of a kind that nobody issues: a claim has another type, it is for two, or the header names another
+    /// signature.
     is_odd: bool,
 }
 
@@ -132,6 +133,8 @@ fn token(draw: &mut Draw, at: usize, is_odd: &mut bool) -> String {
         &[json!(other), json!(""), json!(null), json!(7)],
     );
     *is_odd |= !(claims["sub"].is_string()) || !claims["exp"].is_number();
+    // Of two audiences theirs lets some pairs pass and calls others an error.
+    *is_odd |= claims["aud"] == json!([next, other]);
     let is_ours = !draw.chance(6);
     *is_odd |= !is_ours;
     let header = match is_ours {
