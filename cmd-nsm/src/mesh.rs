@@ -16,5 +16,5 @@ pub use node::{Node, Settings};
 pub use ping::{Pinger, Pings, ping, ping_every};
 pub use pod::Pod;
 pub use program::{Memory, Program, Programs, Start};
-pub use sandbox::{enter, is_inside};
+pub use sandbox::{INSIDE, enter, is_inside};
 pub use underlay::{Host, Underlay};

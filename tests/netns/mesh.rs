@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::Programs;
+use nsm::mesh::{INSIDE, Programs};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -58,6 +58,7 @@ impl Kept {
             .arg("mesh")
             .args(arguments)
             .env("NSM_MESH", self.path())
+            .env_remove(INSIDE)
             .stdin(Stdio::null())
             .output()?;
         let both = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

@@ -6,8 +6,8 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
-/// Set in the environment of a process that runs in namespaces of its own.
-const INSIDE: &str = "NSM_SANDBOX_INSIDE";
+/// Set in the environment of a process that runs in namespaces of its own; programs that are to have others do without.
+pub const INSIDE: &str = "NSM_SANDBOX_INSIDE";
 
 /// The file that says where names are asked for.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
