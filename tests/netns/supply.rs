@@ -161,6 +161,7 @@ async fn from_zero(apart: &mut Apart) -> Result<()> {
     for client in clients {
         client.end().await;
     }
+    drop((pods, other));
     apart.clean().await
 }
 
@@ -185,7 +186,11 @@ async fn killed(world: &mut World) -> Result<()> {
         std::fs::write(folder.join("go"), "")?;
         Ok::<_, anyhow::Error>(next)
     };
-    let (attached, next) = join(client.attach("killed-0", "kernel://zero/nsm-1"), faults).await;
+    // The first answer may be that the supplier is gone: clients ask again.
+    let asked = wait_for(PATIENCE, "the client is served", async || {
+        Ok(client.attach("killed-0", "kernel://zero/nsm-1").await.ok())
+    });
+    let (attached, next) = join(asked, faults).await;
     let (next, attached) = (next?, attached?);
     let starts = std::fs::read_to_string(folder.join("starts"))?;
     ensure!(starts.lines().count() == 1, "it was started more than once");
@@ -193,6 +198,7 @@ async fn killed(world: &mut World) -> Result<()> {
     have_retired(&folder).await?;
     stops(next).await?;
     client.end().await;
+    drop(pod);
     world.clean().await
 }
 

@@ -15,29 +15,15 @@ use crate::{examples, profile_folder};
 /// How many nodes the cluster has.
 const NODES: u32 = 2;
 
-/// The tests of a program beside an API server that they start, kill and start again.
-pub(crate) fn tests_of(package: &str) -> Result<Tally> {
-    let programs = cluster::build(Kubernetes::V1_34)?;
-    let mut tests = Command::new("cargo");
-    tests
-        .args(["test", "--package", package, "--test", "kubernetes"])
-        .env("CLUSTER_PROGRAMS", programs);
-    run_tests(&mut tests)
-}
-
-/// The tests of the mesh.
+/// The tests of programs beside an API server that they start, kill and start again, and those of the mesh: all that are
+/// called so, for a package alone is built with other features.
 pub(crate) fn tests() -> Result<Tally> {
     with_cluster("test", &cluster::images_for_development()?, |cluster| {
         let mut tests = Command::new("cargo");
-        tests.args([
-            "test",
-            "--package",
-            "nsm-tests",
-            "--test",
-            "kubernetes",
-            "--",
-            "--nocapture",
-        ]);
+        tests
+            .args(["test", "--workspace", "--no-fail-fast", "--test", "kubernetes"])
+            .args(["--", "--nocapture"])
+            .env("CLUSTER_PROGRAMS", cluster::build(Kubernetes::V1_34)?);
         run_tests(at(cluster, &mut tests)?)
     })
 }

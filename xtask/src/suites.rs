@@ -227,14 +227,6 @@ const CLUSTER: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER, STRIP, B
 
 fn kubernetes(report: &mut Report) {
     build(report);
-    for package in [
-        "cmd-registry-k8s",
-        "cmd-admission-webhook-k8s",
-        "cmd-exclude-prefixes-k8s",
-        "cmd-nse-supplier-k8s",
-    ] {
-        report.step(package, || kubernetes::tests_of(package));
-    }
     report.step("kubernetes", kubernetes::tests);
     report.step("examples", kubernetes::examples);
 }
