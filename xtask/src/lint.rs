@@ -39,6 +39,7 @@ pub(crate) fn checks(report: &mut Report) {
             "--quiet",
             "--workspace",
             "--all-targets",
+            "--test=kubernetes",
             "--",
             "--deny",
             "warnings",

@@ -198,7 +198,8 @@ impl World {
         eventually("the registry serves", async || {
             let pool = self.pool("people").ok()?;
             let ctx = Ctx::own(&self.component, TO_START);
-            let way = Dialer::<NsRegistry>::dial(&pool, &self.registry_url(), ctx.deadline());
+            let url = self.registry_url();
+            let way = Dialer::<NsRegistry>::dial(&pool, &url, ctx.deadline());
             let message = Registration {
                 entry: entry.clone(),
                 ..Default::default()
