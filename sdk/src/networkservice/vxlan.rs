@@ -2,10 +2,11 @@
 //! Offers and answers VXLAN tunnels between the forwarders of two nodes, for Ethernet payloads (RFC 7348).
 //!
 //! **Guarantees**: the identifier of a tunnel is that of no other tunnel on this node, and stays as long as the
-//! connection, also over a restart that left the device. A client half proposes one; the server half takes it if it is free here and else draws another, of the
-//! parity that keeps two nodes from drawing the same. What a connection has it keeps, whatever is proposed later: a client
-//! half that was replaced does not know it. Both devices use the port of the client half, which the answer
-//! repeats. The MTU of the mechanism and of the connection is at most what fits through the underlay from here.
+//! connection, also over a restart that left the device. A client half proposes one; the server half takes it if it is
+//! free here and else draws another, of the parity that keeps two nodes from drawing the same. What a connection has it
+//! keeps, whatever is proposed later: a client half that was replaced may not know it. Both devices use the port of the
+//! client half, which the answer repeats. The MTU of the mechanism and of the connection is at most what fits through
+//! the underlay from here.
 //! **Placement**: the client half among the preferences of a forwarder's client chain; the server half before
 //! `xconnect`, among the elements of its mechanism.
 //! **Reads / writes**: `src_ip`, `src_port`, `dst_ip`, `dst_port`, `vni`, `MTU` of the mechanism; the connection's MTU.

@@ -86,8 +86,9 @@ impl Up {
             tokio::time::sleep(PAUSE).await;
         }
         println!(
-            "a mesh of {} nodes is up after {:.2} s; its logs are in {}",
+            "a mesh of {} node{} is up after {:.2} s; its logs are in {}",
             self.nodes,
+            if self.nodes == 1 { "" } else { "s" },
             began.elapsed().as_secs_f64(),
             folder.display()
         );
