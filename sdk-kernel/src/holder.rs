@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use nsm_sdk::core::{Error, Result};
+use nsm_sdk::dataplane::tunnel::Vxlan;
 use tonic::Code;
 
 use crate::asked::{Asked, Device, Face};
@@ -18,7 +19,7 @@ use crate::netns::Netns;
 use crate::observe::{self, Seen, Which};
 use crate::outcome::Outcome;
 use crate::record::{Place, Record};
-use crate::veth;
+use crate::{veth, vxlan};
 
 impl Attempt<'_> {
     /// A name is taken: by a stranger, which is an error; by what an earlier life made for this connection, which
@@ -51,6 +52,22 @@ impl Attempt<'_> {
             }
         }
         Ok(Outcome::Again)
+    }
+
+    /// The number of a tunnel is taken: by what an earlier life left of this connection in another pod, which goes, or by
+    /// something else, which is an error.
+    pub(crate) fn make_number_free(&mut self, vxlan: &Vxlan) -> Result<Outcome> {
+        let holder = self.shared.state().holder(&self.wire.device).cloned();
+        match holder {
+            Some(record) if record.orphan && record.connection == self.wire.connection => {
+                self.shared.doom(record.serial);
+                Ok(Outcome::Again)
+            }
+            holder => Err(vxlan::taken(
+                vxlan,
+                holder.as_ref().map(|record| record.connection.as_str()),
+            )),
+        }
     }
 
     /// The interface that has the wanted name, if it is one of ours, or what another forwarder has left of this very

@@ -110,8 +110,7 @@ impl Attempt<'_> {
             Ok(Err(refusal)) if refusal.errno == Errno::EXIST => {
                 self.shared.forget(&record);
                 if let (Device::Vxlan(vxlan), true) = (self.wire.device, vxlan::is_taken(&refusal)) {
-                    let holder = self.shared.state().holder(&self.wire.device);
-                    return Err(vxlan::taken(&vxlan, holder.as_deref()));
+                    return self.make_number_free(&vxlan);
                 }
                 return self.make_way(spaces);
             }

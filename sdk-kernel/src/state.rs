@@ -104,13 +104,12 @@ impl State {
         self.records.get_mut(self.indexes.get(&index)?)
     }
 
-    /// The connection whose record has `device`, where the node can have it once.
-    pub(crate) fn holder(&self, device: &Device) -> Option<String> {
+    /// The record that has `device`, where the node can have it once.
+    pub(crate) fn holder(&self, device: &Device) -> Option<&Record> {
         let key = device.key()?;
         let has = |place: &Place| place.end.link.device.key().as_ref() == Some(&key);
         let mut records = self.records.values();
-        let holder = records.find(|record| record.ends.iter().any(has));
-        holder.map(|record| record.connection.clone())
+        records.find(|record| record.ends.iter().any(has))
     }
 
     /// All records.

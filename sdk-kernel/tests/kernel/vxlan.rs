@@ -34,6 +34,7 @@ tests![
     a_number_that_a_stranger_has_is_refused,
     a_port_that_is_used_in_another_way_is_refused,
     a_connection_takes_its_number_along_to_another_pod,
+    a_number_that_an_earlier_life_left_in_another_pod_is_taken_along,
     a_former_tunnel_is_closed_without_harm_to_the_present,
     the_numbers_of_a_pod_that_is_gone_are_free,
     tunnels_that_go_at_once_all_go,
@@ -438,6 +439,19 @@ fn a_connection_takes_its_number_along_to_another_pod() {
     let mut moved = wire.clone();
     moved.interface.netns = other.path();
     node.connect(&moved, Some(&wire)).expect("moves");
+    assert!(other.link("nsm-1").is_some());
+    node.wait_clean();
+}
+
+fn a_number_that_an_earlier_life_left_in_another_pod_is_taken_along() {
+    let [mut node, _other] = nodes();
+    let former = node.wire("moves");
+    node.up(&former);
+    node.restart();
+    let other = Pod::new();
+    let mut present = former.clone();
+    present.interface.netns = other.path();
+    node.up(&present);
     assert!(other.link("nsm-1").is_some());
     node.wait_clean();
 }

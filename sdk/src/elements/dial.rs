@@ -7,8 +7,9 @@
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
-//! **On failure**: a way that was new is forgotten, so that another candidate can be tried; when the answer was not
-//! heard, the next hop closes what it may have established, by the id that we have suggested to it ([`SegmentId`]). When
+//! **On failure**: a way that was new is forgotten, so that another candidate can be tried, unless an established
+//! connection was refused: the one who did may have something of it from an earlier life, and is told when it closes or
+//! goes on. When the answer was not heard, the next hop closes what it may have established, by the id that we have suggested to it ([`SegmentId`]). When
 //! not even that can be said to it, a request that is repeated suggests the same id, and finds it there.
 //! A call that was not sent, since its connection had just ended, is sent once more over a new one.
 //! **On close**: by the URL of the call, else by the one that was used last; then forgets the way.
@@ -155,10 +156,13 @@ impl<A: Api> Element<A> for Dial<A> {
             .insert(SegmentId(ctx.component().next_id(message.id())));
         let done = self.ask(ctx, &url, &asked, message, next).await;
         if let Err(error) = &done {
-            if !A::CLOSE_UNKNOWN && is_unheard(error) {
+            let unheard = is_unheard(error);
+            if !A::CLOSE_UNKNOWN && unheard {
                 undo(ctx, asked.open(), next).await;
             }
-            forget::<A>(ctx);
+            if unheard || !ctx.is_established() {
+                forget::<A>(ctx);
+            }
         }
         ctx.call().take::<SegmentId>();
         done
@@ -308,6 +312,25 @@ mod tests {
         client.ask(B, false).await.expect("sent");
         assert_eq!(client.wire.dialed(), [A, B]);
         assert!(client.a.closes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_refused_an_established_connection_hears_that_it_closes_or_goes_on() {
+        let client = client();
+        let refuse = |_: &mut Request| Err(Error::unavailable("told-so", "told to fail"));
+        client.ask(A, false).await.expect("sent");
+        client.b.answer(refuse);
+        client.ask(B, true).await.expect_err("told to fail");
+        client.ask(A, true).await.expect("sent");
+        assert_eq!(client.b.closes().len(), 1);
+        client.ask(B, true).await.expect_err("told to fail");
+        client
+            .chain
+            .close(&client.connection.again(), &mut request())
+            .await
+            .expect("sent");
+        assert_eq!(client.b.closes().len(), 2);
+        assert!(!client.is_open());
     }
 
     #[tokio::test]
