@@ -58,7 +58,8 @@ pub(crate) fn check(home: Arc<Netns>) -> Result<()> {
     }
 }
 
-/// Every namespace that a process of the node is in, or that has a name, by one path that leads to it.
+/// Every namespace that a process of the node is in, that has a name, or that this process has open, by one path that
+/// leads to it: what we have been given to work with keeps a namespace in being whose processes have ended.
 fn spaces() -> BTreeMap<NetnsId, PathBuf> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let is_process = |entry: &fs::DirEntry| {
@@ -68,8 +69,10 @@ fn spaces() -> BTreeMap<NetnsId, PathBuf> {
     let entries = entries.flatten().take(MAX_PROCESSES).filter(is_process);
     let processes = entries.map(|entry| entry.path().join("ns/net"));
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let own = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let own = own.flatten().map(|entry| entry.path());
     let mut spaces = BTreeMap::new();
-    for path in processes.chain(mounted(&mounts).take(MAX_PROCESSES)) {
+    for path in processes.chain(mounted(&mounts).take(MAX_PROCESSES)).chain(own) {
         if let Ok(id) = identify(&path) {
             spaces.entry(id).or_insert(path);
         }
@@ -86,7 +89,7 @@ fn mounted(mounts: &str) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// Opens those of the wanted namespaces that a process is in.
+/// Opens those of the wanted namespaces that can be found.
 pub(crate) fn find(wanted: &BTreeSet<NetnsId>) -> HashMap<NetnsId, Arc<Netns>> {
     let found = spaces().into_iter().filter(|(id, _)| wanted.contains(id));
     let open = found.filter_map(|(id, path)| Some((id, Arc::new(Netns::open(&path).ok()?))));

@@ -21,6 +21,10 @@ const TO_START: Duration = Duration::from_secs(20);
 /// The trust domain of the mesh.
 const TRUST_DOMAIN: &str = "demo.nsm";
 
+/// The marks of interfaces, with the number of the node: the nodes of a mesh share one kernel, and a forwarder takes
+/// for its own what has its mark.
+const LINK_GROUPS: u32 = 0x4e53_4d00;
+
 /// Where managers and registries listen for other nodes.
 const MANAGER_PORT: u16 = 5001;
 const REGISTRY_PORT: u16 = 5002;
@@ -224,6 +228,10 @@ impl Node {
             ("NSM_LISTEN_ON", listen_on.clone()),
             ("NSM_CONNECT_TO", self.manager_url()),
             ("NSM_STATE_DIR", state.display().to_string()),
+            (
+                "NSM_LINK_GROUP",
+                (LINK_GROUPS | u32::from(self.number)).to_string(),
+            ),
         ];
         if let Some(host) = &self.settings.host {
             variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
