@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What dies under a wire that is in use, and for how long no ping is answered until a client of either kind has mended
-//! it. Programs in the middle are ours or theirs; all else, endpoints included, is ours.
+//! it. What dies is ours or theirs; all else is ours.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl Case {
 }
 
 /// By what is theirs, so that meshes are used again.
-const CASES: [(&str, Loss, bool, bool); 16] = [
+const CASES: [(&str, Loss, bool, bool); 24] = [
     ("our_client_heals_our_manager", Loss::Manager, false, false),
     ("our_client_heals_our_forwarder", Loss::Forwarder, false, false),
     ("our_client_heals_our_endpoint", Loss::Endpoint, false, false),
@@ -128,6 +128,44 @@ const CASES: [(&str, Loss, bool, bool); 16] = [
     ("their_client_heals_their_manager", Loss::Manager, true, true),
     ("our_client_heals_their_forwarder", Loss::Forwarder, true, false),
     ("their_client_heals_their_forwarder", Loss::Forwarder, true, true),
+    ("our_client_heals_their_endpoint", Loss::Endpoint, true, false),
+    (
+        "our_client_heals_the_wire_to_their_endpoint",
+        Loss::Wire,
+        true,
+        false,
+    ),
+    ("their_client_heals_their_endpoint", Loss::Endpoint, true, true),
+    (
+        "their_client_heals_the_wire_to_their_endpoint",
+        Loss::Wire,
+        true,
+        true,
+    ),
+    (
+        "our_client_heals_their_manager_and_endpoint",
+        Loss::ManagerAndEndpoint,
+        true,
+        false,
+    ),
+    (
+        "their_client_heals_their_manager_and_endpoint",
+        Loss::ManagerAndEndpoint,
+        true,
+        true,
+    ),
+    (
+        "our_client_heals_their_forwarder_and_endpoint",
+        Loss::ForwarderAndEndpoint,
+        true,
+        false,
+    ),
+    (
+        "their_client_heals_their_forwarder_and_endpoint",
+        Loss::ForwarderAndEndpoint,
+        true,
+        true,
+    ),
 ];
 
 /// Whose the programs are at which is closed while the registry is dead, and whose the client is. Where all is theirs

@@ -167,7 +167,13 @@ impl Mesh {
     /// Waits until every program on the way to `endpoint` knows the connection `id` and takes it for up; answers with
     /// what the manager knows.
     pub(crate) async fn is_up(&self, id: &str, endpoint: &str) -> Result<Connection> {
-        is_up(&self.node, &self.near, &["nsm", "forwarder", endpoint], id).await
+        let programs = [
+            ("nsm", Hop::Nsmgr),
+            ("forwarder", Hop::Forwarder),
+            (endpoint, Hop::Endpoint),
+        ];
+        let programs = programs.map(|(program, hop)| (program, self.mix.is_go(hop)));
+        is_up(&self.node, &self.near, &programs, id).await
     }
 
     /// Waits until the kernel is as it was.
@@ -220,17 +226,28 @@ impl Mesh {
 }
 
 /// Waits until these programs know the connection `id` and take it for up; the last one is the endpoint. Answers with
-/// what the first one knows.
-pub(crate) async fn is_up(node: &Node, near: &Pod, programs: &[&str], id: &str) -> Result<Connection> {
+/// what the first one knows. Those of theirs, of which it is said beside each, tell the state of the last request, which
+/// is that to reselect until the next refresh.
+pub(crate) async fn is_up(
+    node: &Node,
+    near: &Pod,
+    programs: &[(&str, bool)],
+    id: &str,
+) -> Result<Connection> {
     let mut first = None;
-    for program in programs {
+    let endpoint = programs.last().map(|(endpoint, _)| *endpoint);
+    for (program, is_go) in programs {
         let url = node.url(program);
         let what = format!("{program} has {id} up");
         let known = wait_for(PATIENCE, &what, async || {
             let known = looks(node, near, &url, id).await.unwrap_or_default();
             let is_up = |known: &Connection| {
-                let endpoint = Some(&known.network_service_endpoint_name.as_str()) == programs.last();
-                known.state() == State::Up && endpoint
+                let is_there = match known.state() {
+                    State::Up => true,
+                    State::ReselectRequested => *is_go,
+                    _ => false,
+                };
+                is_there && Some(known.network_service_endpoint_name.as_str()) == endpoint
             };
             Ok(known.filter(is_up))
         });

@@ -93,7 +93,7 @@ async fn dies_and_comes_back(apart: &mut Apart, name: &str, Victim(hop, number):
 
 /// Waits until the wire is up for all and carries pings.
 async fn carries(apart: &Apart) -> Result<()> {
-    let programs = ["nsm", "forwarder", "nsm-2", "forwarder-2", "nse"];
+    let programs = ["nsm", "forwarder", "nsm-2", "forwarder-2", "nse"].map(|program| (program, false));
     let known = is_up(&apart.first, &apart.near, &programs, ID).await?;
     pings_pass(&apart.near, &apart.far, &known).await
 }
