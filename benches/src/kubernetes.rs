@@ -148,7 +148,7 @@ fn memory(cluster: &Cluster) -> Result<Figure> {
     let line = r#"sum=0
         for process in /proc/[0-9]*; do
           read name <$process/comm 2>/dev/null || continue
-          case $name in nsmgr|forwarder) ;; *) continue ;; esac
+          case $name in nsmgr|forwarder|exclude-prefixe) ;; *) continue ;; esac
           while read key value unit; do
             if [ "$key" = VmRSS: ]; then sum=$((sum + value)); fi
           done <$process/status

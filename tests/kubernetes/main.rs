@@ -11,6 +11,7 @@ use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Failed};
 
 mod annotation;
+mod networks;
 mod outages;
 mod wires;
 
@@ -30,13 +31,17 @@ fn main() -> ExitCode {
 /// The tests, in the order in which they run: each needs what those before it have left.
 fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
     type Test = fn(&Cluster) -> anyhow::Result<()>;
-    let tests: [(&str, Test); 20] = [
+    let tests: [(&str, Test); 21] = [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
             wires::first,
         ),
         ("pods_on_two_nodes_get_a_wire_of_ethernet", wires::of_ethernet),
         ("pods_on_two_nodes_get_a_wire_of_ip", wires::of_ip),
+        (
+            "no_wire_has_an_address_of_the_clusters_networks",
+            networks::are_excluded,
+        ),
         ("an_annotated_workload_gets_a_wire", annotation::workload),
         (
             "an_annotated_pod_has_its_wire_before_it_starts",
