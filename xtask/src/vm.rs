@@ -5,7 +5,7 @@
 //! or a container. Its files are ours, read-only; it can write to one folder.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
