@@ -112,6 +112,10 @@ func startNode(s settings, p *programs, number int) error {
 		return err
 	}
 	name := nodeName(number)
+	// A machine that starts has no control groups, and a kubelet takes those that it finds for containers.
+	if err := s.removeGroups(name); err != nil {
+		return err
+	}
 	cabled, cable, err := os.Pipe()
 	if err != nil {
 		return err
