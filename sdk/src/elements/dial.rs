@@ -229,7 +229,9 @@ mod tests {
 
     use super::*;
     use crate::core::testing::{Connection, Probe, Wire, request, standard_cases};
-    use crate::core::{Chain, NetworkService, NseRegistry, Peer, PeerIdentity, Registration, Remote};
+    use crate::core::{
+        Chain, NetworkService, NseRegistry, Peer, PeerIdentity, Registration, Remote, Request,
+    };
     use crate::elements::connect::Connect;
 
     const A: &str = "unix:///a";
