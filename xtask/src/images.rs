@@ -246,8 +246,8 @@ fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
     profile_folder(TARGET).map(|target| target.join(profile))
 }
 
-/// Builds the programs for this machine, which tests have done mostly. Returns a folder with them, without what debuggers
-/// need.
+/// Builds the programs for this machine, which tests have done mostly, or takes those of the folder that `NSM_PROGRAMS`
+/// names. Returns a folder with them, without what debuggers need.
 fn compile_for_here(components: &[Component]) -> Result<PathBuf> {
     tools::need(&[STRIP])?;
     let built = match std::env::var_os("NSM_PROGRAMS") {
