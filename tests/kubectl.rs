@@ -45,6 +45,20 @@ impl Cluster {
         self.run("on", &[&[node], command].concat())
     }
 
+    /// Sends a signal to the process of a host (a node, or `control`) whose command line has this in it.
+    pub fn signal(&self, host: &str, command: &str, signal: &str) -> Result<()> {
+        let line = format!(
+            r#"for process in /proc/[0-9]*; do
+                 [ "$process" = "/proc/$$" ] && continue
+                 case "$(tr '\0' ' ' <$process/cmdline 2>/dev/null)" in
+                   *"{command} "*) kill -{signal} "${{process#/proc/}}"; exit ;;
+                 esac
+               done
+               exit 1"#
+        );
+        self.on(host, &["sh", "-c", &line]).map(drop)
+    }
+
     fn run(&self, what: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
         let told = command.arg(what).args(arguments).output();

@@ -3,6 +3,7 @@
 //! memory; its requests to the API server; and packets that are lost while it is updated.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use nsm_tests::kubectl::{Cluster, NODES, now};
 
 use crate::figure::{Figure, Times};
 
+mod endpoints;
 mod pods;
 
 use pods::{Kind, Pods};
@@ -31,6 +33,12 @@ pub(crate) struct Kubernetes {
     /// How many pods of each kind are started at once
     #[arg(long, default_value_t = 100)]
     many: usize,
+    /// How many endpoints a registry has to find, keep and know at its start
+    #[arg(long, default_value_t = 10_000)]
+    endpoints: usize,
+    /// The program of the registry's tests, which measures that
+    #[arg(long, env = "NSM_REGISTRY_TEST")]
+    registry_test: Option<PathBuf>,
 }
 
 impl Kubernetes {
@@ -44,7 +52,11 @@ impl Kubernetes {
     }
 
     fn measure(&self, cluster: &Cluster) -> Result<Vec<Figure>> {
-        let mut figures = vec![first_ping(cluster)?];
+        let mut figures = match &self.registry_test {
+            Some(test) => endpoints::many(test, self.endpoints)?,
+            None => Vec::new(),
+        };
+        figures.push(first_ping(cluster)?);
         figures.extend(self.one_by_one(cluster)?);
         if self.many > 0 {
             figures.extend(self.at_once(cluster)?);
@@ -143,12 +155,12 @@ fn asked(line: &str) -> Option<u64> {
     is_ours.then(|| count.parse::<f64>().ok().map(|count| count as u64))?
 }
 
-/// What the programs of a node have in memory, on the node where it is most.
+/// What the programs of a node have in memory, on the node where it is most. The kernel cuts their names after 15 bytes.
 fn memory(cluster: &Cluster) -> Result<Figure> {
     let line = r#"sum=0
         for process in /proc/[0-9]*; do
           read name <$process/comm 2>/dev/null || continue
-          case $name in nsmgr|forwarder) ;; *) continue ;; esac
+          case $name in nsmgr|forwarder|exclude-prefixe) ;; *) continue ;; esac
           while read key value unit; do
             if [ "$key" = VmRSS: ]; then sum=$((sum + value)); fi
           done <$process/status

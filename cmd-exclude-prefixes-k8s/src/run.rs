@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nsm_sdk::app::{self, Failure, Start};
-use nsm_sdk::core::{Backoff, Component};
+use nsm_sdk::core::{Backoff, Component, Result};
 use nsm_sdk::transport::Server;
 use nsm_sdk_k8s::client;
 use nsm_sdk_k8s::reach::Reach;
@@ -75,7 +76,8 @@ impl Writer {
                 // Until everything is known, what an earlier run has written may still be right.
                 prefixes.extend(self.output.there().await);
             }
-            match self.output.write(&merge(&prefixes)).await {
+            let prefixes = merge(&prefixes);
+            match self.put(&prefixes, is_known).await {
                 Ok(()) => {
                     backoff.reset();
                     is_told = false;
@@ -96,5 +98,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Writes them. That the cluster uses nothing is said only when everything is known: whoever reads an empty list
+    /// takes every address for free.
+    async fn put(&mut self, prefixes: &[IpNet], is_known: bool) -> Result<()> {
+        if prefixes.is_empty() && !is_known {
+            return Ok(());
+        }
+        self.output.write(prefixes).await
     }
 }

@@ -123,9 +123,12 @@ impl Pods {
         Ok(pod)
     }
 
-    /// The pod for the place that is there and lives. Errors: `too-many-endpoints`.
+    /// The pod for the place that is there and lives. Errors: `too-many-endpoints`; `api-server-unreachable` while
+    /// nothing is known yet.
     async fn find(&self, place: &Place) -> Result<Option<Seen>> {
-        self.there.known().await;
+        if timeout(TO_ANSWER, self.there.known()).await.is_err() {
+            return Err(self.unreachable("look at pods", &"it has not told yet which there are"));
+        }
         let (known, hash) = (self.there.now(), hash(place));
         let living = || known.objects.values().filter(|pod| pod.lives());
         if let Some(found) = living().find(|pod| pod.place == hash) {
@@ -154,17 +157,18 @@ impl Pods {
         }
     }
 
+    fn unreachable(&self, what: &str, why: &dyn std::fmt::Display) -> Error {
+        self.reach.is_silent(why);
+        let text = format!("cannot {what}: the API server cannot be reached ({why})");
+        Error::unavailable("api-server-unreachable", text)
+    }
+
     /// Asks the API server for something. Errors: `api-server-unreachable`, and what it refuses.
     async fn ask<T>(&self, what: &str, call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>> {
-        let silent = |why: &dyn std::fmt::Display| {
-            self.reach.is_silent(why);
-            let text = format!("cannot {what}: the API server cannot be reached ({why})");
-            Error::unavailable("api-server-unreachable", text)
-        };
         match timeout(TO_ANSWER, call).await {
-            Err(_) => Err(silent(&"no answer in time")),
+            Err(_) => Err(self.unreachable(what, &"no answer in time")),
             Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(error)) if is_outage(&error) => Err(silent(&error)),
+            Ok(Err(error)) if is_outage(&error) => Err(self.unreachable(what, &error)),
             Ok(Err(Failed::Api(status))) => match status.code {
                 404 => Ok(None),
                 409 => Ok(None),

@@ -9,6 +9,10 @@ use nsm_sdk::core::{Error, Result};
 /// How long the way there may take.
 const TO_CONNECT: Duration = Duration::from_secs(3);
 
+/// How long an answer, or what comes next on a watch, may take. Those of ours end after 45 s, so nobody waits this long
+/// but for an API server whose node has lost its power, or that hangs.
+const TO_READ: Duration = Duration::from_secs(60);
+
 /// The way to the API server of the cluster that the program runs in, or of the file that `KUBECONFIG` names. Nothing is
 /// asked, and nothing is asked twice: who calls tries again, and knows until when. Errors: `no-api-server`.
 pub async fn infer() -> Result<Client> {
@@ -19,6 +23,8 @@ pub async fn infer() -> Result<Client> {
     };
     let mut config = Config::infer().await.map_err(|error| missing(&error))?;
     config.connect_timeout = Some(TO_CONNECT);
+    config.read_timeout = Some(TO_READ);
+    config.reset_reader_on_write = true;
     config.default_retry = false;
     Client::try_from(config).map_err(|error| missing(&error))
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -50,15 +51,21 @@ func makeControlHost() error {
 }
 
 func startServer(s settings, p *programs) error {
-	etcd := exec.Command(s.program("kube"), "etcd",
-		"--data-dir", s.in("etcd"), "--unsafe-no-fsync",
-		"--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
-		"--listen-peer-urls", "http://127.0.0.1:2380")
-	if err := p.start("etcd", etcd); err != nil {
+	etcd := func() *exec.Cmd {
+		return exec.Command(s.program("kube"), "etcd",
+			"--data-dir", s.in("etcd"), "--unsafe-no-fsync",
+			"--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
+			"--listen-peer-urls", "http://127.0.0.1:2380")
+	}
+	if err := p.keep("etcd", etcd); err != nil {
 		return err
 	}
+	return p.keep("kube-apiserver", func() *exec.Cmd { return apiServer(s) })
+}
+
+func apiServer(s settings) *exec.Cmd {
 	file := func(name string) string { return s.in("pki", name) }
-	return p.start("kube-apiserver", exec.Command(s.program("kube"), "kube-apiserver",
+	return exec.Command(s.program("kube"), "kube-apiserver",
 		"--etcd-servers", "http://127.0.0.1:2379",
 		"--advertise-address", controlAddress,
 		"--service-cluster-ip-range", services,
@@ -76,39 +83,60 @@ func startServer(s settings, p *programs) error {
 		"--enable-admission-plugins", "NodeRestriction",
 		// Webhooks are called at the addresses of their pods, since there is no kube-proxy beside this program.
 		"--enable-aggregator-routing",
-		"--allow-privileged"))
+		"--allow-privileged")
 }
 
-// startNodes starts the nodes, and gives each its cable to the bridge.
+// startNodes starts the nodes. One whose first process is killed has lost its power: it comes again, with its files.
 func startNodes(s settings, p *programs) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	for number := 1; number <= s.nodes; number++ {
-		name := nodeName(number)
-		cabled, cable, err := os.Pipe()
-		if err != nil {
-			return err
+		var began time.Time
+		start := func() error {
+			if time.Since(began) < briefly {
+				return errors.New("it does not start")
+			}
+			began = time.Now()
+			return startNode(s, p, number)
 		}
-		command := exec.Command(self, "node", fmt.Sprint(number))
-		command.Stdin = cabled
-		command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: apart}
-		if err := p.start(name, command); err != nil {
-			return err
-		}
-		err = errors.Join(
-			execute("ip", "link", "add", name, "master", "nodes", "up",
-				"type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(command.Process.Pid)),
-			execute("ip", "route", "add", podsOf(number), "via", nodeAddress(number)),
-			cabled.Close(),
-			// That the pipe is closed tells the node that its cable is there.
-			cable.Close())
-		if err != nil {
+		p.again[nodeName(number)] = start
+		if err := start(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startNode starts a node, and gives it its cable to the bridge.
+func startNode(s settings, p *programs, number int) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	name := nodeName(number)
+	// A machine that starts has no control groups, and a kubelet takes those that it finds for containers.
+	if err := s.removeGroups(name); err != nil {
+		return err
+	}
+	cabled, cable, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	command := exec.Command(self, "node", fmt.Sprint(number))
+	command.Stdin = cabled
+	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: apart}
+	if err := p.start(name, command); err != nil {
+		return err
+	}
+	if _, err := net.InterfaceByName(name); err == nil {
+		// The kernel takes a moment to forget the other end, which was in the node's namespace.
+		_ = execute("ip", "link", "delete", name)
+	}
+	return errors.Join(
+		execute("ip", "link", "add", name, "master", "nodes", "up",
+			"type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(command.Process.Pid)),
+		execute("ip", "route", "replace", podsOf(number), "via", nodeAddress(number)),
+		cabled.Close(),
+		// That the pipe is closed tells the node that its cable is there.
+		cable.Close())
 }
 
 // startControllers starts what ends when it finds an API without its own first roles.

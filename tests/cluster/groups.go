@@ -84,11 +84,13 @@ func write(file, content string) error {
 	return os.WriteFile(file, []byte(content), 0o644)
 }
 
-// removeGroups removes what a cluster has left of control groups. The kernel takes a moment to forget their processes.
-func (s settings) removeGroups() error {
+// removeGroups removes what a cluster, or one host of it, has left of control groups. The kernel takes a moment to forget
+// their processes.
+func (s settings) removeGroups(host ...string) error {
 	var trouble error
 	for _, hierarchy := range hierarchies() {
-		trouble = errors.Join(trouble, removeGroup(filepath.Join(hierarchy, s.group)))
+		group := filepath.Join(append([]string{hierarchy, s.group}, host...)...)
+		trouble = errors.Join(trouble, removeGroup(group))
 	}
 	return trouble
 }

@@ -42,8 +42,7 @@ impl<'a> Pings<'a> {
 
     /// Ends them.
     pub fn stop(self) -> Result<Count> {
-        let kill = "kill -INT $(cat /tmp/ping)";
-        self.cluster.shell(self.namespace, self.pod, kill)?;
+        self.end()?;
         let told = self.cluster.eventually("the pings end", || {
             let told = self.tail()?;
             ensure!(told.contains("packets received"), "{told}");
@@ -52,9 +51,22 @@ impl<'a> Pings<'a> {
         count(&told).with_context(|| format!("this is not how pings end: {told}"))
     }
 
+    fn end(&self) -> Result<()> {
+        let kill = "kill -INT $(cat /tmp/ping)";
+        self.cluster.shell(self.namespace, self.pod, kill).map(drop)
+    }
+
     fn tail(&self) -> Result<String> {
         self.cluster
             .shell(self.namespace, self.pod, "tail -n 6 /tmp/pings")
+    }
+}
+
+/// A test that fails leaves no load to those after it.
+impl Drop for Pings<'_> {
+    fn drop(&mut self) {
+        // Mostly they have ended, or the pod has.
+        let _ended = self.end();
     }
 }
 

@@ -11,6 +11,8 @@ use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Failed};
 
 mod annotation;
+mod faults;
+mod networks;
 mod outages;
 mod wires;
 
@@ -30,13 +32,17 @@ fn main() -> ExitCode {
 /// The tests, in the order in which they run: each needs what those before it have left.
 fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
     type Test = fn(&Cluster) -> anyhow::Result<()>;
-    let tests: [(&str, Test); 20] = [
+    let tests: [(&str, Test); 25] = [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
             wires::first,
         ),
         ("pods_on_two_nodes_get_a_wire_of_ethernet", wires::of_ethernet),
         ("pods_on_two_nodes_get_a_wire_of_ip", wires::of_ip),
+        (
+            "no_wire_has_an_address_of_the_clusters_networks",
+            networks::are_excluded,
+        ),
         ("an_annotated_workload_gets_a_wire", annotation::workload),
         (
             "an_annotated_pod_has_its_wire_before_it_starts",
@@ -66,6 +72,15 @@ fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
         ),
         ("wires_live_while_the_api_server_is_away", outages::no_api_server),
         (
+            "wires_live_while_the_control_plane_is_started_anew",
+            faults::control_plane_starts_anew,
+        ),
+        (
+            "wires_live_while_a_kubelet_is_started_anew",
+            faults::kubelet_starts_anew,
+        ),
+        ("two_pods_of_one_name_have_a_wire_each", faults::twins),
+        (
             "managers_are_updated_without_a_lost_packet",
             outages::managers_are_updated,
         ),
@@ -76,6 +91,10 @@ fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
         (
             "the_registry_is_updated_without_a_lost_packet",
             outages::registry_is_updated,
+        ),
+        (
+            "a_node_that_lost_its_power_gets_its_wires_again",
+            faults::node_loses_its_power,
         ),
         (
             "pods_of_a_drained_node_get_their_wires_elsewhere",

@@ -12,6 +12,9 @@ use crate::annotation::{HOME, MESH, client, is_ready};
 /// How long the API server is away. Nodes that it does not hear of for 40 seconds are given up.
 const AWAY: Duration = Duration::from_secs(20);
 
+/// How its command begins, behind the folder.
+pub(crate) const API_SERVER: &str = "/kube kube-apiserver";
+
 /// The object of an endpoint is deleted by hand under a wire: no packet is lost, and new clients find it again.
 pub(crate) fn object_is_deleted(cluster: &Cluster) -> Result<()> {
     cluster.apply_object(&client("steady"))?;
@@ -40,13 +43,13 @@ pub(crate) fn object_is_deleted(cluster: &Cluster) -> Result<()> {
 /// The API server stops answering: wires carry packets, and when it is back new ones are made.
 pub(crate) fn no_api_server(cluster: &Cluster) -> Result<()> {
     let pings = Pings::start(cluster, HOME, "pod/steady")?;
-    signal_api_server(cluster, "STOP")?;
+    cluster.signal("control", API_SERVER, "STOP")?;
     let (back, stopped) = (now() + AWAY, now());
     let asked = || cluster.kubectl(&["get", "--raw", "/readyz", "--request-timeout=1s"]);
     while now() < back {
         ensure!(asked().is_err(), "the API server answers");
     }
-    signal_api_server(cluster, "CONT")?;
+    cluster.signal("control", API_SERVER, "CONT")?;
     cluster.eventually("the API server answers again", asked)?;
     println!(
         "the API server was away for {:.1} s",
@@ -141,7 +144,7 @@ pub(crate) fn node_is_drained(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn nothing_lost(when: &str, count: Count) -> Result<()> {
+pub(crate) fn nothing_lost(when: &str, count: Count) -> Result<()> {
     println!("{when}: {} of {} pings were lost", count.lost, count.sent);
     ensure!(
         count.lost == 0,
@@ -150,17 +153,4 @@ fn nothing_lost(when: &str, count: Count) -> Result<()> {
         count.sent
     );
     Ok(())
-}
-
-/// Stops the API server where it is, or lets it go on.
-fn signal_api_server(cluster: &Cluster, signal: &str) -> Result<()> {
-    let line = format!(
-        r#"for process in /proc/[0-9]*; do
-             case "$(tr '\0' ' ' <$process/cmdline 2>/dev/null)" in
-               *"/kube kube-apiserver "*) kill -{signal} ${{process#/proc/}}; exit ;;
-             esac
-           done
-           exit 1"#
-    );
-    cluster.on("control", &["sh", "-c", &line]).map(drop)
 }

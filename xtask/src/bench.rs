@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::built;
 use crate::cluster;
 use crate::images;
 use crate::kubernetes;
@@ -86,10 +87,28 @@ impl Args {
         })
     }
 
+    /// What measures a registry with many endpoints, which needs an API server alone.
+    fn beside_an_api_server(&self, bench: &mut Command) -> Result<()> {
+        let programs = match self.images.as_str() {
+            "dist" => images::programs()?,
+            _ => profile_folder("debug")?,
+        };
+        for test in built::tests([("cmd-registry-k8s", "kubernetes")])? {
+            bench.env("NSM_REGISTRY_TEST", test);
+        }
+        bench
+            .env("NSM_PROGRAMS", programs)
+            .env("CLUSTER_PROGRAMS", cluster::build(cluster::Kubernetes::V1_34)?);
+        Ok(())
+    }
+
     /// The program that measures, with what it is to measure.
     fn bench(&self, program: &Path) -> Result<Command> {
         let mut bench = Command::new(program);
         bench.arg(&self.suite).current_dir(root());
+        if self.suite == "kubernetes" {
+            self.beside_an_api_server(&mut bench)?;
+        }
         if let Some(file) = &self.json {
             bench.arg("--json").arg(std::path::absolute(file)?);
         }

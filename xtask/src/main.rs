@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod built;
 mod busybox;
 mod cluster;
 mod demo;

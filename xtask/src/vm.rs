@@ -5,12 +5,12 @@
 //! or a container. Its files are ours, read-only; it can write to one folder.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, bail};
 
+use crate::built;
 use crate::profile_folder;
 use crate::report::{Tally, run, run_tests_into};
 use crate::tools::{self, Kernel};
@@ -64,44 +64,13 @@ fn fill(shared: &Path) -> Result<()> {
     let built = profile_folder("release")?;
     let programs = shared.join("programs");
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
-    let tests = TESTS.iter().zip(test_programs()?);
+    let tests = TESTS.iter().zip(built::tests(TESTS.map(|name| ("", name)))?);
     let tests = tests.map(|(name, file)| (*name, file));
     let all = PROGRAMS.iter().map(|name| (*name, built.join(name))).chain(tests);
     for (name, file) in all {
         run(Command::new("strip").arg("-o").arg(programs.join(name)).arg(file))?;
     }
     fs::write(shared.join("vm.sh"), SCRIPT).context("cannot write the script")
-}
-
-/// The files of [`TESTS`], in their order.
-fn test_programs() -> Result<Vec<PathBuf>> {
-    let mut list = Command::new("cargo");
-    list.args([
-        "test",
-        "--workspace",
-        "--no-run",
-        "--quiet",
-        "--message-format=json",
-    ])
-    .args(TESTS.map(|name| format!("--test={name}")))
-    .current_dir(crate::root())
-    .stderr(Stdio::inherit());
-    let listed = list.output().context("could not start cargo")?;
-    ensure!(listed.status.success(), "{list:?} ended with {}", listed.status);
-    let listed = String::from_utf8(listed.stdout).context("cargo printed no text")?;
-    let file =
-        |name| built_test(&listed, name).with_context(|| format!("cargo did not build the test {name}"));
-    TESTS.into_iter().map(file).collect()
-}
-
-/// The file of a test in cargo's messages.
-fn built_test(messages: &str, name: &str) -> Option<PathBuf> {
-    let messages = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages
-        .filter(|message| message["target"]["kind"][0] == "test" && message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 /// The command that starts the machine, ends when it does, and does not outlive us.
@@ -132,21 +101,5 @@ fn verdict(shared: &Path) -> Result<()> {
     match status.trim() {
         "0" => Ok(()),
         failed => bail!("{failed} steps in the virtual machine failed"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_test_program_is_found_by_its_name() {
-        let messages = r#"
-            {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"netns"},"executable":null}
-            {"reason":"compiler-artifact","target":{"kind":["test"],"name":"kernel"},"executable":"/k"}
-            {"reason":"compiler-artifact","target":{"kind":["test"],"name":"netns"},"executable":"/n"}
-            {"reason":"build-finished","success":true}"#;
-        assert_eq!(built_test(messages, "netns"), Some(PathBuf::from("/n")));
-        assert_eq!(built_test(messages, "wireguard"), None);
     }
 }

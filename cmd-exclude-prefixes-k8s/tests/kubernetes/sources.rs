@@ -26,6 +26,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
         bench.test("a_config_map_is_written_and_mended", written_to_a_map),
         bench.test("it_is_healthy_when_everything_is_written", healthy),
+        bench.test(
+            "nobody_reads_an_empty_list_before_everything_is_known",
+            never_empty,
+        ),
     ]
 }
 
@@ -118,6 +122,8 @@ async fn unchanged(world: &mut World) -> Result<()> {
     again
         .says(&[SERVICES, "192.168.1.0/24", "192.168.2.0/24"])
         .await?;
+    // What it prints comes after what it does.
+    again.prints("written").await?;
     let written = again.program.printed().matches("written").count();
     ensure!(written == 1, "written {written} times");
     for name in ["same", "other", "more"] {
@@ -229,4 +235,25 @@ async fn healthy(world: &mut World) -> Result<()> {
     component.stop().cancel();
     component.shutdown().cancel();
     Ok(())
+}
+
+/// Without anything of its own to exclude: the list comes with the first prefix, and the API server has told all when
+/// it is empty.
+async fn never_empty(world: &mut World) -> Result<()> {
+    let running = world.runs(&[])?;
+    running.says(&[SERVICES]).await?;
+    running.prints("ready").await?;
+    let printed = running.program.printed();
+    ensure!(
+        !printed.contains("prefixes=0"),
+        "an empty list was written: {printed}"
+    );
+    running.program.stop().await?;
+
+    world.control.kill_api()?;
+    let running = world.runs(&[])?;
+    running.prints("the API server cannot be reached").await?;
+    ensure!(running.said().is_none(), "there is a list, and nothing is known");
+    world.control.start_api().await?;
+    running.says(&[SERVICES]).await
 }

@@ -3,7 +3,8 @@
 //!
 //! **Guarantees**: elements behind find a [`Way`] to [`NextUrl`]. A connection that moves to another URL is closed at
 //! the old one first. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
-//! close reaches nobody but who was requested: the number in a URL of a descriptor may be another socket's by then.
+//! close of a connection reaches nobody but who was requested: the number in a URL of a descriptor may be another
+//! socket's by then.
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
@@ -12,7 +13,9 @@
 //! goes on. When the answer was not heard, the next hop closes what it may have established, by the id that we have suggested to it ([`SegmentId`]). When
 //! not even that can be said to it, a request that is repeated suggests the same id, and finds it there.
 //! A call that was not sent, since its connection had just ended, is sent once more over a new one.
-//! **On close**: by the URL of the call, else by the one that was used last; then forgets the way.
+//! **On close**: by the URL of the call, else by the one that was used last; then forgets the way. What is registered
+//! may be unregistered by whoever is at the URL by then, another replica or one that was started anew, and also by a
+//! caller that we do not know any more, since we were.
 //! **Cost**: one look-up in the dialer's pool a call.
 
 use std::sync::Arc;
@@ -62,8 +65,12 @@ impl<A: Api> Dial<A> {
     }
 
     /// A way to `url` that leads to who is at the end of the one that is known: a socket's path may be another's by now.
+    /// Replicas of a registry stand for each other.
     async fn reopen(&self, ctx: &Ctx, url: &str) -> Result<Way<A>> {
         let way = self.open(ctx, url).await?;
+        if A::CLOSE_UNKNOWN {
+            return Ok(way);
+        }
         let known = ctx.store().get::<Way<A>>();
         let (known, now) = (
             known.as_ref().map(|known| known.0.peer().spiffe_id()),
@@ -93,6 +100,18 @@ impl<A: Api> Dial<A> {
             }
             done => done,
         }
+    }
+
+    /// Passes on what we know nothing of, where whoever is next may know more.
+    async fn close_unknown(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        let url = ctx.call().get().filter(|_| A::CLOSE_UNKNOWN);
+        if let Some(NextUrl(url)) = url
+            && !ctx.call().has::<LocalOnly>()
+            && !ctx.store().has::<Way<A>>()
+        {
+            ctx.call().insert(self.open(ctx, &url).await?);
+        }
+        next.close(ctx, message).await
     }
 
     /// Closes the connection at the URL that it leaves.
@@ -170,7 +189,7 @@ impl<A: Api> Element<A> for Dial<A> {
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         let Some(Dialed(known)) = ctx.store().get() else {
-            return next.close(ctx, message).await;
+            return self.close_unknown(ctx, message, next).await;
         };
         let known = ctx.call().get().map_or(known, |NextUrl(url)| url);
         if !ctx.call().has::<LocalOnly>() {
@@ -410,8 +429,8 @@ mod tests {
     struct There(Peer, Arc<Moving>);
 
     #[async_trait]
-    impl Dialer<NetworkService> for Arc<Moving> {
-        async fn dial(&self, _: &str, _: Instant) -> Result<Arc<dyn Remote<NetworkService>>> {
+    impl<A: Api> Dialer<A> for Arc<Moving> {
+        async fn dial(&self, _: &str, _: Instant) -> Result<Arc<dyn Remote<A>>> {
             let identity = PeerIdentity {
                 spiffe_id: format!("spiffe://test/{}", self.dialed.fetch_add(1, Ordering::Relaxed)),
                 certificate: Vec::new(),
@@ -426,19 +445,19 @@ mod tests {
     }
 
     #[async_trait]
-    impl Remote<NetworkService> for There {
+    impl<A: Api> Remote<A> for There {
         fn peer(&self) -> &Peer {
             &self.0
         }
-        async fn request(&self, _: &Ctx, message: &Request) -> Result<Request> {
+        async fn request(&self, _: &Ctx, message: &A::Message) -> Result<A::Message> {
             Ok(message.clone())
         }
-        async fn close(&self, _: &Ctx, _: &Request) -> Result<()> {
+        async fn close(&self, _: &Ctx, _: &A::Message) -> Result<()> {
             let who = self.0.spiffe_id().unwrap_or_default().to_string();
             self.1.closed.lock().push(who);
             Ok(())
         }
-        async fn find(&self, _: &Ctx, _: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
+        async fn find(&self, _: &Ctx, _: A::Query) -> Result<Found<A>> {
             Ok(Box::pin(futures::stream::empty()))
         }
     }
@@ -462,6 +481,53 @@ mod tests {
             .await
             .expect("closed");
         assert_eq!(*moving.closed.lock(), ["spiffe://test/2"]);
+    }
+
+    #[tokio::test]
+    async fn what_one_replica_has_registered_another_one_unregisters() {
+        let moving = Arc::new(Moving::default());
+        let dial = Dial::new(Arc::new(Arc::clone(&moving)) as _, Duration::ZERO);
+        let chain: Chain<NseRegistry> = crate::chain![dial, Connect];
+        let (connection, mut entry) = (Connection::new(), Registration::default());
+        let ctx = connection.first();
+        ctx.call().insert(NextUrl(A.into()));
+        chain.request(&ctx, &mut entry).await.expect("registered by 0");
+        chain
+            .close(&connection.again(), &mut entry)
+            .await
+            .expect("unregistered");
+        assert_eq!(*moving.closed.lock(), ["spiffe://test/1"]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_we_do_not_know_is_unregistered_by_whoever_is_next() {
+        let registry = Probe::<NseRegistry>::new();
+        let wire = Wire::new([(A, crate::chain![Arc::clone(&registry)])]);
+        let dial = Dial::new(Arc::clone(&wire) as _, Duration::ZERO);
+        let chain: Chain<NseRegistry> = crate::chain![dial, Connect];
+        let close = async || {
+            let ctx = Connection::new().again();
+            ctx.call().insert(NextUrl(A.into()));
+            chain.close(&ctx, &mut Registration::default()).await
+        };
+        close().await.expect("sent");
+        assert_eq!(registry.closes().len(), 1);
+        wire.cut(A);
+        let error = close().await.expect_err("it has to be tried again");
+        assert_eq!(error.reason(), "peer-unreachable");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_we_do_not_know_is_closed_without_telling_anybody() {
+        let client = client();
+        let ctx = client.connection.again();
+        ctx.call().insert(NextUrl(A.into()));
+        client
+            .chain
+            .close(&ctx, &mut request())
+            .await
+            .expect("nothing to close");
+        assert!(client.wire.dialed().is_empty());
     }
 
     #[tokio::test]

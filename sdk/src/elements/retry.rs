@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Makes a call again and again until it succeeds or its time has run out.
 //!
-//! **Guarantees**: each attempt has a part of the time and begins with the message as it came; between attempts it
-//! waits, at first 200 ms, then longer. An error that no repetition mends is answered at once.
+//! **Guarantees**: each attempt has a part of the time, a close half of what is left, and begins with the message as it
+//! came; between attempts it waits, at first 200 ms, then longer. An error that no repetition mends is answered at once.
 //! **Placement**: first in a client chain.
 //! **On failure**: answers the last error, and how often it was tried.
 //! **Cost**: one copy of the message an attempt.
@@ -96,7 +96,9 @@ impl<A: Api> Element<A> for Retry {
         let mut attempts = Attempts::new();
         loop {
             let mut attempt = message.clone();
-            match next.close(&ctx.within(ATTEMPT).attempt(), &mut attempt).await {
+            // Whoever closes has little time, and may have met somebody who is about to end.
+            let within = ATTEMPT.min(ctx.remaining() / 2);
+            match next.close(&ctx.within(within).attempt(), &mut attempt).await {
                 Ok(()) => return Ok(()),
                 Err(error) => attempts.after(ctx, error).await?,
             }
@@ -239,5 +241,40 @@ mod tests {
         });
         done.expect("the third attempt");
         assert_eq!(probe.closes().len(), 3);
+    }
+
+    /// The first close of each meets silence.
+    #[derive(Default)]
+    struct Draining(AtomicU32);
+
+    #[async_trait]
+    impl Element<NetworkService> for Draining {
+        fn name(&self) -> &'static str {
+            "draining"
+        }
+        async fn close(
+            &self,
+            ctx: &Ctx,
+            message: &mut Request,
+            next: Next<'_, NetworkService>,
+        ) -> Result<()> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                return ctx.bounded("wait", std::future::pending()).await;
+            }
+            next.close(ctx, message).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_that_meets_silence_has_time_for_another() {
+        let probe = Probe::<NetworkService>::new();
+        let ctx = Ctx::own(&Component::new("test"), Duration::from_secs(5));
+        let chain: crate::core::Chain<NetworkService> =
+            crate::chain![Retry, Draining::default(), Arc::clone(&probe)];
+        chain
+            .close(&ctx, &mut request())
+            .await
+            .expect("the second attempt");
+        assert_eq!(probe.closes().len(), 1);
     }
 }
