@@ -39,11 +39,17 @@ fn unknown(field: &str, known: &[&str]) -> String {
 
 /// The one of `known` that `word` is most like; nothing when it is like none.
 pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let plain = |word: &str| word.to_lowercase().replace(['_', '-'], "");
-    let word = plain(word);
-    let far = known.iter().map(|known| (distance(&word, &plain(known)), *known));
-    let (distance, near) = far.min_by_key(|(distance, _)| *distance)?;
-    (distance <= (word.chars().count() / 3).max(1)).then_some(near)
+    let lower = |word: &str| word.to_lowercase().replace('-', "_");
+    let letters = |word: &str| word.replace('_', "");
+    let word = lower(word);
+    let far = known.iter().map(|name| {
+        let known = lower(name);
+        let far = distance(&letters(&word), &letters(&known));
+        // Of spellings of one word the one that is written most alike.
+        ((far, distance(&word, &known)), *name)
+    });
+    let ((far, _), near) = far.min_by_key(|(far, _)| *far)?;
+    (far <= (word.chars().count() / 3).max(1)).then_some(near)
 }
 
 /// How many single-character edits lead from one to the other.
@@ -92,7 +98,7 @@ mod tests {
         );
         assert_eq!(
             wrong("- colour: red"),
-            "line 1, column 3: the key \"colour\" is not known: there are dstport, dst_port, routes"
+            "line 1, column 3: the key \"colour\" is not known: there are dst_port, dstport, routes"
         );
     }
 

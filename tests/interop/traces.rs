@@ -31,11 +31,21 @@ async fn passes(mix: Mix) -> Result<()> {
     let collector = Collector::listen(&socket)?;
     let variables = vec![
         ("TELEMETRY", "true".to_string()),
-        ("NSM_OPEN_TELEMETRY_ENDPOINT", format!("unix://{}", socket.display())),
+        (
+            "NSM_OPEN_TELEMETRY_ENDPOINT",
+            format!("unix://{}", socket.display()),
+        ),
     ];
     let programs = programs(&folder.path().join(PROGRAMS), mix)?;
     let mut mesh = Mesh::of(mix, folder, programs, async |settings| {
-        Node::start(Settings { variables, ..settings }, |_, _| ()).await
+        Node::start(
+            Settings {
+                variables,
+                ..settings
+            },
+            |_, _| (),
+        )
+        .await
     })
     .await?;
     match is_heard(&mut mesh, &collector).await {
