@@ -24,7 +24,7 @@ use nsm_api::opentelemetry::proto::trace::v1::Span;
 use nsm_api::opentelemetry::proto::trace::v1::span::SpanKind;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
 /// What programs have told.
@@ -39,7 +39,7 @@ pub struct Heard {
 /// A collector that listens, until it is dropped.
 pub struct Collector {
     heard: watch::Receiver<Heard>,
-    serving: JoinHandle<()>,
+    _tasks: JoinSet<()>,
 }
 
 #[derive(Clone)]
@@ -49,13 +49,13 @@ struct Ear(watch::Sender<Heard>);
 pub fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => Some(text),
+        Value::StringValue(text) => Some(text.as_str()),
         _ => None,
     }
 }
 
 fn name(resource: Option<&Resource>) -> String {
-    let attributes = resource.map_or(&[][..], |resource| &resource.attributes);
+    let attributes = resource.map_or(&[][..], |resource| &resource.attributes[..]);
     attribute(attributes, "service.name").unwrap_or("?").to_string()
 }
 
@@ -97,7 +97,7 @@ impl Collector {
     /// Listens on a unix socket.
     pub fn listen(socket: &Path) -> Result<Self> {
         let listener = UnixListener::bind(socket)?;
-        let accepted = futures::stream::unfold(listener, async |listener| {
+        let accepted = futures::stream::unfold(listener, |listener: UnixListener| async move {
             let stream = listener.accept().await.map(|(stream, _)| stream);
             Some((stream, listener))
         });
@@ -106,23 +106,18 @@ impl Collector {
             .add_service(TraceServiceServer::new(Ear(ear.clone())))
             .add_service(MetricsServiceServer::new(Ear(ear)))
             .serve_with_incoming(Box::pin(accepted));
-        let serving = tokio::spawn(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
             if let Err(error) = serving.await {
                 eprintln!("the collector has ended: {error}");
             }
         });
-        Ok(Self { heard, serving })
+        Ok(Self { heard, _tasks: tasks })
     }
 
     /// What it was told so far.
     pub fn heard(&self) -> Heard {
         self.heard.borrow().clone()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.serving.abort();
     }
 }
 
@@ -134,14 +129,12 @@ impl Heard {
             .spans
             .iter()
             .filter(|(name, span)| name == client && span.parent_span_id.is_empty() && span.name == REQUEST);
-        let paths = roots.map(|(_, root)| {
+        let mut paths = roots.map(|(_, root)| {
             let mut hops = Vec::new();
             self.follow(root, &mut hops);
             hops
         });
-        paths
-            .into_iter()
-            .find(|hops| hops.last().is_some_and(|hop| hop == last))
+        paths.find(|hops| hops.last().is_some_and(|hop| hop == last))
     }
 
     /// The trace of that request, a line a span below the one that it is part of, with its time.

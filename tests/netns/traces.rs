@@ -163,13 +163,11 @@ async fn fails(world: &mut World, socket: &Path) -> Result<()> {
     let collector = Collector::listen(socket)?;
     let mut nsc = world.nsc("kernel://nothing-like-it/nsm-1", &[])?;
     let reason = hears(&collector, "the failure was seen", |heard| {
-        let failed = heard
+        let mut failed = heard
             .spans
             .iter()
             .filter(|(name, span)| name == "nsmgr" && span.name == REQUEST && span.status.is_some());
-        failed
-            .filter_map(|(_, span)| attribute(&span.attributes, "nsm.reason").map(str::to_string))
-            .next()
+        failed.find_map(|(_, span)| attribute(&span.attributes, "nsm.reason").map(str::to_string))
     });
     same("the reason", reason.await?.as_str(), "no-service")?;
     says(&mut nsc, "no-service").await?;

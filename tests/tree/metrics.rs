@@ -54,11 +54,8 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
 
 /// The name without what Prometheus adds to one of a histogram.
 fn family<'n>(name: &'n str, known: &BTreeMap<String, BTreeSet<String>>) -> &'n str {
-    let parts = PARTS.iter().filter_map(|part| name.strip_suffix(part));
-    parts
-        .into_iter()
-        .find(|name| known.contains_key(*name))
-        .unwrap_or(name)
+    let mut parts = PARTS.iter().filter_map(|part| name.strip_suffix(part));
+    parts.find(|name| known.contains_key(*name)).unwrap_or(name)
 }
 
 /// The words of a query, each with what stands behind it.
