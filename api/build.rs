@@ -6,13 +6,15 @@ use std::path::PathBuf;
 
 use protox::prost::Message;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 8] = [
     "networkservice.proto",
     "connection.proto",
     "connectioncontext.proto",
     "registry.proto",
     "ipam.proto",
     "workload.proto",
+    "opentelemetry/metrics_service.proto",
+    "opentelemetry/trace_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -2,6 +2,7 @@
 //! Tests of the whole. The programs in documents are tests too: they are compiled and run from here.
 #![forbid(unsafe_code)]
 
+pub mod collector;
 pub mod kubectl;
 pub mod recording;
 pub mod wait;

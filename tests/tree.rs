@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tree/metrics.rs"]
+mod metrics;
+
 /// Words that no finished source has. Spelled in parts, since this is a source as well.
 const UNFINISHED: [&str; 7] = [
     concat!("TO", "DO"),

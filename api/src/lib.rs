@@ -3,7 +3,8 @@
 //! what travels in them. No I/O happens here.
 //!
 //! The generated code is in one module per protobuf package, as the wire names them: [`connection`],
-//! [`connectioncontext`], [`networkservice`], [`registry`], [`ipam`], and [`workload`], which is SPIFFE's.
+//! [`connectioncontext`], [`networkservice`], [`registry`], [`ipam`], [`workload`], which is SPIFFE's, and
+//! [`opentelemetry`], of which there is what our programs tell a collector.
 //! Its types are given meaning by the others:
 //!
 //! | Module | Answers |
@@ -45,6 +46,42 @@ mod generated {
     }
     pub mod workload {
         tonic::include_proto!("_");
+    }
+    pub mod opentelemetry {
+        pub mod proto {
+            pub mod common {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.common.v1");
+                }
+            }
+            pub mod resource {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.resource.v1");
+                }
+            }
+            pub mod trace {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.trace.v1");
+                }
+            }
+            pub mod metrics {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.metrics.v1");
+                }
+            }
+            pub mod collector {
+                pub mod trace {
+                    pub mod v1 {
+                        tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+                    }
+                }
+                pub mod metrics {
+                    pub mod v1 {
+                        tonic::include_proto!("opentelemetry.proto.collector.metrics.v1");
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -49,6 +49,7 @@ impl Dns {
             log_level: "INFO".to_string(),
             identities: vec!["nse".to_string(), "nsc".to_string()],
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let node = Node::start(settings, |_, _| ()).await?;

@@ -21,8 +21,12 @@ use crate::figure::{Figure, Times};
 /// How many endpoints are registered.
 const ENDPOINTS: usize = 10_000;
 
-/// Among how many services they are spread.
-const SERVICES: usize = 100;
+/// Among how many services they are spread, and what the figures are called then: at best, and for a client that is
+/// refused.
+const SPREADS: [(usize, [&str; 2]); 2] = [
+    (100, ["explain.ms", "explain.refused_ms"]),
+    (1, ["explain.one_service_ms", "explain.one_service_refused_ms"]),
+];
 
 /// A mesh that explains itself: explain with 10,000 endpoints
 #[derive(Args)]
@@ -42,6 +46,15 @@ impl Explain {
             Some(folder) => Programs::in_folder(folder),
             None => Programs::beside_us()?,
         };
+        let mut figures = Vec::new();
+        for (services, names) in SPREADS {
+            figures.extend(self.measure(&programs, services, names).await?);
+        }
+        Ok(figures)
+    }
+
+    /// Measures in a mesh whose endpoints are spread among so many services.
+    async fn measure(&self, programs: &Programs, services: usize, names: [&str; 2]) -> Result<Vec<Figure>> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let settings = Settings {
             programs: programs.clone(),
@@ -49,22 +62,19 @@ impl Explain {
             log_level: "WARN".to_string(),
             identities: Vec::new(),
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let node = Node::start(settings, |_, _| ()).await?;
-        eprintln!("registering {ENDPOINTS} endpoints");
-        register(&node).await?;
+        eprintln!("registering {ENDPOINTS} endpoints of {services} services");
+        register(&node, services).await?;
         eprintln!("measuring: explain");
-        let asked = "kernel://service-7?nodeName=node-7";
-        let refused = "kernel://service-7?nodeName=nowhere";
         let mut figures = Vec::new();
-        for (name, url, is_served) in [
-            ("explain.ms", asked, true),
-            ("explain.refused_ms", refused, false),
-        ] {
+        for (name, place, is_served) in [(names[0], "node-7", true), (names[1], "nowhere", false)] {
+            let url = format!("kernel://service-0?nodeName={place}");
             let mut times = Vec::with_capacity(self.rounds);
             for _ in 0..self.rounds {
-                times.push(explain(&node, &programs, url, is_served).await?);
+                times.push(explain(&node, programs, &url, is_served).await?);
             }
             let times = Times::new(times);
             figures.push(Figure::new(name, times.p50_ms(), "ms", times.runs()).at_most(200.0));
@@ -95,7 +105,7 @@ async fn explain(node: &Node, programs: &Programs, url: &str, is_served: bool) -
     let took = began.elapsed();
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(
-        output.status.success() == is_served && said.contains("service-7"),
+        output.status.success() == is_served && said.contains("service-0"),
         "explain {url} ended with {}: {said}{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
@@ -103,7 +113,7 @@ async fn explain(node: &Node, programs: &Programs, url: &str, is_served: bool) -
     Ok(took)
 }
 
-async fn register(node: &Node) -> Result<()> {
+async fn register(node: &Node, spread: usize) -> Result<()> {
     let component = Component::new("caller");
     let pool = Pool::new(
         &component,
@@ -114,7 +124,7 @@ async fn register(node: &Node) -> Result<()> {
     let services: std::sync::Arc<dyn Remote<NsRegistry>> = pool.dial(&url, soon).await?;
     let endpoints: std::sync::Arc<dyn Remote<NseRegistry>> = pool.dial(&url, soon).await?;
     let ctx = || Ctx::own(&component, Duration::from_secs(30));
-    for number in 0..SERVICES {
+    for number in 0..spread {
         let message = Registration {
             entry: service(&format!("service-{number}")),
             ..Default::default()
@@ -123,7 +133,7 @@ async fn register(node: &Node) -> Result<()> {
     }
     for number in 0..ENDPOINTS {
         let message = Registration {
-            entry: endpoint(number),
+            entry: endpoint(number, spread),
             ..Default::default()
         };
         endpoints.request(&ctx(), &message).await.context("an endpoint")?;
@@ -157,8 +167,8 @@ fn service(name: &str) -> Service {
     }
 }
 
-fn endpoint(number: usize) -> NetworkServiceEndpoint {
-    let (service, node) = (number % SERVICES, number / SERVICES);
+fn endpoint(number: usize, spread: usize) -> NetworkServiceEndpoint {
+    let (service, node) = (number % spread, number / spread);
     let node = format!("node-{node}");
     offering(
         &format!("endpoint-{number}"),

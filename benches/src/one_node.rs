@@ -129,6 +129,7 @@ impl Bench {
             log_level: "WARN".to_string(),
             identities: vec!["nse".to_string()],
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let (pod, far) = (

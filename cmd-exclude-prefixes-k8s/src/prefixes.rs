@@ -2,6 +2,7 @@
 //! Reads, merges and writes prefixes.
 
 use ipnet::IpNet;
+use nsm_sdk::yaml;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -62,17 +63,18 @@ pub(crate) fn merge(prefixes: &[IpNet]) -> Vec<IpNet> {
 
 /// YAML with a list of prefixes.
 #[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 struct Content {
     #[serde(default, rename = "Prefixes", alias = "prefixes", alias = "PREFIXES")]
     prefixes: Option<Vec<String>>,
 }
 
 /// The texts of a list as managers and users write it: YAML with the key `prefixes`. Errors: why it is none.
-pub(crate) fn parse(yaml: &str) -> Result<Vec<String>, String> {
-    if yaml.trim().is_empty() {
+pub(crate) fn parse(text: &str) -> Result<Vec<String>, String> {
+    if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let content: Option<Content> = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    let content: Option<Content> = yaml::read(text)?;
     Ok(content.unwrap_or_default().prefixes.unwrap_or_default())
 }
 

@@ -201,7 +201,6 @@ fn of_user(map: &ConfigMap, key: &str, before: Option<Prefixes>) -> Option<Prefi
     match parse(yaml) {
         Ok(texts) => Some(read(&place, texts.iter().map(String::as_str))),
         Err(error) => {
-            let error = error.lines().next().unwrap_or_default().to_string();
             warn!(
                 place,
                 key, error, "kept what it said before: it is no YAML with a list named prefixes"

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, PrometheusSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, ObservabilitySettings};
 
 /// Makes the wires of a node: interfaces in the pods of clients and endpoints, joined by the kernel.
 #[derive(Clone, Debug, Parser)]
@@ -71,7 +71,7 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) log: LogSettings,
     #[command(flatten)]
-    pub(crate) prometheus: PrometheusSettings,
+    pub(crate) observability: ObservabilitySettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -105,7 +105,7 @@ impl nsm_sdk::app::Settings for Settings {
         &self.log
     }
 
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 }

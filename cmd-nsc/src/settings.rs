@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, PrometheusSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, ObservabilitySettings};
 use nsm_sdk::networkservice::heal::Check;
 use nsm_sdk_kernel::Ping;
 
@@ -75,7 +75,7 @@ pub struct Settings {
     #[command(flatten)]
     pub(crate) log: LogSettings,
     #[command(flatten)]
-    pub(crate) prometheus: PrometheusSettings,
+    pub(crate) observability: ObservabilitySettings,
 }
 
 impl Settings {
@@ -124,7 +124,7 @@ impl nsm_sdk::app::Settings for Settings {
         &self.log
     }
 
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 }

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, EndpointSettings, LogSettings, PrometheusSettings};
+use nsm_sdk::app::{AFTER_HELP, EndpointSettings, LogSettings, ObservabilitySettings};
 
 /// An endpoint that passes its clients' packets on to another endpoint of the service.
 ///
@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) log: LogSettings,
     #[command(flatten)]
-    pub(crate) prometheus: PrometheusSettings,
+    pub(crate) observability: ObservabilitySettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -32,7 +32,7 @@ impl nsm_sdk::app::Settings for Settings {
         &self.log
     }
 
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 }

@@ -9,6 +9,7 @@ use nsm_api::matching::Labels;
 use nsm_api::template::{Data, render_calling};
 use nsm_sdk::core::{Error, Request, Result};
 use nsm_sdk::networkservice::supply::Place;
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -126,13 +127,41 @@ fn read(what: &str, document: Value) -> Result<Pod> {
         ));
     }
     object.remove("apiVersion");
-    let pod: Pod = serde_json::from_value(Value::Object(object))
-        .map_err(|error| bad(what, &format!("is no pod: {error}")))?;
+    let document = Value::Object(object);
+    let pod: Pod = Pod::deserialize(&document).map_err(|error| bad(what, &format!("is no pod: {error}")))?;
+    let known = serde_json::to_value(&pod).map_err(|error| bad(what, &error.to_string()))?;
+    if let Some(place) = lost(&document, &known) {
+        let place = place.trim_start_matches('.');
+        let text = format!("has the key {place}, which pods do not have: look for a slip of the fingers");
+        return Err(bad(what, &text));
+    }
     let containers = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
     if containers == 0 {
         return Err(bad(what, "is no pod: spec.containers is empty"));
     }
     Ok(pod)
+}
+
+/// Where `document` says something that `known`, what was understood of it, does not.
+fn lost(document: &Value, known: &Value) -> Option<String> {
+    match (document, known) {
+        (Value::Object(document), Value::Object(known)) => document.iter().find_map(|(key, value)| {
+            let says_nothing = value.is_null()
+                || value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(serde_json::Map::is_empty);
+            let below = match known.get(key) {
+                Some(known) => lost(value, known)?,
+                None if says_nothing => return None,
+                None => String::new(),
+            };
+            Some(format!(".{key}{below}"))
+        }),
+        (Value::Array(document), Value::Array(known)) => {
+            let mut pairs = document.iter().zip(known).enumerate();
+            pairs.find_map(|(at, (one, known))| Some(format!("[{at}]{}", lost(one, known)?)))
+        }
+        _ => None,
+    }
 }
 
 fn bad(what: &str, problem: &str) -> Error {
@@ -225,6 +254,14 @@ spec:
             ("just text", "it has no fields"),
             ("metadata: {name: a}", "spec.containers is empty"),
             ("spec: {containers: [{image: 7}]}", "is no pod"),
+            (
+                "spec: {nodeSelecter: {a: b}, containers: [{name: a}]}",
+                "has the key spec.nodeSelecter, which pods do not have",
+            ),
+            (
+                "spec: {containers: [{name: a}, {name: b, env: [{name: c, valeu: d}]}]}",
+                "has the key spec.containers[1].env[0].valeu, which",
+            ),
             (
                 "spec: {nodeName: \"{{ .Labels.nodeName }}\", containers: [{name: a}]}",
                 "does not have",

@@ -190,28 +190,31 @@ impl Choice {
         })
     }
 
-    /// Looks at candidates as `discover` does: those that live, as many as it looks at, that can be dialled.
+    /// Looks at candidates as `discover` does: of those that live and are chosen, as many as it takes, that can be
+    /// dialled.
     fn of(
         asked: &Asked<'_>,
         all: &[NetworkServiceEndpoint],
         choose: impl FnOnce(&[NetworkServiceEndpoint], &mut Listener),
     ) -> Self {
         let alive = all.iter().filter(|endpoint| is_alive(endpoint, asked.now));
-        let alive: Vec<_> = alive.take(MAX_FOUND).cloned().collect();
+        let alive: Vec<_> = alive.cloned().collect();
         let mut listener = Listener::default();
         choose(&alive, &mut listener);
         let mut heard = listener.candidates.iter();
-        let mut left = alive.len();
+        let mut left = MAX_FOUND;
         let judged = all.iter().map(|endpoint| {
             if !is_alive(endpoint, asked.now) {
                 return Judged::refused(endpoint, "expired", cause::expired(endpoint, asked.now));
             }
-            if left == 0 {
-                let text = format!("not looked at: only {MAX_FOUND} endpoints of one service are");
-                return Judged::refused(endpoint, "too-many", text);
-            }
-            left -= 1;
             let heard = heard.next().cloned().unwrap_or_default();
+            if heard.chosen.is_some() {
+                if left == 0 {
+                    let text = format!("not taken: only {MAX_FOUND} endpoints that fit one client are");
+                    return Judged::refused(endpoint, "too-many", text);
+                }
+                left -= 1;
+            }
             match (heard.chosen, is_dialable(endpoint)) {
                 (Some(_), Err(_)) => {
                     let text = "it has no URL, so nobody can dial it".to_string();

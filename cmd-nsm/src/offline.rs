@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use nsm_api::registry as api;
+use nsm_sdk::yaml;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -45,9 +46,12 @@ impl Known {
         }
         for (number, document) in documents(text).enumerate() {
             let what = || format!("document {}", number + 1);
-            let object: Option<Value> = serde_saphyr::from_str(&document).with_context(what)?;
+            let object: Option<Value> = yaml::read(&document).map_err(Error::msg).with_context(what)?;
             if let Some(object) = object {
-                self.object(object, 0).with_context(what)?;
+                let added = self.object(object, 0);
+                added
+                    .map_err(|error| placed(&document, error))
+                    .with_context(what)?;
             }
         }
         Ok(())
@@ -88,16 +92,31 @@ impl Known {
     }
 }
 
+/// An error of an object, with its line where the document is the object itself.
+fn placed(document: &str, error: Error) -> Error {
+    #[derive(Deserialize)]
+    struct Object<T> {
+        #[serde(rename = "spec")]
+        _spec: Option<T>,
+    }
+    let what = error.to_string();
+    let told = match what.starts_with("NetworkServiceEndpoint ") {
+        true => yaml::read::<Object<Endpoint>>(document).err(),
+        false => yaml::read::<Object<Service>>(document).err(),
+    };
+    told.map_or(error, |told| Error::msg(told).context(what))
+}
+
 /// The group of the custom resources.
 const GROUP: &str = "networkservicemesh.io/";
 
-/// The documents of a YAML file.
+/// The documents of a YAML file, each at its lines.
 fn documents(text: &str) -> impl Iterator<Item = String> {
     let (mut documents, mut document) = (Vec::new(), String::new());
-    for line in text.lines() {
+    for (number, line) in text.lines().enumerate() {
         match line.strip_prefix("---").map(str::trim_start) {
             Some(rest) if rest.is_empty() || rest.starts_with('#') => {
-                documents.push(std::mem::take(&mut document));
+                documents.push(std::mem::replace(&mut document, "\n".repeat(number + 1)));
             }
             _ => {
                 document.push_str(line);
@@ -299,9 +318,25 @@ spec:
         let wrong = FILE.replace("source_selector", "sourceSelector");
         let error = format!("{:#}", Known::default().add(&wrong).expect_err("it is wrong"));
         assert!(
-            error.contains("document 1: NetworkService \"vpn\": unknown field `sourceSelector`"),
+            error.contains("document 1: NetworkService \"vpn\": line "),
             "{error}"
         );
-        assert!(error.contains("`source_selector`"), "{error}");
+        let line = 1 + wrong
+            .lines()
+            .position(|line| line.contains("sourceSelector"))
+            .expect("it is there");
+        assert!(error.contains(&format!(": line {line}, column ")), "{error}");
+        let told = "the key \"sourceSelector\" is not known: did you mean \"source_selector\"?";
+        assert!(error.ends_with(told), "{error}");
+    }
+
+    #[test]
+    fn lines_are_counted_over_all_documents() {
+        let service = "apiVersion: networkservicemesh.io/v1\nkind: NetworkService\nmetadata: {name: s}\n";
+        let text = format!("{service}---\n{service}spec:\n  payloat: IP\n");
+        let error = format!("{:#}", Known::default().add(&text).expect_err("it is wrong"));
+        let told = "document 2: NetworkService \"s\": line 9, column 3: the key \"payloat\" is not known: \
+            did you mean \"payload\"?";
+        assert_eq!(error, told);
     }
 }

@@ -25,14 +25,16 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         info: info.clone(),
     };
     let registries = nsmgr_registry::nsmgr_registry(&component, &registry, &pool);
+    let counters = Counters::default();
     let manager = nsmgr::Settings {
         gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
         url,
         forwarder_service: settings.forwarder_network_service_name,
         info,
         excluded_prefixes: settings.excluded_prefixes_file,
-        counters: Counters::default(),
+        counters: counters.clone(),
     };
+    component.meters().also(move || counters.read());
     let urls = Server::new(&component, identity)
         .network_service(nsmgr::nsmgr(&component, &manager, &registries.lookup, pool))
         .nse_registry(registries.nse)

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings, PrometheusSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, InfoSettings, LogSettings, ObservabilitySettings};
 
 /// The network service manager of a node: takes the requests of its clients, picks a forwarder, and stands between its endpoints and the registry.
 #[derive(Clone, Debug, Parser)]
@@ -59,7 +59,7 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) log: LogSettings,
     #[command(flatten)]
-    pub(crate) prometheus: PrometheusSettings,
+    pub(crate) observability: ObservabilitySettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -71,7 +71,7 @@ impl nsm_sdk::app::Settings for Settings {
         &self.log
     }
 
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 }

@@ -2,7 +2,7 @@
 //! What can be set, by flag or by environment variable.
 
 use clap::Parser;
-use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, PrometheusSettings};
+use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings, ObservabilitySettings};
 
 /// Keeps network services and endpoints as objects of Kubernetes.
 ///
@@ -45,7 +45,7 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) log: LogSettings,
     #[command(flatten)]
-    pub(crate) prometheus: PrometheusSettings,
+    pub(crate) observability: ObservabilitySettings,
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -65,7 +65,7 @@ impl nsm_sdk::app::Settings for Settings {
         &self.log
     }
 
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 }

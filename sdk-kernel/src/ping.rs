@@ -2,8 +2,9 @@
 //! Tells by pings whether the wires of this network namespace live.
 //!
 //! Each look opens a datagram socket of ICMP (Linux: `ping_group_range` in ip-sysctl) for each pair of addresses of
-//! one family, bound to ours and connected to the other end's, and sends echo requests until one is answered. One
-//! answer proves the wire, whichever pair it is of. It needs no privilege: who makes a wire lets every group of its
+//! one family, bound to ours, to the wire's interface if the mechanism names it, and connected to the other end's; and
+//! sends echo requests until one is answered. One answer proves the wire, whichever pair it is of. Bound to the
+//! interface, no other way counts: neither a default route nor a second wire to the same address. It needs no privilege: who makes a wire lets every group of its
 //! namespaces ping.
 
 use std::io;
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nsm_api::connection::Connection;
-use nsm_api::mechanism::KERNEL;
+use nsm_api::mechanism::{KERNEL, key};
 use nsm_sdk::networkservice::heal::{Liveness, Pulse};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
@@ -39,11 +40,13 @@ pub struct Ping;
 impl Liveness for Ping {
     async fn pulse(&self, connection: &Connection, within: Duration) -> Pulse {
         let mechanism = connection.mechanism.as_ref();
-        if mechanism.is_none_or(|mechanism| mechanism.r#type != KERNEL) {
+        let Some(mechanism) = mechanism.filter(|mechanism| mechanism.r#type == KERNEL) else {
             return Pulse::Unknown;
-        }
+        };
+        let interface = Some(mechanism.parameter(key::INTERFACE_NAME)).filter(|name| !name.is_empty());
         let asked = pairs(connection).into_iter().take(MAX_PAIRS);
-        let mut answers: FuturesUnordered<_> = asked.map(|(from, to)| ask(from, to, within)).collect();
+        let mut answers: FuturesUnordered<_> =
+            asked.map(|(from, to)| ask(interface, from, to, within)).collect();
         let mut pulse = None;
         while let Some(answer) = answers.next().await {
             pulse = match (answer, pulse) {
@@ -73,8 +76,8 @@ fn pairs(connection: &Connection) -> Vec<(IpAddr, IpAddr)> {
 }
 
 /// Asks the other end of one pair.
-async fn ask(from: IpAddr, to: IpAddr, within: Duration) -> Pulse {
-    let socket = match open(from, to) {
+async fn ask(interface: Option<&str>, from: IpAddr, to: IpAddr, within: Duration) -> Pulse {
+    let socket = match open(interface, from, to) {
         Ok(socket) => socket,
         Err(error) if is_gone(&error) => return Pulse::Gone,
         Err(error) => {
@@ -98,19 +101,26 @@ async fn ask(from: IpAddr, to: IpAddr, within: Duration) -> Pulse {
 }
 
 /// A socket that only hears answers to its own echo requests. It is one for datagrams, as those of UDP are.
-fn open(from: IpAddr, to: IpAddr) -> io::Result<UdpSocket> {
+fn open(interface: Option<&str>, from: IpAddr, to: IpAddr) -> io::Result<UdpSocket> {
     let (family, protocol) = match to {
         IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
         IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    match interface.map(|name| socket.bind_device(Some(name.as_bytes()))) {
+        // Before Linux 5.7 it takes a privilege; then every way to the other end counts.
+        Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
+    }
     rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
     rustix::net::connect(&socket, &SocketAddr::new(to, 0))?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
 }
 
-/// Whether an error says that our end of the wire is not there: its address or its route is missing.
+/// Whether an error says that our end of the wire is not there, or is down: its interface, its address or its route is
+/// missing.
 fn is_gone(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(

@@ -10,10 +10,13 @@ mod environment;
 mod help;
 mod info;
 mod log;
+mod observability;
 mod probe;
+mod process;
 mod prometheus;
 mod run;
 mod start;
+mod telemetry;
 
 pub use duration::{Duration, ParseDurationError};
 pub use endpoint::{
@@ -23,6 +26,8 @@ pub use environment::Settings;
 pub use help::AFTER_HELP;
 pub use info::{InfoSettings, labels};
 pub use log::{Level, LogFormat, LogSettings};
+pub use observability::ObservabilitySettings;
 pub use prometheus::PrometheusSettings;
 pub use run::{Failure, main};
 pub use start::Start;
+pub use telemetry::TelemetrySettings;

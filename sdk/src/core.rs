@@ -15,6 +15,7 @@ mod remote;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod traces;
 
 pub use api::{Api, Entry, Message, NetworkService, NsRegistry, NseRegistry, Registration, Request};
 pub use backoff::Backoff;

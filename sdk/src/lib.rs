@@ -14,3 +14,4 @@ pub mod policy;
 pub mod registry;
 pub mod sandbox;
 pub mod transport;
+pub mod yaml;

@@ -22,6 +22,7 @@ mod stream;
 mod tls;
 mod url;
 
+pub(crate) use connect::connect;
 pub use pool::{Config, Pool};
 pub use server::Server;
 pub use url::{Address, public_url};

@@ -137,6 +137,7 @@ impl Apart {
                 .map(String::from)
                 .to_vec(),
             svid_lifetime: None,
+            variables: Vec::new(),
             host: Some(Arc::clone(&one)),
         };
         choose(&files, 1, &one)?;

@@ -29,6 +29,7 @@ mod restarts;
 mod secret;
 mod spire;
 mod table;
+mod traces;
 mod watch;
 
 use mesh::Mesh;
@@ -63,6 +64,7 @@ fn run() -> Result<ExitCode> {
         secret::tests,
         heal::tests,
         table::tests,
+        traces::tests,
         refused::tests,
         life::tests,
         restarts::tests,

@@ -73,6 +73,7 @@ impl Mesh {
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
             identities: ["nse", "nse-2", "nsc"].map(String::from).to_vec(),
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let started = start(settings).await;

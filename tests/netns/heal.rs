@@ -25,6 +25,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test("c56_without_looks_at_the_wire_it_moves_too", unchecked),
         bench.test("c57_d65_a_wire_that_carries_nothing_is_moved", wire_breaks),
         bench.test(
+            "c57_an_interface_that_is_down_before_it_was_ever_looked_at_is_mended",
+            down_at_once,
+        ),
+        bench.test(
             "c60_kill_9_of_the_forwarder_is_mended_without_loss",
             forwarder_killed,
         ),
@@ -236,6 +240,31 @@ async fn wire_breaks(world: &mut World) -> Result<()> {
     stops(nsc).await?;
     stops(second.program).await?;
     drop(second.pod);
+    world.clean().await
+}
+
+async fn down_at_once(world: &mut World) -> Result<()> {
+    // As every pod on a cluster, it has another way to everywhere.
+    for line in [
+        "link add eth0 type veth peer name network",
+        "link set network up",
+        "link set eth0 up",
+        "addr add 192.0.2.1/24 dev eth0",
+        "route add default via 192.0.2.2",
+    ] {
+        prints(&world.near, "ip", &line.split(' ').collect::<Vec<_>>())?;
+    }
+    // The first look is not made before the interface is down.
+    let variables = [
+        ("NSM_NETWORK_SERVICES", URL),
+        ("NSM_LIVENESS_CHECK_INTERVAL", "2s"),
+    ];
+    let mut nsc = world.start("nsc", &variables).await?;
+    prints(&world.near, "ip", &["link", "set", "dev", "nsm-1", "down"])?;
+    says(&mut nsc, "healed_ms").await?;
+    replied(&world.near, 1).await?;
+    stops(nsc).await?;
+    prints(&world.near, "ip", &["link", "del", "eth0"])?;
     world.clean().await
 }
 

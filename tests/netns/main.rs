@@ -30,6 +30,7 @@ mod peers;
 mod remote;
 mod soak;
 mod supply;
+mod traces;
 mod transit;
 mod underlay;
 mod wires;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         demo::tests,
         supply::tests,
         explain::tests,
+        traces::tests,
         dns::tests,
         soak::tests,
     ];

@@ -82,6 +82,15 @@ pub(crate) struct Apart {
 
 impl Apart {
     pub(crate) async fn new(payload: &'static str, over_ipv6: bool) -> Result<Self> {
+        Self::with(payload, over_ipv6, Vec::new()).await
+    }
+
+    /// The same, with variables that all programs have.
+    pub(crate) async fn with(
+        payload: &'static str,
+        over_ipv6: bool,
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let underlay = Underlay::new(UNDERLAY_MTU)?;
         let host = |number| -> Result<Arc<Host>> {
@@ -115,6 +124,7 @@ impl Apart {
             .map(String::from)
             .to_vec(),
             svid_lifetime: None,
+            variables,
             host: Some(Arc::clone(&hosts[0])),
         };
         let first = Node::start(settings, |_, _| ()).await?;
@@ -178,7 +188,7 @@ impl Apart {
     }
 
     /// Keeps the logs, and tells where.
-    fn keep(&mut self) -> String {
+    pub(crate) fn keep(&mut self) -> String {
         self.folder.disable_cleanup(true);
         format!("the logs are in {}", self.folder.path().display())
     }

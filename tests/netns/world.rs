@@ -48,6 +48,11 @@ pub(crate) fn programs() -> Result<Programs> {
 
 impl World {
     pub(crate) async fn new() -> Result<Self> {
+        Self::with(Vec::new()).await
+    }
+
+    /// The same, with variables that all programs have.
+    pub(crate) async fn with(variables: Vec<(&'static str, String)>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
         let (near, far) = (Pod::new("near")?, Pod::new("far")?);
         let before = Snapshot::take(None)?;
@@ -60,6 +65,7 @@ impl World {
                 .map(String::from)
                 .to_vec(),
             svid_lifetime: None,
+            variables,
             host: None,
         };
         let node = Node::start(settings, |_, _| ()).await?;

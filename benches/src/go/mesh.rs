@@ -99,6 +99,7 @@ impl Mesh {
             log_level: "INFO".to_string(),
             identities: vec!["nse".to_string()],
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let pods = [

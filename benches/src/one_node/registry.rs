@@ -30,6 +30,7 @@ pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
         log_level: "WARN".to_string(),
         identities: Vec::new(),
         svid_lifetime: None,
+        variables: Vec::new(),
         host: None,
     };
     let node = Node::start(settings, |_, _| ()).await?;

@@ -21,6 +21,7 @@ pub(crate) async fn all(programs: &Programs) -> Result<Vec<Figure>> {
             log_level: "WARN".to_string(),
             identities: vec!["nse".to_string(), "nsc".to_string()],
             svid_lifetime: None,
+            variables: Vec::new(),
             host: None,
         };
         let (near, far) = (Pod::new("client")?, Pod::new("endpoint")?);

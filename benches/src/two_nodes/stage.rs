@@ -90,6 +90,7 @@ impl Stage {
             log_level: "WARN".to_string(),
             identities: identities.map(String::from).collect(),
             svid_lifetime: None,
+            variables: Vec::new(),
             host: Some(one),
         };
         let first = Node::start(settings, |_, _| ()).await?;

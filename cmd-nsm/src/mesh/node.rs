@@ -47,6 +47,8 @@ pub struct Settings {
     pub identities: Vec<String>,
     /// How long an identity is valid, if not as long as the issuer gives it by itself.
     pub svid_lifetime: Option<Duration>,
+    /// Variables that all programs have.
+    pub variables: Vec<(&'static str, String)>,
     /// Where the node's programs run; without one in our own namespace, and nobody else can reach them.
     pub host: Option<Arc<Host>>,
 }
@@ -380,6 +382,7 @@ impl Node {
                 format!("unix://{}", self.agent.as_ref().unwrap_or(&socket).display()),
             ),
         ];
+        all.extend_from_slice(&self.settings.variables);
         all.extend_from_slice(variables);
         let what = Start {
             name,

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record};
 use nsm_sdk::core::Task;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
-use crate::upstream::{read_message, write_message};
+use crate::upstream::read_message;
 
 /// A server that answers by UDP as it is told, and by TCP with everything.
 struct Server {
@@ -18,7 +19,7 @@ struct Server {
 }
 
 impl Server {
-    /// What it sends for each message, and what it would send by TCP.
+    /// What it sends for each message, and the bytes that it sends by TCP, where it leaves connections open.
     async fn start(
         component: &Component,
         udp: impl Fn(&Message) -> Vec<Message> + Send + 'static,
@@ -39,9 +40,11 @@ impl Server {
             }
         });
         let tcp = component.spawn("tcp", async move {
+            let mut streams = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let asked = Message::from_vec(&read_message(&mut stream).await.unwrap()).unwrap();
-                write_message(&mut stream, &tcp(&asked)).await.unwrap();
+                stream.write_all(&tcp(&asked)).await.unwrap();
+                streams.push(stream);
             }
         });
         Self {
@@ -53,7 +56,7 @@ impl Server {
 
     async fn by_udp(component: &Component, udp: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> Self {
         Self::start(component, udp, |asked| {
-            coded(asked, ResponseCode::Refused).to_vec().unwrap()
+            framed(&coded(asked, ResponseCode::Refused).to_vec().unwrap())
         })
         .await
     }
@@ -61,6 +64,19 @@ impl Server {
     fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
+}
+
+/// A message as it is sent by TCP.
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap();
+    [&length.to_be_bytes(), message].concat()
+}
+
+/// Says that it did not fit.
+fn part(asked: &Message) -> Vec<Message> {
+    let mut answer = coded(asked, ResponseCode::NoError);
+    answer.metadata.truncation = true;
+    vec![answer]
 }
 
 fn coded(asked: &Message, code: ResponseCode) -> Message {
@@ -209,13 +225,8 @@ async fn lies_are_not_heard() {
 #[tokio::test]
 async fn what_does_not_fit_is_asked_for_by_tcp_and_cut_for_who_asks_by_udp() {
     let component = Component::new("nsc");
-    let part = |asked: &Message| {
-        let mut answer = coded(asked, ResponseCode::NoError);
-        answer.metadata.truncation = true;
-        vec![answer]
-    };
     // As many as fit in a message of 64 KiB.
-    let server = Server::start(&component, part, |asked| many(asked, 4090)).await;
+    let server = Server::start(&component, part, |asked| framed(&many(asked, 4090))).await;
     let resolve = resolve(&component, &[&server]);
     let whole = reply(&resolve, &query("a.example.")).await;
     let sent = bytes(&whole, u16::MAX.into()).unwrap();
@@ -227,6 +238,57 @@ async fn what_does_not_fit_is_asked_for_by_tcp_and_cut_for_who_asks_by_udp() {
     let cut = datagram(&whole, &heard).unwrap();
     assert!(cut.len() <= 512);
     assert!(Message::from_vec(&cut).unwrap().metadata.truncation);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_within_its_64_kib_gives_way_to_the_next() {
+    let component = Component::new("nsc");
+    let stops = Server::start(&component, part, |asked| {
+        let mut whole = framed(&many(asked, 4090));
+        whole.truncate(9000);
+        whole
+    })
+    .await;
+    let other = Server::by_udp(&component, |asked| vec![with(asked, 1)]).await;
+    let resolve = resolve(&component, &[&stops, &other]);
+    let began = Instant::now();
+    assert_eq!(answer(&resolve, &query("a.example.")).await.answers.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_comes_by_tcp_is_believed_no_more_than_what_comes_by_udp() {
+    let component = Component::new("nsc");
+    for lie in [
+        |asked: &Message| {
+            let mut other = with(asked, 3);
+            other.metadata.id ^= 1;
+            framed(&other.to_vec().unwrap())
+        },
+        |asked: &Message| framed(&many(asked, 9)[..20]),
+        |_: &Message| framed(&[0xff; 65_535]),
+    ] {
+        let liar = Server::start(&component, part, lie).await;
+        let other = Server::by_udp(&component, |asked| vec![with(asked, 1)]).await;
+        let resolve = resolve(&component, &[&liar, &other]);
+        assert_eq!(answer(&resolve, &query("a.example.")).await.answers.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_lies_holds_nobody_up_for_longer_than_silence() {
+    let component = Component::new("nsc");
+    let liar = Server::by_udp(&component, |asked| {
+        let mut lie = with(asked, 1);
+        lie.metadata.id ^= 1;
+        vec![lie; 500]
+    })
+    .await;
+    let other = Server::by_udp(&component, |asked| vec![with(asked, 2)]).await;
+    let resolve = resolve(&component, &[&liar, &other]);
+    let began = Instant::now();
+    assert_eq!(answer(&resolve, &query("a.example.")).await.answers.len(), 2);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nsm_api::connection::{Connection, Mechanism};
+use nsm_api::mechanism::key;
 use nsm_sdk::networkservice::heal::{Liveness, Pulse};
 use nsm_sdk_kernel::Ping;
 
@@ -13,6 +14,8 @@ crate::tests![
     ping_one_answer_is_enough,
     ping_silence_is_told_in_time,
     ping_without_our_address_the_wire_is_gone,
+    ping_an_interface_that_is_down_is_gone_whatever_else_leads_there,
+    ping_only_the_interface_of_the_wire_counts,
     ping_what_is_no_interface_is_unknown,
 ];
 
@@ -37,8 +40,16 @@ fn prepare() {
 }
 
 fn look(kind: &str, pairs: &[(&str, &str)]) -> Pulse {
+    look_through("", kind, pairs)
+}
+
+fn look_through(interface: &str, kind: &str, pairs: &[(&str, &str)]) -> Pulse {
+    let mut mechanism = Mechanism::new("LOCAL", kind);
+    if !interface.is_empty() {
+        mechanism.set_parameter(key::INTERFACE_NAME, interface);
+    }
     let mut connection = Connection {
-        mechanism: Some(Mechanism::new("LOCAL", kind)),
+        mechanism: Some(mechanism),
         ..Default::default()
     };
     let ip = connection.ip_context_mut();
@@ -90,6 +101,41 @@ fn ping_without_our_address_the_wire_is_gone() {
         look("KERNEL", &[("2001:db8::1/128", "2001:db8::2/128")]),
         Pulse::Gone
     );
+}
+
+fn ping_an_interface_that_is_down_is_gone_whatever_else_leads_there() {
+    prepare();
+    run("ip link add ping-down type veth peer name ping-there");
+    run("ip link add ping-other type veth peer name ping-network");
+    for name in ["ping-there", "ping-down", "ping-other", "ping-network"] {
+        run(&format!("ip link set {name} up"));
+    }
+    // As in a pod: another interface leads everywhere.
+    run("ip addr add 198.51.100.1/24 dev ping-other");
+    run("ip route add default via 198.51.100.2");
+    run("ip addr add 192.0.2.5/32 dev ping-down");
+    run("ip route add 192.0.2.6/32 dev ping-down");
+    let pair = [("192.0.2.5/32", "192.0.2.6/32")];
+    assert_eq!(look_through("ping-down", "KERNEL", &pair), Pulse::Silent);
+    run("ip link set ping-down down");
+    assert_eq!(look_through("ping-down", "KERNEL", &pair), Pulse::Gone);
+    assert_eq!(look_through("ping-absent", "KERNEL", &pair), Pulse::Gone);
+    run("ip link del ping-down");
+    run("ip link del ping-other");
+}
+
+fn ping_only_the_interface_of_the_wire_counts() {
+    prepare();
+    run("ip link add ping-alone type veth peer name ping-end");
+    run("ip link set ping-end up");
+    run("ip link set ping-alone up");
+    run("ip addr add 198.51.100.21/32 dev lo");
+    run("ip addr add 198.51.100.22/32 dev lo");
+    let pair = [("198.51.100.21/32", "198.51.100.22/32")];
+    assert_eq!(look("KERNEL", &pair), Pulse::Alive);
+    assert_eq!(look_through("ping-alone", "KERNEL", &pair), Pulse::Silent);
+    run("ip addr flush dev lo scope global");
+    run("ip link del ping-alone");
 }
 
 fn ping_what_is_no_interface_is_unknown() {

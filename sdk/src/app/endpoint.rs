@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
-    AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, PrometheusSettings, Settings, Start, labels,
+    AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, ObservabilitySettings, Settings, Start, labels,
 };
 use crate::chains::endpoint::endpoint;
 use crate::chains::registry_client;
@@ -87,12 +87,12 @@ pub struct EndpointProgram {
     pub log: LogSettings,
     /// Whether and where it tells what it counts.
     #[command(flatten)]
-    pub prometheus: PrometheusSettings,
+    pub observability: ObservabilitySettings,
 }
 
 impl Settings for EndpointProgram {
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
-        Some(&self.prometheus)
+    fn observability(&self) -> Option<&ObservabilitySettings> {
+        Some(&self.observability)
     }
 
     fn name(&self) -> &str {

@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use clap::Command;
 use tracing::warn;
 
-use super::{LogSettings, PrometheusSettings};
+use super::{LogSettings, ObservabilitySettings};
+use crate::yaml::distance;
 
 /// The settings of one program.
 ///
@@ -24,8 +25,8 @@ pub trait Settings: clap::Parser {
     /// How it logs.
     fn log(&self) -> &LogSettings;
 
-    /// Whether and where it tells what it counts, if it can.
-    fn prometheus(&self) -> Option<&PrometheusSettings> {
+    /// Whether and whom it tells what it counts and does, if it can.
+    fn observability(&self) -> Option<&ObservabilitySettings> {
         None
     }
 }
@@ -126,22 +127,6 @@ pub(super) fn warn_about<S: Settings>() {
     for remark in remarks::<S>(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
         warn!("{remark}");
     }
-}
-
-/// How many single-character edits lead from one to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

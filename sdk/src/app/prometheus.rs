@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Failure;
+use super::process::{Gauge, gauges};
 use crate::core::Component;
 use crate::core::meters::{Kind, head};
 
@@ -150,26 +151,9 @@ fn tell(component: &Component, began: SystemTime, request: &Request<Incoming>) -
 /// What the program counts, and what the system counts of it.
 fn text(component: &Component, began: SystemTime) -> String {
     let mut text = component.meters().text();
-    let mut gauge = |name: &str, help: &str, value: f64| {
+    for Gauge { name, help, value } in gauges(component, began) {
         head(&mut text, name, help, Kind::Gauge);
         let _infallible = writeln!(text, "{name} {value}");
-    };
-    let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
-    gauge(
-        "process_start_time_seconds",
-        "When the program began, since 1970.",
-        since.as_secs_f64(),
-    );
-    gauge("nsm_tasks", "Tasks that run.", component.tasks() as f64);
-    if let Some(kib) = resident_kib() {
-        gauge(
-            "process_resident_memory_bytes",
-            "Memory that is resident.",
-            kib * 1024.0,
-        );
-    }
-    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        gauge("process_open_fds", "Files that are open.", files.count() as f64);
     }
     head(&mut text, "nsm_build_info", "Which version runs.", Kind::Gauge);
     let _infallible = writeln!(
@@ -178,12 +162,6 @@ fn text(component: &Component, began: SystemTime) -> String {
         env!("CARGO_PKG_VERSION")
     );
     text
-}
-
-fn resident_kib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().trim_end_matches(" kB").trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -120,8 +120,8 @@ async fn serve<S: Settings>(
 ) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| Error::internal("signals", error.to_string()))?;
     let work = async {
-        let ended = match settings.prometheus() {
-            Some(prometheus) => prometheus.start(&component).await,
+        let ended = match settings.observability() {
+            Some(observability) => observability.start(&component).await,
             None => Ok(()),
         };
         let ended = match ended {

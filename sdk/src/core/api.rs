@@ -27,6 +27,8 @@ pub trait Api: Send + Sync + Debug + 'static {
     type Found: Clone + Send + Sync + Debug + 'static;
     /// The name of the API in errors and logs.
     const NAME: &'static str;
+    /// What gRPC calls `request`, `close` and `find`.
+    const CALLS: [&'static str; 3];
     /// Whether `close` of an id that nobody requested here still concerns the elements behind `begin`.
     const CLOSE_UNKNOWN: bool;
 
@@ -75,6 +77,11 @@ impl Api for NetworkService {
     type Query = MonitorScopeSelector;
     type Found = ConnectionEvent;
     const NAME: &'static str = "networkservice";
+    const CALLS: [&'static str; 3] = [
+        "networkservice.NetworkService/Request",
+        "networkservice.NetworkService/Close",
+        "connection.MonitorConnection/MonitorConnections",
+    ];
     const CLOSE_UNKNOWN: bool = false;
 
     /// The one who made the connection may. A hop in the middle of the path may also be replaced by one of its own
@@ -96,6 +103,11 @@ impl Api for NseRegistry {
     type Query = NetworkServiceEndpointQuery;
     type Found = NetworkServiceEndpointResponse;
     const NAME: &'static str = "nse-registry";
+    const CALLS: [&'static str; 3] = [
+        "registry.NetworkServiceEndpointRegistry/Register",
+        "registry.NetworkServiceEndpointRegistry/Unregister",
+        "registry.NetworkServiceEndpointRegistry/Find",
+    ];
     const CLOSE_UNKNOWN: bool = true;
 }
 
@@ -108,6 +120,11 @@ impl Api for NsRegistry {
     type Query = NetworkServiceQuery;
     type Found = NetworkServiceResponse;
     const NAME: &'static str = "ns-registry";
+    const CALLS: [&'static str; 3] = [
+        "registry.NetworkServiceRegistry/Register",
+        "registry.NetworkServiceRegistry/Unregister",
+        "registry.NetworkServiceRegistry/Find",
+    ];
     const CLOSE_UNKNOWN: bool = true;
 }
 

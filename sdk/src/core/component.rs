@@ -16,6 +16,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::meters::Meters;
+use super::traces::Spans;
 
 /// One running program: nsmgr, a forwarder, a registry, an endpoint or a client.
 ///
@@ -32,6 +33,7 @@ struct Inner {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     meters: Meters,
+    spans: Spans,
 }
 
 /// Where wall-clock time comes from.
@@ -88,6 +90,7 @@ impl Component {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             meters: Meters::default(),
+            spans: Spans::default(),
         }))
     }
 
@@ -168,6 +171,11 @@ impl Component {
     /// What it counts of itself.
     pub fn meters(&self) -> &Meters {
         &self.0.meters
+    }
+
+    /// The spans of its calls.
+    pub fn spans(&self) -> &Spans {
+        &self.0.spans
     }
 
     /// How many tasks of this component run.

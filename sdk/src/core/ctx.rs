@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What travels beside a message from element to element.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::traces::{Side, Trace, Underway};
 use super::{Component, Error, Events, Later, Peer, Result, Store};
 
 /// How long a call may take whose caller set no deadline, or which we make for ourselves.
@@ -30,6 +32,7 @@ pub struct Ctx {
     call: Store,
     events: Option<Events>,
     established: bool,
+    trace: Option<Trace>,
 }
 
 impl Ctx {
@@ -46,12 +49,19 @@ impl Ctx {
             call: Store::default(),
             events: None,
             established: false,
+            trace: None,
         }
     }
 
     /// A call that the component makes for itself.
     pub fn own(component: &Component, budget: Duration) -> Self {
         Self::new(component, Peer::default(), Some(Instant::now() + budget))
+    }
+
+    /// A call that the component makes for itself while it serves this one, whose elements tell those of this one
+    /// nothing.
+    pub(crate) fn aside(&self) -> Self {
+        Self::own(&self.component, self.remaining()).traced(self.trace)
     }
 
     /// The component that runs the chain.
@@ -125,6 +135,25 @@ impl Ctx {
         self.established
     }
 
+    /// Where the call is in a trace, if it is in one.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace
+    }
+
+    /// The same circumstances at this place in a trace.
+    pub(crate) fn traced(self, trace: Option<Trace>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// Begins a span for one side of the call `name`, and answers the circumstances of what belongs to it. No span, and
+    /// nothing new, when no spans are noted.
+    pub(crate) fn spanned(&self, side: Side, name: &'static str) -> (Cow<'_, Self>, Option<Underway>) {
+        match Underway::begin(&self.component, self.trace, side, name) {
+            Some(span) => (Cow::Owned(self.clone().traced(span.trace())), Some(span)),
+            None => (Cow::Borrowed(self), None),
+        }
+    }
+
     /// Runs `wait` until the deadline or until the caller is gone. `what` completes "… within the deadline".
     pub async fn bounded<T>(&self, what: &str, wait: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
@@ -182,6 +211,8 @@ impl Ctx {
             budget,
             cancel,
             call: Store::default(),
+            // What the first request was part of has ended long ago.
+            trace: None,
             ..self.clone()
         }
     }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a program counts of itself, for whoever asks: Prometheus, mostly.
+//! What a program counts of itself, for whoever asks: Prometheus, or a collector of OpenTelemetry.
 //!
 //! **Guarantees**: nothing is counted, and nothing costs more than a look, until somebody switches it on. Labels come
 //! from a small set, and when a peer's words would make more series than [`MAX_SERIES`] of a family, the rest is counted
 //! together as `other`.
 //! **Cost**: one short lock a count, and no memory but for the series: some 200 bytes each.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 pub const MAX_SERIES: usize = 128;
 
 /// The upper bounds of what takes time, seconds: from a call on one node to one that waits for a pod.
-const BOUNDS: [f64; 12] = [
+pub(crate) const BOUNDS: [f64; 12] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0, 60.0,
 ];
 
@@ -56,17 +57,26 @@ pub struct Meters(Arc<Inner>);
 struct Inner {
     is_on: AtomicBool,
     series: Mutex<Vec<Series>>,
+    others: Mutex<Vec<Others>>,
 }
 
-struct Series {
-    family: &'static Family,
-    labels: Vec<String>,
-    value: Value,
+/// Counters of somebody else, by their names.
+type Others = Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>;
+
+/// What is counted under one name with the same labels.
+#[derive(Clone)]
+pub(crate) struct Series {
+    pub(crate) family: &'static Family,
+    pub(crate) labels: Vec<String>,
+    pub(crate) value: Value,
 }
 
-enum Value {
+/// How much it is.
+#[derive(Clone)]
+pub(crate) enum Value {
     Number(u64),
     Times {
+        /// How many took at most so long as [`BOUNDS`] says, and longer than the bound before.
         buckets: [u64; BOUNDS.len()],
         count: u64,
         sum: Duration,
@@ -149,6 +159,22 @@ impl Meters {
         };
         change(&mut one.value);
         series.push(one);
+    }
+
+    /// Everything that is counted now.
+    pub(crate) fn read(&self) -> Vec<Series> {
+        self.0.series.lock().clone()
+    }
+
+    /// Tells a collector of these counters as well, whose names come from others: no page shows them.
+    pub fn also(&self, counters: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static) {
+        self.0.others.lock().push(Box::new(counters));
+    }
+
+    /// The counters of others.
+    pub(crate) fn others(&self) -> BTreeMap<String, u64> {
+        let others = self.0.others.lock();
+        others.iter().flat_map(|counters| counters()).collect()
     }
 
     /// Everything that is counted, in the text format of Prometheus, version 0.0.4.

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use tracing::debug;
 
+use crate::core::traces::Side;
 use crate::core::{Api, Chain, Ctx, Element, Error, Found, Message, Next, Result, Way};
 
 /// In [`Ctx::call`] of a close: release what this component holds, and tell nobody.
@@ -42,16 +43,26 @@ impl<A: Api> Element<A> for Connect {
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         let way = way::<A>(ctx).ok_or_else(|| no_way(A::NAME))?;
-        let answer = way.0.request(ctx, message);
-        *message = ctx.bounded("get an answer of the next hop", answer).await?;
+        let (ctx, span) = ctx.spanned(Side::Client, A::CALLS[0]);
+        let answer = way.0.request(&ctx, message);
+        let answer = ctx.bounded("get an answer of the next hop", answer).await;
+        if let Some(span) = span {
+            span.end(message.id(), &answer);
+        }
+        *message = answer?;
         Ok(())
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, _: Next<'_, A>) -> Result<()> {
         match way::<A>(ctx) {
             Some(way) if !ctx.call().has::<LocalOnly>() => {
-                let closed = way.0.close(ctx, message);
-                ctx.bounded("tell the next hop to close", closed).await
+                let (ctx, span) = ctx.spanned(Side::Client, A::CALLS[1]);
+                let closed = way.0.close(&ctx, message);
+                let closed = ctx.bounded("tell the next hop to close", closed).await;
+                if let Some(span) = span {
+                    span.end(message.id(), &closed);
+                }
+                closed
             }
             _ => {
                 debug!(id = message.id(), "closed without telling anybody");
@@ -62,8 +73,13 @@ impl<A: Api> Element<A> for Connect {
 
     async fn find(&self, ctx: &Ctx, query: A::Query, _: Next<'_, A>) -> Result<Found<A>> {
         let way = way::<A>(ctx).ok_or_else(|| no_way(A::NAME))?;
-        ctx.bounded("open a stream of the next hop", way.0.find(ctx, query))
-            .await
+        let (ctx, span) = ctx.spanned(Side::Client, A::CALLS[2]);
+        let opened = way.0.find(&ctx, query);
+        let opened = ctx.bounded("open a stream of the next hop", opened).await;
+        if let Some(span) = span {
+            span.end("", &opened);
+        }
+        opened
     }
 }
 

@@ -12,16 +12,15 @@
 //! **On close**: the endpoint is looked up only if no way to it is known; the close goes on without.
 //! **Cost**: one or two look-ups in the registry a request; a copy of one that names no endpoint.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nsm_api::connection::Connection;
-use nsm_api::matching;
-use nsm_api::registry::NetworkServiceEndpoint;
 use tokio::time::{Instant, sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::lookup::{Candidate, Registries, can_do_without, lookup_time};
+use super::lookup::{Candidate, MAX_FOUND, Registries, can_do_without, lookup_time};
 use super::supply::SUPPLIED;
 use crate::core::{Backoff, Ctx, Element, Error, Message, NetworkService, Next, Request, Result, Way};
 use crate::elements::clienturl::NextUrl;
@@ -40,28 +39,30 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 pub struct Candidates(pub(super) Vec<Candidate>);
 
 /// See the [module](self).
-pub struct Discover(Registries);
+pub struct Discover {
+    registries: Registries,
+    /// Whether it was told that there are more endpoints than are tried.
+    is_told: AtomicBool,
+}
 
 impl Discover {
     /// Asks this registry.
     pub fn new(registries: Registries) -> Self {
-        Self(registries)
+        Self {
+            registries,
+            is_told: AtomicBool::new(false),
+        }
     }
 
     /// Whether the service has an endpoint for this client besides the one that the request names.
     async fn has_another(&self, ctx: &Ctx, request: &Request) -> bool {
         let ctx = lookup_time(ctx);
         let found = async {
-            let service = self.0.service(&ctx, request).await?;
-            let wanted = NetworkServiceEndpoint {
-                network_service_names: vec![service.name.clone()],
-                ..Default::default()
-            };
-            let found = self.0.endpoints(&ctx, wanted).await?;
+            let service = self.registries.service(&ctx, request).await?;
             let labels = &request.connection.labels;
             let named = &request.connection.network_service_endpoint_name;
-            let chosen = matching::endpoints(labels, &service, &found);
-            Ok::<_, Error>(chosen.iter().any(|endpoint| endpoint.name != *named))
+            let chosen = self.registries.chosen(&ctx, labels, &service).await?;
+            Ok::<_, Error>(chosen.endpoints.iter().any(|endpoint| endpoint.name != *named))
         };
         found.await.unwrap_or_default()
     }
@@ -69,7 +70,7 @@ impl Discover {
     /// Says what the wire carries where the request, which names its endpoint, does not.
     async fn carry(&self, ctx: &Ctx, request: &mut Request) {
         if request.connection.payload.is_empty() {
-            match self.0.service(&lookup_time(ctx), request).await {
+            match self.registries.service(&lookup_time(ctx), request).await {
                 Ok(service) => request.connection.payload = service.payload,
                 Err(error) => debug!(%error, "nobody knows what the service carries"),
             }
@@ -107,7 +108,7 @@ impl Discover {
     async fn choose(&self, ctx: &Ctx, request: &mut Request) -> Result<()> {
         let name = &request.connection.network_service_endpoint_name;
         if !name.is_empty() {
-            let found = self.0.endpoint(&lookup_time(ctx), name).await;
+            let found = self.registries.endpoint(&lookup_time(ctx), name).await;
             match found {
                 Ok(endpoint) => drop(ctx.call().insert(NextUrl(endpoint.url))),
                 Err(error) if can_do_without(ctx, &error) => debug!(%error, "refreshing without a look-up"),
@@ -116,15 +117,18 @@ impl Discover {
             self.carry(ctx, request).await;
             return Ok(());
         }
-        let service = self.0.service(ctx, request).await?;
-        let wanted = NetworkServiceEndpoint {
-            network_service_names: vec![service.name.clone()],
-            ..Default::default()
-        };
-        let found = self.0.endpoints(ctx, wanted).await?;
+        let service = self.registries.service(ctx, request).await?;
         let labels = &request.connection.labels;
-        let chosen = matching::endpoints(labels, &service, &found);
+        let chosen = self.registries.chosen(ctx, labels, &service).await?;
+        if chosen.left_out > 0 && !self.is_told.swap(true, Ordering::Relaxed) {
+            warn!(
+                service = service.name,
+                left_out = chosen.left_out,
+                "more than {MAX_FOUND} endpoints fit one client; the rest gets no clients from here: let matches tell them apart"
+            );
+        }
         let candidates: Vec<_> = chosen
+            .endpoints
             .iter()
             .filter_map(|endpoint| Candidate::of(endpoint).ok())
             .collect();
@@ -132,8 +136,7 @@ impl Discover {
             let text = format!(
                 "network service endpoint candidates not found: of {} endpoints of {} none has a URL and fits a \
                  client labelled {labels:?}",
-                found.len(),
-                service.name
+                chosen.found, service.name
             );
             return Err(Error::not_found("no-endpoint", text));
         }
@@ -211,7 +214,7 @@ impl Element<NetworkService> for Discover {
         let name = &request.connection.network_service_endpoint_name;
         let known = ctx.call().has::<NextUrl>() || ctx.store().has::<Way<NetworkService>>();
         if !known && !name.is_empty() {
-            match self.0.endpoint(&lookup_time(ctx), name).await {
+            match self.registries.endpoint(&lookup_time(ctx), name).await {
                 Ok(endpoint) => drop(ctx.call().insert(NextUrl(endpoint.url))),
                 Err(error) => debug!(%error, "closing without a look-up"),
             }

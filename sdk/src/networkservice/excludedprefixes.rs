@@ -26,6 +26,7 @@ use tonic::Code;
 
 use super::watched::Watched;
 use crate::core::{Component, Ctx, Element, Error, NetworkService, Next, Request, Result};
+use crate::yaml;
 pub use groups::AwarenessGroups;
 use used::{Has, Shared, Used};
 
@@ -59,16 +60,17 @@ impl ExcludedPrefixes {
 }
 
 /// The prefixes of the file: those of IPv4 first, merged.
-fn parse(yaml: &str) -> Result<Vec<IpNet>, String> {
+fn parse(text: &str) -> Result<Vec<IpNet>, String> {
     #[derive(Default, Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Content {
         #[serde(default, alias = "Prefixes")]
         prefixes: Option<Vec<String>>,
     }
-    if yaml.trim().is_empty() {
+    if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let content: Option<Content> = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    let content: Option<Content> = yaml::read(text)?;
     let texts = content.unwrap_or_default().prefixes.unwrap_or_default();
     let nets = texts
         .iter()

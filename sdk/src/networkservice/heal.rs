@@ -7,7 +7,8 @@
 //! closed the connection, everything is chosen anew. The first try is made at once, later ones more and more rarely,
 //! and rarely those that cannot help; a connection that breaks as soon as it is mended is not mended faster. While the
 //! control plane is mended the wire is still looked at before every try. A wire is dead only after half a dozen
-//! questions in a row without an answer, and only where answers were ever heard: who drops pings is left alone.
+//! questions in a row without an answer, and only where answers were ever heard: who drops pings is left alone. One whose
+//! end here is down or not there is dead at once, whatever was heard before.
 //! **Placement**: in the chain of a client, behind `begin` and before `dial`.
 //! **Reads / writes**: reads the [`Way`](crate::core::Way) in [`Ctx::store`], the mechanism and the addresses; one task in the store,
 //! which outlives a reselection that fails.

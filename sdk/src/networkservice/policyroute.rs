@@ -16,7 +16,8 @@
 //! ```
 //!
 //! **Guarantees**: the connection has the configured policies, their sources among the client's addresses, and no
-//! source of policies that are no longer configured. A file with a policy that cannot be programmed is not taken over.
+//! source of policies that are no longer configured. A file with a policy that cannot be programmed, or with a key that
+//! does not exist, is not taken over.
 //! When the policies change, every client is asked to refresh, which changes what differs and leaves its wire alone.
 //! **Placement**: in an endpoint, behind `monitor` and address management.
 //! **Reads / writes**: `policies` and `src_ip_addrs` of the IP context; the [`Announcer`] and one task in the store.
@@ -35,6 +36,7 @@ use tracing::info;
 use super::monitor::Announcer;
 use super::watched::Watched;
 use crate::core::{Component, Ctx, Element, NetworkService, Next, Request, Result, Task};
+use crate::yaml;
 
 type Policies = Vec<connectioncontext::PolicyRoute>;
 
@@ -55,7 +57,7 @@ impl PolicyRoute {
 
 /// A policy as the file spells it. Other spellings of the same names are those of the protocol.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Entry {
     #[serde(deserialize_with = "text")]
     from: String,
@@ -74,7 +76,7 @@ struct Entry {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct EntryRoute {
     prefix: String,
     #[serde(alias = "nextHop", alias = "next_hop")]
@@ -96,11 +98,11 @@ fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     })
 }
 
-fn parse(yaml: &str) -> Result<Policies, String> {
-    if yaml.trim().is_empty() {
+fn parse(text: &str) -> Result<Policies, String> {
+    if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let entries: Option<Vec<Entry>> = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    let entries: Option<Vec<Entry>> = yaml::read(text)?;
     entries.unwrap_or_default().into_iter().map(policy).collect()
 }
 
@@ -236,6 +238,20 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_told_with_its_line_and_the_nearest_one() {
+        let told = parse("- from: 10.0.0.1/32\n  dstprt: 80\n").unwrap_err();
+        assert_eq!(
+            told,
+            "line 2, column 3: the key \"dstprt\" is not known: did you mean \"dstport\"?"
+        );
+        let told = parse("- routes:\n  - prefix: 10.0.0.0/8\n    next-hops: 10.0.0.1\n").unwrap_err();
+        assert!(
+            told.starts_with("line 3") && told.contains("did you mean \"next"),
+            "{told}"
+        );
     }
 
     #[tokio::test]

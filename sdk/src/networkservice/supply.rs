@@ -233,12 +233,8 @@ impl Supply {
     async fn wait(&self, ctx: &Ctx, request: &Request, place: &Place) -> Result<String> {
         let labels = &request.connection.labels;
         let service = self.supplier.registries.service(ctx, request).await?;
-        let wanted = NetworkServiceEndpoint {
-            network_service_names: vec![service.name.clone()],
-            ..Default::default()
-        };
-        let found = self.supplier.registries.endpoints(ctx, wanted).await?;
-        if let Some(name) = self.supplier.fitting(labels, &service, &found) {
+        let found = self.supplier.registries.chosen(ctx, labels, &service).await?;
+        if let Some(name) = self.supplier.fitting(labels, &service, &found.endpoints) {
             return Ok(name.to_string());
         }
         let mut progress = self.join(place, request, &service)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::core::{Component, Task};
 
@@ -105,7 +105,7 @@ impl File {
                 info!(%path, "took over what the file says");
                 told.send_replace(Arc::new(value));
             }
-            Err(error) => warn!(%path, error, "keeping what the file said before"),
+            Err(error) => error!(%path, error, "the file is not taken over: what it said before counts"),
         }
     }
 }

@@ -107,6 +107,7 @@ impl Connected {
             files: Some(Arc::clone(&self.far) as _),
         };
         let there = Ctx::new(&self.ends.there.component, peer, Some(ctx.deadline()));
+        let there = there.traced(ctx.trace());
         if let Some(id) = ctx.call().get::<SegmentId>() {
             there.call().insert(id);
         }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a call carries beside its message: the caller's token and the time that it has.
+//! What a call carries beside its message: the caller's token, the time that it has, and its place in a trace.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
+use crate::core::traces::Trace;
 use crate::core::{CallToken, Error, Result};
 use crate::elements::updatepath::SegmentId;
 
@@ -13,6 +14,7 @@ const TOKEN: &str = "nsm-client-token";
 const EXPIRES: &str = "nsm-client-token-expires";
 const SEGMENT_ID: &str = "nsm-segment-id";
 const TIMEOUT: &str = "grpc-timeout";
+const TRACE: &str = "traceparent";
 
 /// More than any call takes; a longer timeout is cut to it.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +47,18 @@ pub(crate) fn segment_id(metadata: &MetadataMap) -> Option<SegmentId> {
 pub(crate) fn set_segment_id(metadata: &mut MetadataMap, SegmentId(id): &SegmentId) {
     if let Ok(id) = id.parse() {
         metadata.insert(SEGMENT_ID, id);
+    }
+}
+
+/// Where the caller is in a trace.
+pub(crate) fn trace(metadata: &MetadataMap) -> Option<Trace> {
+    Trace::parse(only(metadata, TRACE)?)
+}
+
+/// Adds where we are in a trace.
+pub(crate) fn set_trace(metadata: &mut MetadataMap, trace: Trace) {
+    if let Ok(trace) = trace.to_string().parse() {
+        metadata.insert(TRACE, trace);
     }
 }
 
@@ -195,6 +209,18 @@ mod tests {
         for bad in ["", "S", "15", "-1S", "+1S", "1.5S", "100000000S", "1s"] {
             assert_eq!(deadline(&map(&[(TIMEOUT, bad)])), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_place_in_a_trace_travels_as_the_standard_says() {
+        let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let sent = trace(&map(&[(TRACE, header)])).unwrap();
+        let mut metadata = MetadataMap::new();
+        set_trace(&mut metadata, sent);
+        assert_eq!(metadata.get(TRACE).unwrap(), header);
+        assert_eq!(trace(&map(&[])), None);
+        assert_eq!(trace(&map(&[(TRACE, header), (TRACE, header)])), None);
+        assert_eq!(trace(&map(&[(TRACE, "00-0-0-0")])), None);
     }
 
     proptest::proptest! {

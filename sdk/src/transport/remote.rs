@@ -97,6 +97,9 @@ impl Caller {
             .issue(local, identity.as_deref(), ctx.component().now())?;
         let mut request = tonic::Request::new(message);
         metadata::set_token(request.metadata_mut(), &token)?;
+        if let Some(trace) = ctx.trace() {
+            metadata::set_trace(request.metadata_mut(), trace);
+        }
         Ok(request)
     }
 

@@ -24,9 +24,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 
 use super::{grpcmetadata, metadata};
+use crate::core::traces::Side;
 use crate::core::{
-    Api, Chain, Component, Ctx, Error, NetworkService, NsRegistry, NseRegistry, Peer, Registration, Request,
-    Result,
+    Api, Chain, Component, Ctx, Error, Message, NetworkService, NsRegistry, NseRegistry, Peer, Registration,
+    Request, Result,
 };
 use crate::registry::updatepath::NoPath;
 
@@ -56,19 +57,28 @@ impl<A: Api> Served<A> {
             ..extensions.get::<Peer>().cloned().unwrap_or_default()
         };
         let ctx = Ctx::new(&self.component, peer, metadata::deadline(&metadata));
+        let ctx = ctx.traced(metadata::trace(&metadata));
         (ctx, metadata, message)
     }
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message) -> Result<(), Status> {
         let gone = ctx.cancelled().clone().drop_guard();
-        let done = self.chain.request(ctx, message).await;
+        let (ctx, span) = ctx.spanned(Side::Server, A::CALLS[0]);
+        let done = self.chain.request(&ctx, message).await;
+        if let Some(span) = span {
+            span.end(message.id(), &done);
+        }
         drop(gone.disarm());
         done.map_err(|error| self.status(&error))
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message) -> Result<(), Status> {
         let gone = ctx.cancelled().clone().drop_guard();
-        let done = self.chain.close(ctx, message).await;
+        let (ctx, span) = ctx.spanned(Side::Server, A::CALLS[1]);
+        let done = self.chain.close(&ctx, message).await;
+        if let Some(span) = span {
+            span.end(message.id(), &done);
+        }
         drop(gone.disarm());
         done.map_err(|error| self.status(&error))
     }
@@ -76,11 +86,12 @@ impl<A: Api> Served<A> {
     async fn find(&self, call: tonic::Request<A::Query>) -> Result<Response<Items<A::Found>>, Status> {
         let (ctx, _, query) = self.arrive(call);
         let gone = ctx.cancelled().clone().drop_guard();
-        let found = self
-            .chain
-            .find(&ctx, query)
-            .await
-            .map_err(|error| self.status(&error))?;
+        let (ctx, span) = ctx.spanned(Side::Server, A::CALLS[2]);
+        let found = self.chain.find(&ctx, query).await;
+        if let Some(span) = span {
+            span.end("", &found);
+        }
+        let found = found.map_err(|error| self.status(&error))?;
         let hop = self.component.clone();
         let items = found.map(move |item| {
             let _with_the_stream = &gone;

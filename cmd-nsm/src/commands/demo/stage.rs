@@ -51,6 +51,7 @@ impl Stage {
             log_level: log_level.to_string(),
             identities,
             svid_lifetime: None,
+            variables: Vec::new(),
             host: Some(one),
         };
         let is_ready = |name: &str, took: Duration| progress(&format!("{name} is ready"), Some(took));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use nsm_api::registry::{Destination, Match, Metadata, NetworkService};
+use nsm_sdk::yaml;
 use serde::{Deserialize, Serialize};
 
 /// The kind of manifest.
@@ -64,7 +65,7 @@ pub(super) fn read(file: &Path) -> Result<Spec> {
 }
 
 fn parse(text: &str) -> Result<Spec> {
-    let manifest: Manifest = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let manifest: Manifest = yaml::read(text).map_err(anyhow::Error::msg)?;
     let Manifest {
         kind,
         metadata,

@@ -53,6 +53,7 @@ impl Pods {
             log_level: up.log_level.clone(),
             identities: Vec::new(),
             svid_lifetime: None,
+            variables: Vec::new(),
             host: Some(Arc::new(underlay.host(1)?)),
         };
         let is_ready = |name: &str, took: Duration| eprintln!("{name} is ready after {took:.1?}");

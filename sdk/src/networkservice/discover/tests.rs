@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use nsm_api::registry::{Destination, Match, Metadata};
+use nsm_api::registry::{Destination, Match, Metadata, NetworkServiceEndpoint};
 
 use super::super::files::testing::{Silent, transport_peer};
 use super::super::lookup::testing::{Registry, endpoint, service};

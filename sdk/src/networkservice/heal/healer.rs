@@ -172,8 +172,8 @@ impl Healer {
         };
         loop {
             sleep(check.interval).await;
-            let is_dead = matches!(self.pulse(LOOKS).await, Pulse::Silent | Pulse::Gone);
-            if is_dead && self.vitals.lock().is_telling() {
+            let pulse = self.pulse(LOOKS).await;
+            if self.vitals.lock().is_dead(pulse) {
                 return;
             }
         }

@@ -37,7 +37,7 @@ pub enum Pulse {
     Alive,
     /// It has not.
     Silent,
-    /// It could not even be asked: our end of the wire is not there.
+    /// It could not even be asked: our end of the wire is not there, or is down.
     Gone,
     /// Nothing can be told of this wire.
     Unknown,
@@ -106,10 +106,16 @@ impl Vitals {
         }
     }
 
-    /// Whether silence means that the wire is dead, and not that nobody answers there anyway.
-    pub(super) fn is_telling(&self) -> bool {
+    /// Whether the wire is dead by what was found out, and not only one where nobody answers anyway. Of a wire whose
+    /// end here is not there no answer is needed, unless the wire before it never was, either.
+    pub(super) fn is_dead(&self, pulse: Pulse) -> bool {
         let patience = UNPROVEN * (1 << self.silent);
-        self.answers || self.answered && self.made.is_some_and(|made| made.elapsed() >= patience)
+        let is_late = || self.made.is_some_and(|made| made.elapsed() >= patience);
+        match pulse {
+            Pulse::Alive | Pulse::Unknown => false,
+            Pulse::Silent => self.answers || self.answered && is_late(),
+            Pulse::Gone => self.answers || self.silent == 0 || is_late(),
+        }
     }
 
     /// How long to wait with the next try.

@@ -330,6 +330,29 @@ async fn w16_who_never_answers_pings_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wire_whose_end_is_gone_before_it_has_ever_answered_is_reselected_at_once() {
+    let mesh = mesh(true);
+    mesh.set_wire(Pulse::Gone);
+    let began = Instant::now();
+    mesh.ask().await.expect("established");
+    mesh.probe.arrived(3).await;
+    assert!(began.elapsed() <= INTERVAL, "{:?}", began.elapsed());
+    mesh.set_wire(Pulse::Alive);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(mesh.seen(), "!-!", "closed, then selected anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wires_whose_ends_are_never_there_are_changed_ever_more_rarely() {
+    let mesh = mesh(true);
+    mesh.set_wire(Pulse::Gone);
+    mesh.ask().await.expect("established");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tried = mesh.probe.requests().len() - 1;
+    assert!((4..=8).contains(&tried), "{tried}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn w16_a_wire_that_is_silent_for_a_moment_is_not_dead() {
     let mesh = mesh(true);
     mesh.connect().await;

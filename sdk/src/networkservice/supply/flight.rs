@@ -16,9 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{Place, Started, Supplier};
 use crate::core::{Backoff, Ctx, DEFAULT_BUDGET, Error, Request, Result};
-
-/// How many endpoints of the service are looked at.
-const MAX_FOUND: usize = 4096;
+use crate::networkservice::lookup::MAX_FOUND;
 
 /// How often what was found running may end before what was to be waited for: its end was on its way.
 const MAX_ENDINGS: u32 = 5;
