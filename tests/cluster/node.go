@@ -139,10 +139,12 @@ func (s settings) startKubelet(p *programs, number int) error {
 			return p.start("kube-proxy", exec.Command(s.program("kube"), "kube-proxy", "--config", proxy))
 		},
 		func() error {
-			return p.start("kubelet", exec.Command(s.program("kube"), "kubelet",
-				"--config", kubelet,
-				"--kubeconfig", s.in("pki", name+".conf"),
-				"--node-ip", nodeAddress(number)))
+			return p.keep("kubelet", func() *exec.Cmd {
+				return exec.Command(s.program("kube"), "kubelet",
+					"--config", kubelet,
+					"--kubeconfig", s.in("pki", name+".conf"),
+					"--node-ip", nodeAddress(number))
+			})
 		},
 	)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,20 +16,38 @@ import (
 // patience is how long anything of a cluster may take to come up on a busy machine.
 const patience = 3 * time.Minute
 
+// briefly is how long a program has run at most that cannot start.
+const briefly = 2 * time.Second
+
 // programs are what the first process of a PID namespace has started and takes care of, beside the orphans that become
-// its children. They run for ever: one that ends is an error.
+// its children. They run for ever: one that ends is an error, unless it is to be started again.
 type programs struct {
 	logs  string
 	named map[int]string
+	again map[string]func() error
 }
 
 func newPrograms(logs string) (*programs, error) {
-	return &programs{logs: logs, named: map[int]string{}}, os.MkdirAll(logs, 0o755)
+	p := &programs{logs: logs, named: map[int]string{}, again: map[string]func() error{}}
+	return p, os.MkdirAll(logs, 0o755)
+}
+
+// keep starts a program, and again whenever it has ended, as the system of a node does; but not if it cannot run.
+func (p *programs) keep(name string, command func() *exec.Cmd) error {
+	began := time.Now()
+	p.again[name] = func() error {
+		if time.Since(began) < briefly {
+			return fmt.Errorf("%s has ended at once", name)
+		}
+		began = time.Now()
+		return p.start(name, command())
+	}
+	return p.start(name, command())
 }
 
 // start starts a program whose output goes into a log of its own.
 func (p *programs) start(name string, command *exec.Cmd) error {
-	log, err := os.Create(filepath.Join(p.logs, name+".log"))
+	log, err := os.OpenFile(filepath.Join(p.logs, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
@@ -52,9 +71,24 @@ func (p *programs) reap(flags int) error {
 		case child == 0:
 			return nil
 		case p.named[child] != "":
-			return fmt.Errorf("%s has ended; its last words:\n%s", p.named[child], p.lastWords(p.named[child]))
+			if err := p.ended(child); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// ended starts a program again that has ended, or tells its last words.
+func (p *programs) ended(child int) error {
+	name := p.named[child]
+	delete(p.named, child)
+	why := errors.New("it is to run as long as the cluster does")
+	if again := p.again[name]; again != nil {
+		if why = again(); why == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has ended: %w; its last words:\n%s", name, why, p.lastWords(name))
 }
 
 func (p *programs) lastWords(name string) string {

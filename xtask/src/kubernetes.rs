@@ -30,19 +30,24 @@ pub(crate) fn tests(version: Kubernetes) -> Result<Tally> {
 
 /// Runs the pages of `deployments/examples`, word for word.
 pub(crate) fn examples(version: Kubernetes) -> Result<Tally> {
-    with_cluster("examples", version, &cluster::images_for_development()?, |cluster| {
-        let folder = profile_folder("examples")?;
-        fs::create_dir_all(&folder)?;
-        // Pages know kubectl by its name alone.
-        let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
-        let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
-        fs::write(&kubectl, script)?;
-        fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
-        // Pods are slower than processes.
-        examples::run("cluster", &[folder], |pages| {
-            at(cluster, pages.args(["--timeout", "2m"])).map(drop)
-        })
-    })
+    with_cluster(
+        "examples",
+        version,
+        &cluster::images_for_development()?,
+        |cluster| {
+            let folder = profile_folder("examples")?;
+            fs::create_dir_all(&folder)?;
+            // Pages know kubectl by its name alone.
+            let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
+            let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
+            fs::write(&kubectl, script)?;
+            fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
+            // Pods are slower than processes.
+            examples::run("cluster", &[folder], |pages| {
+                at(cluster, pages.args(["--timeout", "2m"])).map(drop)
+            })
+        },
+    )
 }
 
 /// Starts a cluster of this version of Kubernetes, gives it images, does something on it, and ends it, whatever became of that.
