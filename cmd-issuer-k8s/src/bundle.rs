@@ -2,6 +2,7 @@
 //! The authority's certificate where every pod can read it: a ClusterTrustBundle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
@@ -18,6 +19,10 @@ const NAME: &str = "authority";
 
 /// By which name we own what we write.
 const OWNER: &str = "nsm-issuer";
+
+/// How long to wait before trying again, and how often that is done: for ten minutes.
+const PAUSE: Duration = Duration::from_secs(2);
+const TRIES: u32 = 300;
 
 /// What is to be there.
 #[derive(Clone)]
@@ -71,8 +76,8 @@ impl Bundle {
                 Ok(Event::Delete(_)) => true,
                 Err(()) => false,
             };
-            if is_missing && let Err(error) = self.write().await {
-                warn!(%error, bundle = self.name(), "the trust bundle cannot be written");
+            if is_missing {
+                self.write().await;
             }
         }
     }
@@ -81,8 +86,18 @@ impl Bundle {
         found.data.pointer("/spec/trustBundle").and_then(Value::as_str) != Some(&*self.authorities)
     }
 
-    /// Errors: what the API server says.
-    pub(crate) async fn write(&self) -> Result<(), Failed> {
+    /// Writes it, if need be when the API server is back.
+    async fn write(&self) {
+        for _ in 0..TRIES {
+            match self.try_once().await {
+                Ok(()) => return info!(bundle = self.name(), "the trust bundle is written"),
+                Err(error) => warn!(%error, bundle = self.name(), "the trust bundle cannot be written"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_once(&self) -> Result<(), Failed> {
         let namespace = self.namespaces.get(&self.namespace).await?;
         let bundle = json!({
             "apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
@@ -97,7 +112,6 @@ impl Bundle {
         });
         let ours = PatchParams::apply(OWNER).force();
         self.api.patch(&self.name(), &ours, &Patch::Apply(bundle)).await?;
-        info!(bundle = self.name(), "the trust bundle is written");
         Ok(())
     }
 }
