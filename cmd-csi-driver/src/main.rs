@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod authority;
 mod driver;
 mod mounts;
 mod run;

@@ -5,11 +5,13 @@ use nsm_sdk::app::Failure;
 use nsm_sdk::core::{Component, Error};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::info;
 
+use crate::authority::Connection;
 use crate::driver::Driver;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
@@ -48,10 +50,11 @@ async fn serve(
     driver: Driver,
     end: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let connections = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new));
     Server::builder()
         .add_service(RegistrationServer::new(driver.clone()))
         .add_service(IdentityServer::new(driver.clone()))
         .add_service(NodeServer::new(driver))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, end.cancelled_owned())
         .await
 }

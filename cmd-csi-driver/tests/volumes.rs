@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -225,6 +226,46 @@ async fn a_kubelet_gets_to_know_the_driver_by_its_socket_alone() -> Result<()> {
         .await?;
     assert_eq!(told.into_inner().node_id, "node1");
     Ok(())
+}
+
+/// What a kubelet's library, which is written in Go, sends when it dials a path: the path is the authority.
+#[tokio::test]
+async fn a_kubelet_that_dials_a_path_is_answered() -> Result<()> {
+    let node = Node::start().await?;
+    let text = |value: &[u8]| [&[value.len() as u8], value].concat();
+    let mut fields = b"\x83\x86\x44".to_vec();
+    fields.extend(text(b"/csi.v1.Identity/Probe"));
+    fields.push(0x41);
+    fields.extend(text(b"%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fx.sock"));
+    for (name, value) in [
+        (&b"content-type"[..], &b"application/grpc"[..]),
+        (b"te", b"trailers"),
+    ] {
+        fields.push(0x40);
+        fields.extend([text(name), text(value)].concat());
+    }
+    let head = |length: usize, kind, flags, stream| [0, 0, length as u8, kind, flags, 0, 0, 0, stream];
+    let mut stream = UnixStream::connect(node.socket()).await?;
+    let sent = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &head(0, 4, 0, 0),
+        &head(fields.len(), 1, 4, 1),
+        &fields,
+        &head(5, 0, 1, 1),
+        &[0; 5],
+    ];
+    stream.write_all(&sent.concat()).await?;
+    loop {
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await?;
+        let mut payload = vec![0; usize::from(frame[1]) << 8 | usize::from(frame[2])];
+        stream.read_exact(&mut payload).await?;
+        match frame[3] {
+            1 => return Ok(()),
+            3 | 7 => bail!("the request is refused: {frame:?} {payload:?}"),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test]
