@@ -143,7 +143,7 @@ fn everywhere() -> [(&'static str, Test); 25] {
         ("what_is_not_restricted_is_refused_there", restricted::enforced),
         ("a_restricted_job_with_a_wire_ends", restricted::job),
         (
-            "killed_drivers_leave_volumes_that_their_successors_remove",
+            "restricted_volumes_of_killed_drivers_are_removed_by_the_next",
             restricted::killed,
         ),
         (

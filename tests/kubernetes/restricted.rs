@@ -20,7 +20,7 @@ pub(crate) fn workload(cluster: &Cluster) -> Result<()> {
     }
     cluster.apply(EXAMPLE)?;
     cluster.rolled_out(HOME, "deployment/app")?;
-    cluster.await_peer(HOME, "deployment/app", "nsm-1")?;
+    answered(cluster)?;
     let volumes = cluster.kubectl(&[
         "get",
         "pods",
@@ -72,7 +72,7 @@ pub(crate) fn enforced(cluster: &Cluster) -> Result<()> {
 
 /// A Job with a wire, in the same namespace.
 pub(crate) fn job(cluster: &Cluster) -> Result<()> {
-    let mut template = containers(&format!("ping -c3 -W1 $({})", peer("nsm-1")));
+    let mut template = containers(&ask());
     template["restartPolicy"] = json!("Never");
     template["containers"][0]["securityContext"] = restricted();
     cluster.apply_object(&json!({
@@ -121,10 +121,10 @@ pub(crate) fn killed(cluster: &Cluster) -> Result<()> {
         cluster.on(node, &["sh", "-c", line])?;
     }
     cluster.until("the drivers are there again", || Ok(restarts()? == before + 2))?;
-    cluster.await_peer(HOME, "deployment/app", "nsm-1")?;
+    answered(cluster)?;
     cluster.kubectl(&["rollout", "restart", "--namespace", HOME, "deployment/app"])?;
     cluster.rolled_out(HOME, "deployment/app")?;
-    cluster.await_peer(HOME, "deployment/app", "nsm-1").map(drop)
+    answered(cluster)
 }
 
 /// The namespace and the mesh go, and with them every mount, socket and driver.
@@ -145,6 +145,16 @@ pub(crate) fn nothing_is_left(cluster: &Cluster) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A line of shell that asks the endpoint for a page over the wire: not every ping can do without root.
+fn ask() -> String {
+    format!("wget -q -T 5 -O - http://$({}):8080", peer("nsm-1"))
+}
+
+/// Waits until the endpoint answers the client.
+fn answered(cluster: &Cluster) -> Result<()> {
+    cluster.await_shell(HOME, "deployment/app", &ask()).map(drop)
 }
 
 /// What the level asks of a container.
