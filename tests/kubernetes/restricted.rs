@@ -149,7 +149,12 @@ pub(crate) fn nothing_is_left(cluster: &Cluster) -> Result<()> {
 
 /// A line of shell that asks the endpoint for a page over the wire: not every ping can do without root.
 fn ask() -> String {
-    format!("wget -q -T 5 -O - http://$({}):8080", peer("nsm-1"))
+    format!(
+        r#"printf "GET / HTTP/1.0\r\n\r\n" | nc -w 5 $({}) 8080 | while read line; do
+             [ "$line" = welcome ] && exit 42
+           done; [ $? = 42 ]"#,
+        peer("nsm-1")
+    )
 }
 
 /// Waits until the endpoint answers the client.
