@@ -22,7 +22,19 @@ const READ_ONLY: MountFlags = MountFlags::BIND
 /// How many mounts may lie on one another in one place. One is all that we make.
 const DEPTH: usize = 16;
 
-/// Makes `folder` appear at `target`, which is made.
+/// Makes the mount at `folder` read only: that of our container, not that of the node. All that is made of it is so as well,
+/// from the beginning, and where it spreads to: what is changed later would stay as it is there (mount_namespaces(7)).
+///
+/// Errors: nothing is mounted there.
+pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
+    if !is_mount(&look(folder)?)? {
+        let text = "it is no mount; mount it as a volume of our container";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(mount_remount(folder, READ_ONLY, c"")?)
+}
+
+/// Makes `folder`, which is prepared, appear at `target`, which is made.
 pub(crate) fn publish(folder: &Path, target: &Path) -> io::Result<()> {
     let wanted = look(folder)?;
     match DirBuilder::new().mode(0o750).create(target) {
@@ -36,11 +48,7 @@ pub(crate) fn publish(folder: &Path, target: &Path) -> io::Result<()> {
     if !is_mount(&look(target)?)? {
         mount_bind(folder, target)?;
     }
-    // Two steps for the kernel; when we die between them, the next call takes the second one.
-    mount_remount(target, READ_ONLY, c"").map_err(|error| {
-        let _the_first_error_is_told = uncover(target);
-        error.into()
-    })
+    Ok(())
 }
 
 /// Removes what `publish` has made.

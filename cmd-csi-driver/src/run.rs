@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::authority::Connection;
 use crate::driver::Driver;
+use crate::mounts;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
 use crate::proto::registration::registration_server::RegistrationServer;
@@ -29,6 +30,14 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
                 let text = format!("cannot serve {} in {}: {error}", driver.name, registry.display());
                 Error::unavailable("bind", text)
             })?;
+        mounts::prepare(&driver.folder).map_err(|error| {
+            let text = format!(
+                "cannot serve {}: {}: {error}",
+                driver.name,
+                driver.folder.display()
+            );
+            Error::unavailable("no-volume", text)
+        })?;
         info!(driver = driver.name, folder = %driver.folder.display(), "serving");
         sockets.push(socket);
         let served = Driver::new(driver, &settings.node_name, &settings.kubelet, refused.clone());
