@@ -25,11 +25,6 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     let (refused, mut refusals) = mpsc::channel(1);
     let mut sockets = Vec::new();
     for driver in &settings.drivers {
-        let (listener, socket) =
-            Socket::bind(&registry, &format!("{}-reg.sock", driver.name)).map_err(|error| {
-                let text = format!("cannot serve {} in {}: {error}", driver.name, registry.display());
-                Error::unavailable("bind", text)
-            })?;
         mounts::prepare(&driver.folder).map_err(|error| {
             let text = format!(
                 "cannot serve {}: {}: {error}",
@@ -38,6 +33,11 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
             );
             Error::unavailable("no-volume", text)
         })?;
+        let (listener, socket) =
+            Socket::bind(&registry, &format!("{}-reg.sock", driver.name)).map_err(|error| {
+                let text = format!("cannot serve {} in {}: {error}", driver.name, registry.display());
+                Error::unavailable("bind", text)
+            })?;
         info!(driver = driver.name, folder = %driver.folder.display(), "serving");
         sockets.push(socket);
         let served = Driver::new(driver, &settings.node_name, &settings.kubelet, refused.clone());
