@@ -139,7 +139,8 @@ impl Cluster {
         self.await_shell(namespace, pod, &format!("ping -c1 -W1 $({})", peer(interface)))
     }
 
-    fn await_shell(&self, namespace: &str, pod: &str, line: &str) -> Result<Duration> {
+    /// Waits until a line of shell succeeds in a container named `app`. Returns how long that took.
+    pub fn await_shell(&self, namespace: &str, pod: &str, line: &str) -> Result<Duration> {
         let began = now();
         self.eventually(&format!("{namespace}/{pod}: {line}"), || {
             self.shell(namespace, pod, line)

@@ -10,6 +10,8 @@ use crate::patch::{Patch, items, text};
 use crate::rules::{Image, NAME, NODE_NAME, POD_NAME, POD_UID, Rules};
 use crate::services::Services;
 
+mod volumes;
+
 /// How much the namespace of a pod lets it do, by its label `pod-security.kubernetes.io/enforce`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -32,32 +34,8 @@ impl Level {
     }
 }
 
-/// The socket of SPIFFE's Workload API.
-const IDENTITY_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
-const IDENTITY_SOCKET: &str = "unix:///run/spire/sockets/agent.sock";
-
 /// Which groups may send pings, by which a client sees whether a wire lives.
 const PINGS: &str = "net.ipv4.ping_group_range";
-
-/// A directory of the node, and the driver that gives it to pods that may have none.
-struct Directory {
-    name: &'static str,
-    path: &'static str,
-    driver: &'static str,
-}
-
-const DIRECTORIES: [Directory; 2] = [
-    Directory {
-        name: "spire-agent-socket",
-        path: "/run/spire/sockets",
-        driver: "csi.spiffe.io",
-    },
-    Directory {
-        name: "nsm-socket",
-        path: "/var/lib/networkservicemesh",
-        driver: "csi.networkservicemesh.io",
-    },
-];
 
 /// Connects a pod, and tells what is odd about it.
 ///
@@ -78,7 +56,7 @@ pub(crate) fn connect(
     } else {
         allow_pings(&mut patch);
     }
-    add_volumes(&mut patch, level)?;
+    add_volumes(rules, &mut patch, level)?;
     let make = |image: &Image, lasts| container(rules, level, services, pod, image, lasts);
     let containers = rules.init_images.iter().map(|image| make(image, false));
     let containers = containers.chain(rules.images.iter().map(|image| make(image, true)));
@@ -120,41 +98,26 @@ fn allow_pings(patch: &mut Patch) {
 }
 
 /// Errors: there is another volume of one of our names.
-fn add_volumes(patch: &mut Patch, level: Level) -> Result<(), String> {
+fn add_volumes(rules: &Rules, patch: &mut Patch, level: Level) -> Result<(), String> {
     let list = ["spec", "volumes"];
     let mut missing = Vec::new();
-    for directory in &DIRECTORIES {
-        let volume = match level {
-            // Made where it is not there, so that a pod starts on a node before the mesh does, and waits for it.
-            Level::Privileged => json!({
-                "name": directory.name, "hostPath": { "path": directory.path, "type": "DirectoryOrCreate" },
-            }),
-            Level::Baseline | Level::Restricted => json!({
-                "name": directory.name, "csi": { "driver": directory.driver, "readOnly": true },
-            }),
-        };
+    for volume in volumes::of(rules, level) {
         let mut named = items(patch.document(), &list)
             .iter()
-            .filter(|one| text(one, &["name"]) == Some(directory.name));
+            .filter(|one| text(one, &["name"]) == Some(volume.name));
         match named.next() {
-            None => missing.push(volume),
-            Some(other) if is_same_place(other, &volume) => {}
+            None => missing.push(volume.object),
+            Some(other) if volume.is(other) => {}
             Some(_) => {
                 return Err(format!(
                     "the pod has another volume named {:?}; give it another name",
-                    directory.name
+                    volume.name
                 ));
             }
         }
     }
     patch.append(&list, missing);
     Ok(())
-}
-
-fn is_same_place(one: &Value, other: &Value) -> bool {
-    ["/hostPath/path", "/csi/driver"]
-        .iter()
-        .all(|place| one.pointer(place) == other.pointer(place))
 }
 
 /// Labels that the pod has with another value are kept, and told of.
@@ -194,9 +157,7 @@ fn container(
         },
         // A client that cannot start says in its last lines why: they are seen by kubectl describe.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": DIRECTORIES.each_ref().map(|directory| json!({
-            "name": directory.name, "mountPath": directory.path, "readOnly": true,
-        })),
+        "volumeMounts": volumes::of(rules, level).map(|volume| volume.mount()),
     });
     if lasts {
         container["restartPolicy"] = json!("Always");
@@ -217,8 +178,9 @@ fn variables(rules: &Rules, services: &Services, pod: &Value) -> Vec<Value> {
         field(POD_UID, "metadata.uid"),
         field(NODE_NAME, "spec.nodeName"),
     ];
-    if !rules.variables.iter().any(|(name, _)| name == IDENTITY_VARIABLE) {
-        variables.push(plain(IDENTITY_VARIABLE, IDENTITY_SOCKET));
+    let (identity, place) = volumes::identity(rules);
+    if !rules.variables.iter().any(|(name, _)| name == identity) {
+        variables.push(plain(identity, place));
     }
     variables.extend(rules.variables.iter().map(|(name, value)| plain(name, value)));
     // A pod whose name is chosen by people comes again under the same name, and is another one then.

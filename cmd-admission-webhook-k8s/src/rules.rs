@@ -16,6 +16,8 @@ pub(crate) struct Rules {
     pub(crate) annotation: String,
     /// The labels that a pod gets.
     pub(crate) labels: Labels,
+    /// Who signs the certificates of pods, if they get any.
+    pub(crate) signer: Option<String>,
     /// What runs and ends first.
     pub(crate) init_images: Vec<Image>,
     /// What runs as long as the pod does.
@@ -76,6 +78,7 @@ impl Rules {
         Ok(Self {
             annotation: settings.annotation.clone(),
             labels,
+            signer: Some(settings.signer_name.trim().to_string()).filter(|name| !name.is_empty()),
             init_images,
             images,
             services_variable: settings.nsurl_env_name.clone(),

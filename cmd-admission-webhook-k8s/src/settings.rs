@@ -33,6 +33,9 @@ pub(crate) struct Settings {
     /// The variable by which clients are told what to connect to
     #[arg(long, env = "NSM_NSURL_ENV_NAME", default_value = "NSM_NETWORK_SERVICES")]
     pub(crate) nsurl_env_name: String,
+    /// Pods get their identity as a certificate of this signer, as networkservicemesh.io/spiffe, in place of a socket
+    #[arg(long, env = "NSM_SIGNER_NAME", default_value = "")]
+    pub(crate) signer_name: String,
     /// Images that run and end before everything else in the pod
     #[arg(long, env = "NSM_INIT_CONTAINER_IMAGES", value_delimiter = ',')]
     pub(crate) init_container_images: Vec<String>,

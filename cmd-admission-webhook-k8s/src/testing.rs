@@ -19,13 +19,19 @@ use crate::settings::Settings;
 
 /// What the manifest sets.
 pub(crate) fn rules() -> Rules {
-    let settings = Settings::parse_from([
+    rules_with(&[])
+}
+
+/// The same, and what these arguments set.
+pub(crate) fn rules_with(arguments: &[&str]) -> Rules {
+    let manifest = [
         "webhook",
         "--init-container-images=localhost/nsm/cmd-nsc-init:dev",
         "--container-images=localhost/nsm/cmd-nsc:dev",
         "--labels=spiffe.io/spiffe-id:true",
         "--envs=NSM_LOG_LEVEL=INFO",
-    ]);
+    ];
+    let settings = Settings::parse_from([&manifest, arguments].concat());
     Rules::new(&settings).expect("good settings")
 }
 

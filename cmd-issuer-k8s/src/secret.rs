@@ -40,12 +40,9 @@ impl Secrets {
 
     /// The authority that is kept, or `ours`, which is kept from now on. Whoever is first decides for all.
     ///
-    /// Errors: `no-cluster`, `api-server` when it refuses or is silent for long, `bad-secret`.
-    pub(crate) async fn share(&self, ours: &Kept) -> Result<Kept> {
-        let client = Client::try_default()
-            .await
-            .map_err(|error| Error::unavailable("no-cluster", format!("where is the API server? {error}")))?;
-        let api: Api<Secret> = Api::namespaced(client, &self.namespace);
+    /// Errors: `api-server` when it refuses or is silent for long, `bad-secret`.
+    pub(crate) async fn share(&self, client: &Client, ours: &Kept) -> Result<Kept> {
+        let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
         for _ in 0..TRIES {
             match self.try_once(&api, ours).await {
                 Ok(Some(kept)) => return Ok(kept),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use nsm_sdk::app::{AFTER_HELP, Duration, LogSettings};
 
-/// Serves the SPIFFE Workload API to the pods of a node, each its own identity, where there is no SPIRE.
+/// Gives pods their identities where there is no SPIRE: by the SPIFFE Workload API to those of its node, or by signing what
+/// kubelets ask for.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "issuer-k8s", version, after_help = AFTER_HELP)]
 pub(crate) struct Settings {
@@ -22,6 +23,9 @@ pub(crate) struct Settings {
     /// How long an identity is valid; it is renewed at half of that
     #[arg(long, env = "NSM_LIFETIME", default_value = "1h")]
     pub(crate) lifetime: Duration,
+    /// Serve no socket, but sign the certificates of pods that name this signer, as networkservicemesh.io/spiffe
+    #[arg(long, env = "NSM_SIGNER_NAME", default_value = "")]
+    pub(crate) signer_name: String,
     /// The namespace of the secret
     #[arg(long, env = "NSM_NAMESPACE", default_value = "nsm-system")]
     pub(crate) namespace: String,

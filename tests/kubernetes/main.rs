@@ -11,9 +11,11 @@ use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Failed};
 
 mod annotation;
+mod certificates;
 mod faults;
 mod networks;
 mod outages;
+mod restricted;
 mod wires;
 
 use nsm_tests::kubectl::Cluster;
@@ -26,13 +28,57 @@ fn main() -> ExitCode {
         eprintln!("no cluster to test: run `cargo xtask test kubernetes`, which starts one");
         return ExitCode::FAILURE;
     };
-    libtest_mimic::run(&arguments, trials(Arc::new(cluster))).exit_code()
+    let trials = match certificates::are_there(&cluster) {
+        Ok(they_are) => trials(Arc::new(cluster), they_are),
+        Err(error) => {
+            eprintln!("the cluster tells no version: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+type Test = fn(&Cluster) -> anyhow::Result<()>;
+
 /// The tests, in the order in which they run: each needs what those before it have left.
-fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
-    type Test = fn(&Cluster) -> anyhow::Result<()>;
-    let tests: [(&str, Test); 25] = [
+fn trials(cluster: Arc<Cluster>, has_pod_certificates: bool) -> Vec<Trial> {
+    let mut tests = everywhere().to_vec();
+    if has_pod_certificates {
+        tests.extend(with_pod_certificates());
+    }
+    let trial = |(name, test): (&str, Test)| {
+        let cluster = Arc::clone(&cluster);
+        Trial::test(name, move || {
+            test(&cluster).map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.tell())))
+        })
+    };
+    tests.into_iter().map(trial).collect()
+}
+
+/// What Kubernetes can from 1.37 on.
+fn with_pod_certificates() -> [(&'static str, Test); 4] {
+    [
+        (
+            "pods_get_their_identities_from_kubernetes_itself",
+            certificates::first,
+        ),
+        (
+            "the_signer_may_sign_for_its_name_and_nothing_else",
+            certificates::rights,
+        ),
+        (
+            "pod_certificates_are_renewed_without_a_lost_packet",
+            certificates::renewed,
+        ),
+        (
+            "a_mesh_with_pod_certificates_leaves_nothing",
+            certificates::nothing_is_left,
+        ),
+    ]
+}
+
+fn everywhere() -> [(&'static str, Test); 30] {
+    [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
             wires::first,
@@ -109,12 +155,19 @@ fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
             wires::nothing_is_left,
         ),
         ("a_mesh_in_memory_comes_and_goes", wires::in_memory),
-    ];
-    let trial = |(name, test): (&str, Test)| {
-        let cluster = Arc::clone(&cluster);
-        Trial::test(name, move || {
-            test(&cluster).map_err(|error| Failed::from(format!("{error:#}\n{}", cluster.tell())))
-        })
-    };
-    tests.map(trial).into()
+        (
+            "a_restricted_workload_gets_a_wire_and_mounts_nothing_of_its_node",
+            restricted::workload,
+        ),
+        ("what_is_not_restricted_is_refused_there", restricted::enforced),
+        ("a_restricted_job_with_a_wire_ends", restricted::job),
+        (
+            "restricted_volumes_of_killed_drivers_are_removed_by_the_next",
+            restricted::killed,
+        ),
+        (
+            "a_mesh_for_restricted_pods_leaves_nothing",
+            restricted::nothing_is_left,
+        ),
+    ]
 }

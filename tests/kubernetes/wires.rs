@@ -113,7 +113,7 @@ pub(crate) fn nothing_is_left(cluster: &Cluster) -> Result<()> {
 }
 
 /// Removes a mesh, and looks at what it leaves on the nodes: no device, no socket, no pod.
-fn removed(cluster: &Cluster, overlay: &str) -> Result<()> {
+pub(crate) fn removed(cluster: &Cluster, overlay: &str) -> Result<()> {
     cluster.delete(overlay)?;
     for node in NODES {
         let links = cluster.on(node, &["ip", "-brief", "link", "show"])?;
@@ -124,7 +124,10 @@ fn removed(cluster: &Cluster, overlay: &str) -> Result<()> {
         });
         let ours: Vec<_> = ours.collect();
         ensure!(ours.is_empty(), "{node} still has {ours:?}");
-        let find = ["find", "/var/lib/networkservicemesh", "/run/spire", "-type", "s"];
+        let (mesh, identities) = ("/var/lib/networkservicemesh", "/run/spire/*");
+        let find = [
+            "find", mesh, "/run", "-type", "s", "(", "-path", identities, "-o", "-path", "/var/*", ")",
+        ];
         let sockets = cluster.on(node, &find).context("the folders are there")?;
         ensure!(sockets.is_empty(), "{node} still has {sockets}");
     }

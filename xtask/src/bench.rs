@@ -81,7 +81,7 @@ impl Args {
             run(&mut suites::everything())?;
         }
         let program = profile_folder("debug")?.join("nsm-bench");
-        kubernetes::with_cluster("bench", &archives, |cluster| {
+        kubernetes::with_cluster("bench", cluster::Kubernetes::default(), &archives, |cluster| {
             let mut bench = self.bench(&program)?;
             run(kubernetes::at(cluster, &mut bench)?.args(&self.options))
         })

@@ -13,8 +13,8 @@ use crate::tools;
 const NAME: &str = "docker.io/library/busybox:1.37";
 
 /// The programs in it that tests and people use.
-const APPLETS: [&str; 9] = [
-    "sh", "sleep", "ping", "ip", "cat", "ls", "tail", "nslookup", "wget",
+const APPLETS: [&str; 13] = [
+    "sh", "sleep", "ping", "ip", "cat", "httpd", "id", "ls", "nc", "tail", "nslookup", "wc", "wget",
 ];
 
 /// Debian's busybox, as the image that examples use.

@@ -70,14 +70,15 @@ enum Action {
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Version {
     /// The version of Kubernetes
-    #[arg(long, value_enum, default_value_t = Kubernetes::V1_34)]
+    #[arg(long, value_enum, default_value_t)]
     kubernetes: Kubernetes,
 }
 
 /// The versions of Kubernetes that there are modules for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kubernetes {
     /// 1.34.4.
+    #[default]
     #[value(name = "1.34")]
     V1_34,
     /// 1.37.2.

@@ -23,7 +23,7 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 const LARGEST: u64 = 15_000_000;
 
 /// Those whose work is root's: the sockets and folders of a node belong to it.
-const FOR_ROOT: [&str; 3] = ["cmd-nsmgr", "cmd-forwarder", "cmd-issuer-k8s"];
+const FOR_ROOT: [&str; 4] = ["cmd-csi-driver", "cmd-nsmgr", "cmd-forwarder", "cmd-issuer-k8s"];
 
 /// Everybody else is nobody in particular.
 const NOBODY: &str = "65532:65532";

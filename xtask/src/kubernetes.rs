@@ -17,42 +17,48 @@ const NODES: u32 = 2;
 
 /// The tests of programs beside an API server that they start, kill and start again, and those of the mesh: all that are
 /// called so, for a package alone is built with other features.
-pub(crate) fn tests() -> Result<Tally> {
-    with_cluster("test", &cluster::images_for_development()?, |cluster| {
+pub(crate) fn tests(version: Kubernetes) -> Result<Tally> {
+    with_cluster("test", version, &cluster::images_for_development()?, |cluster| {
         let mut tests = Command::new("cargo");
         tests
             .args(["test", "--workspace", "--no-fail-fast", "--test", "kubernetes"])
             .args(["--", "--nocapture"])
-            .env("CLUSTER_PROGRAMS", cluster::build(Kubernetes::V1_34)?);
+            .env("CLUSTER_PROGRAMS", cluster::build(version)?);
         run_tests(at(cluster, &mut tests)?)
     })
 }
 
 /// Runs the pages of `deployments/examples`, word for word.
-pub(crate) fn examples() -> Result<Tally> {
-    with_cluster("examples", &cluster::images_for_development()?, |cluster| {
-        let folder = profile_folder("examples")?;
-        fs::create_dir_all(&folder)?;
-        // Pages know kubectl by its name alone.
-        let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
-        let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
-        fs::write(&kubectl, script)?;
-        fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
-        // Pods are slower than processes.
-        examples::run("cluster", &[folder], |pages| {
-            at(cluster, pages.args(["--timeout", "2m"])).map(drop)
-        })
-    })
+pub(crate) fn examples(version: Kubernetes) -> Result<Tally> {
+    with_cluster(
+        "examples",
+        version,
+        &cluster::images_for_development()?,
+        |cluster| {
+            let folder = profile_folder("examples")?;
+            fs::create_dir_all(&folder)?;
+            // Pages know kubectl by its name alone.
+            let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
+            let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
+            fs::write(&kubectl, script)?;
+            fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
+            // Pods are slower than processes.
+            examples::run("cluster", &[folder], |pages| {
+                at(cluster, pages.args(["--timeout", "2m"])).map(drop)
+            })
+        },
+    )
 }
 
-/// Starts a cluster, gives it images, does something on it, and ends it, whatever became of that.
+/// Starts a cluster of this version of Kubernetes, gives it images, does something on it, and ends it, whatever became of that.
 pub(crate) fn with_cluster<T>(
     name: &str,
+    version: Kubernetes,
     archives: &[PathBuf],
     work: impl FnOnce(&Cluster) -> Result<T>,
 ) -> Result<T> {
     let cluster = Cluster::named(&format!("{name}-{}", std::process::id()))?;
-    let done = cluster.up(Kubernetes::V1_34, NODES).and_then(|()| {
+    let done = cluster.up(version, NODES).and_then(|()| {
         cluster.load(archives)?;
         work(&cluster)
     });

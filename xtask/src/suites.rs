@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::cluster::Kubernetes;
 use crate::examples;
 use crate::go;
 use crate::kubernetes;
@@ -100,6 +101,13 @@ pub(crate) const SUITES: &[Suite] = &[
         runs: Runs::Named,
         tools: CLUSTER,
         run: kubernetes,
+    },
+    Suite {
+        name: "kubernetes-1.37",
+        about: "the same in the newest Kubernetes, and what only that can",
+        runs: Runs::Named,
+        tools: CLUSTER,
+        run: newest_kubernetes,
     },
     Suite {
         name: "vm",
@@ -226,9 +234,17 @@ fn soak(report: &mut Report) {
 const CLUSTER: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER, STRIP, BUSYBOX];
 
 fn kubernetes(report: &mut Report) {
+    in_kubernetes(report, Kubernetes::V1_34);
+}
+
+fn newest_kubernetes(report: &mut Report) {
+    in_kubernetes(report, Kubernetes::V1_37);
+}
+
+fn in_kubernetes(report: &mut Report, version: Kubernetes) {
     build(report);
-    report.step("kubernetes", kubernetes::tests);
-    report.step("examples", kubernetes::examples);
+    report.step("kubernetes", || kubernetes::tests(version));
+    report.step("examples", || kubernetes::examples(version));
 }
 
 fn machine(report: &mut Report) {

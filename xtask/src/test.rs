@@ -60,7 +60,7 @@ fn suites_help() -> String {
             Runs::WithAll => " (long)",
             Runs::Named => " (only when named)",
         };
-        format!("\n  {:<12} {}{when}", suite.name, suite.about)
+        format!("\n  {:<16} {}{when}", suite.name, suite.about)
     };
     format!("Suites:{}", SUITES.iter().map(line).collect::<String>())
 }

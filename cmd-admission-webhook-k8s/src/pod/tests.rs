@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::testing::rules;
+use crate::testing::{rules, rules_with};
 
 fn services(text: &str) -> Services {
     Services::read(text).expect("good").expect("not empty")
@@ -110,6 +110,30 @@ fn volumes_of_the_node_wait_for_the_mesh_and_those_of_drivers_need_no_right() {
             .collect();
         assert_eq!(drivers, ["csi.spiffe.io", "csi.networkservicemesh.io"]);
         assert!(volumes.iter().all(|one| one.get("hostPath").is_none()));
+    }
+}
+
+#[test]
+fn where_certificates_are_signed_pods_get_one_in_place_of_a_socket() {
+    let signer = "networkservicemesh.io/spiffe";
+    let rules = rules_with(&["--signer-name", signer]);
+    for level in [Level::Privileged, Level::Restricted] {
+        let (patch, warnings) = connect(&rules, level, &services("kernel://a"), &plain()).expect("connected");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let pod = patch.document();
+        let volume = &items(pod, &["spec", "volumes"])[1];
+        let sources = items(volume, &["projected", "sources"]);
+        assert_eq!(sources[0]["podCertificate"]["signerName"], signer);
+        assert_eq!(sources[1]["clusterTrustBundle"]["path"], "ca.crt");
+        for container in items(pod, &["spec", "initContainers"]) {
+            let place = ("NSM_IDENTITY_DIR".to_string(), "/run/nsm-identity".to_string());
+            let variables = variables(container);
+            assert!(variables.contains(&place), "{variables:?}");
+            assert!(variables.iter().all(|(name, _)| name != "SPIFFE_ENDPOINT_SOCKET"));
+            assert_eq!(container["volumeMounts"][0]["mountPath"], "/run/nsm-identity");
+        }
+        let again = connect(&rules, level, &services("kernel://a"), pod).expect("fine");
+        assert!(again.0.into_operations().is_empty());
     }
 }
 

@@ -6,6 +6,7 @@
 //! renewed at half of their life.
 
 mod agent;
+mod certified;
 mod kept;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use super::certificate::bad;
 use super::{Bundles, Credentials, Identity, Svid, trust_domain};
 use crate::core::{Component, Error, Result};
 pub use agent::{Agent, Attest};
+pub use certified::Certified;
 pub use kept::Kept;
 
 /// How long an SVID lives unless told otherwise.
@@ -107,6 +109,18 @@ impl Issuer {
     ///
     /// Errors: `bad-svid` when that is no SPIFFE id, `issue`.
     pub fn issue(&self, path: &str) -> Result<Credentials> {
+        let params = self.leaf(path, self.0.lifetime)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let certificate = params.signed_by(&key, &self.0.authority).map_err(failed)?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Credentials {
+            svid: Arc::new(Svid::new(vec![CertificateDer::from(certificate)], key)?),
+            bundles: self.bundles(),
+        })
+    }
+
+    /// What the certificate of the identity `spiffe://<trust domain><path>` says, for a life that ends in `lifetime`.
+    fn leaf(&self, path: &str, lifetime: Duration) -> Result<CertificateParams> {
         let id = format!("spiffe://{}{path}", self.0.trust_domain);
         if trust_domain(&id) != Some(self.0.trust_domain.as_str()) {
             return Err(bad(format!(
@@ -114,20 +128,14 @@ impl Issuer {
                 self.0.trust_domain
             )));
         }
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = params(&self.0.component, &id, "NSM", self.0.lifetime)?;
+        let mut params = params(&self.0.component, &id, "NSM", lifetime)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let certificate = params.signed_by(&key, &self.0.authority).map_err(failed)?;
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(Credentials {
-            svid: Arc::new(Svid::new(vec![CertificateDer::from(certificate)], key)?),
-            bundles: self.bundles(),
-        })
+        Ok(params)
     }
 
     /// An identity that is renewed until the component ends.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Identity from PEM files in a directory: `tls.crt` (the chain, leaf first), `tls.key` and `ca.crt`, as
-//! cert-manager's SPIFFE CSI driver writes them.
+//! Identity from PEM files in a directory: `tls.crt` (the chain, leaf first), `tls.key` and `ca.crt`, as a kubelet
+//! writes pod certificates, and as secrets of certificates have them.
 //!
 //! **Guarantees**: follows changes, also those by a swap of a symbolic link, as mounted volumes do. Files that do
 //! not fit together (we may see a change half done) are logged and change nothing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Kubernetes};
 use crate::kubernetes;
 
 /// How long anything may take on a busy machine.
@@ -30,7 +30,7 @@ pub(super) fn run() -> Result<()> {
     println!("building the programs and their images");
     let archives = cluster::images_for_development()?;
     println!("starting a Kubernetes of two nodes on this machine, and giving each the images");
-    kubernetes::with_cluster("demo", &archives, |cluster| {
+    kubernetes::with_cluster("demo", Kubernetes::default(), &archives, |cluster| {
         let story = Story {
             program: cluster::program()?,
             cluster,

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A mesh whose identities are pod certificates, which Kubernetes has from 1.37 on: the overlay `pod-certificates`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use nsm_tests::kubectl::pings::Pings;
+use nsm_tests::kubectl::{Cluster, NODES, now};
+use serde_json::Value;
+
+use crate::annotation::MESH;
+use crate::wires::removed;
+
+const EXAMPLE: &str = "examples/pod-certificates";
+const HOME: &str = "ns-pod-certificates";
+const APP: &str = "deployment/app";
+const SIGNER: &str = "system:serviceaccount:nsm-system:signer-sa";
+
+/// Whether the cluster has pod certificates.
+pub(crate) fn are_there(cluster: &Cluster) -> Result<bool> {
+    let told: Value = serde_json::from_str(&cluster.kubectl(&["version", "--output", "json"])?)?;
+    let minor = told["serverVersion"]["minor"]
+        .as_str()
+        .context("the server has a version")?;
+    Ok(minor.parse::<u32>()? >= 37)
+}
+
+/// From nothing to a wire: no pod mounts a socket of identities, and each has its own SPIFFE id.
+pub(crate) fn first(cluster: &Cluster) -> Result<()> {
+    let began = now();
+    cluster.apply("overlays/pod-certificates")?;
+    cluster.rolled_out(MESH, "deployment/admission-webhook-k8s")?;
+    cluster.apply(EXAMPLE)?;
+    cluster.rolled_out(HOME, APP)?;
+    cluster.await_peer(HOME, APP, "nsm-1")?;
+    println!(
+        "with pod certificates the first ping is answered after {:.2} s",
+        began.elapsed().as_secs_f64()
+    );
+    let volumes = [
+        "get",
+        "pods",
+        "--all-namespaces",
+        "--output",
+        "jsonpath={..volumes}",
+    ];
+    let volumes = cluster.kubectl(&volumes)?;
+    ensure!(
+        !volumes.contains("spire"),
+        "a pod mounts a socket of identities: {volumes}"
+    );
+    let client = cluster.kubectl(&[
+        "get",
+        "pods",
+        "--namespace",
+        HOME,
+        "--selector",
+        "app=app",
+        "--output",
+        "name",
+    ])?;
+    let expected = format!("spiffe://k8s.nsm/ns/{HOME}/{}", client.trim());
+    let told = logs(cluster, HOME, APP, "cmd-nsc")?;
+    ensure!(told.contains(&expected), "the client is not {expected}:\n{told}");
+    Ok(())
+}
+
+/// The signer may sign for its own name, read its own secret, and next to nothing else.
+pub(crate) fn rights(cluster: &Cluster) -> Result<()> {
+    let may = |verb: &str, what: &str| {
+        let asked = [
+            "auth",
+            "can-i",
+            verb,
+            what,
+            "--namespace",
+            MESH,
+            "--as",
+            SIGNER,
+            "--quiet",
+        ];
+        cluster.kubectl(&asked).is_ok()
+    };
+    for (verb, what) in [
+        ("sign", "signers.certificates.k8s.io/networkservicemesh.io/spiffe"),
+        ("get", "secrets/nsm-signer"),
+    ] {
+        ensure!(may(verb, what), "the signer may not {verb} {what}");
+    }
+    for (verb, what) in [
+        (
+            "sign",
+            "signers.certificates.k8s.io/kubernetes.io/kube-apiserver-client",
+        ),
+        ("get", "secrets/admission-webhook-k8s"),
+        ("list", "secrets"),
+        ("list", "pods"),
+        ("create", "podcertificaterequests.certificates.k8s.io"),
+        ("create", "clustertrustbundles.certificates.k8s.io/other"),
+    ] {
+        ensure!(!may(verb, what), "the signer may {verb} {what}");
+    }
+    Ok(())
+}
+
+/// A kubelet that starts again has forgotten its keys, and asks for certificates of new ones for all its pods, as it does
+/// when half of a certificate's life is over: programs take them without a lost packet.
+pub(crate) fn renewed(cluster: &Cluster) -> Result<()> {
+    let before = keys(cluster)?;
+    let pings = Pings::start(cluster, HOME, APP)?;
+    for node in NODES {
+        let line = r#"for process in /proc/[0-9]*; do
+             case "$(tr '\0' ' ' <$process/cmdline 2>/dev/null)" in
+               *"/kube kubelet "*) kill -TERM ${process#/proc/}; exit ;;
+             esac
+           done
+           exit 1"#;
+        cluster.on(node, &["sh", "-c", line])?;
+    }
+    let took = cluster.until("all programs have new certificates", || {
+        let now = keys(cluster)?;
+        Ok(now.len() >= before.len() && now.is_disjoint(&before))
+    })?;
+    println!("all pods have new certificates after {:.1} s", took.as_secs_f64());
+    for (namespace, workload, container) in [
+        (MESH, "daemonset/nsmgr", "nsmgr"),
+        (MESH, "daemonset/forwarder", "forwarder"),
+        (HOME, APP, "cmd-nsc"),
+    ] {
+        cluster.until("a program takes its new certificate", || {
+            Ok(logs(cluster, namespace, workload, container)?.contains("identity renewed"))
+        })?;
+    }
+    let count = pings.stop()?;
+    ensure!(
+        count.lost == 0,
+        "{} of {} pings were lost",
+        count.lost,
+        count.sent
+    );
+    cluster.kubectl(&["rollout", "restart", "--namespace", HOME, APP])?;
+    cluster.rolled_out(HOME, APP)?;
+    cluster.await_peer(HOME, APP, "nsm-1").map(drop)
+}
+
+/// The mesh goes, and with it whom pods trusted.
+pub(crate) fn nothing_is_left(cluster: &Cluster) -> Result<()> {
+    cluster.delete(EXAMPLE)?;
+    removed(cluster, "overlays/pod-certificates")?;
+    cluster.until("the trust bundle is gone", || {
+        let bundles = ["get", "clustertrustbundles", "--output", "name"];
+        Ok(!cluster.kubectl(&bundles)?.contains("networkservicemesh"))
+    })?;
+    let requests = [
+        "get",
+        "podcertificaterequests",
+        "--all-namespaces",
+        "--output",
+        "name",
+    ];
+    let requests = cluster.kubectl(&requests)?;
+    ensure!(requests.is_empty(), "there are still {requests}");
+    Ok(())
+}
+
+/// The certificates that pods have, as they lie in their volumes on the nodes.
+fn keys(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for node in NODES {
+        let line = "cat /var/lib/kubelet/pods/*/volumes/kubernetes.io~projected/nsm-identity/tls.crt";
+        let told = cluster.on(node, &["sh", "-c", line])?;
+        found.extend(
+            told.split_inclusive("-----END CERTIFICATE-----\n")
+                .map(String::from),
+        );
+    }
+    ensure!(
+        found.len() > NODES.len(),
+        "pods have only {} certificates",
+        found.len()
+    );
+    Ok(found)
+}
+
+fn logs(cluster: &Cluster, namespace: &str, workload: &str, container: &str) -> Result<String> {
+    cluster.kubectl(&[
+        "logs",
+        "--namespace",
+        namespace,
+        workload,
+        "--container",
+        container,
+    ])
+}
