@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod busybox;
 mod cluster;
+mod coredns;
 mod demo;
 mod examples;
 mod go;

@@ -4,7 +4,9 @@
 //! Whoever tells never waits: what the listener has no room for, or nobody listens to, is lost. So the listener may come,
 //! go and be restarted at any time. The folder of the socket says who may tell and who hears.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram as Socket;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +66,11 @@ impl Notices {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let socket = UnixDatagram::bind(path)?;
+        // Who tells may be another user: whoever may not is kept out of the folder.
+        std::fs::set_permissions(path, Permissions::from_mode(0o666))?;
         Ok(Self {
-            socket: UnixDatagram::bind(path)?,
+            socket,
             path: path.to_path_buf(),
         })
     }
