@@ -11,6 +11,7 @@ use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Failed};
 
 mod annotation;
+mod explain;
 mod outages;
 mod wires;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 /// The tests, in the order in which they run: each needs what those before it have left.
 fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
     type Test = fn(&Cluster) -> anyhow::Result<()>;
-    let tests: [(&str, Test); 20] = [
+    let tests: [(&str, Test); 23] = [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
             wires::first,
@@ -59,6 +60,9 @@ fn trials(cluster: Arc<Cluster>) -> Vec<Trial> {
             "a_dead_webhook_hinders_nobody_who_does_not_need_it",
             annotation::no_webhook,
         ),
+        ("events_on_a_pod_tell_refusal_success_and_heal", explain::events),
+        ("kubectl_nsm_explains_ten_refusals", explain::refusals),
+        ("kubectl_nsm_shows_what_a_cluster_has", explain::shows),
         ("a_pod_that_is_made_again_gets_its_wire_again", wires::again),
         (
             "an_object_that_is_deleted_under_a_wire_comes_back",

@@ -123,10 +123,8 @@ impl Look {
             Some(took) => format!("answers in {took} us"),
             None => format!("is {}", self.pulse),
         };
-        let ping = Step {
-            round_trip_us: self.round_trip_us,
-            ..Step::new(format!("ping over {}", self.interface), answers, heard)
-        };
+        let mut ping = Step::new(format!("ping over {}", self.interface), answers, heard);
+        ping.round_trip_us = self.round_trip_us;
         vec![
             Step::new(format!("interface {}", self.interface), Some(interface), found),
             ping,
