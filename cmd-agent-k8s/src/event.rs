@@ -20,21 +20,43 @@ const MAX_NOTE: usize = 1024;
 /// How much of the pod's name is in the name of the Event, bytes: there is more to it.
 const MAX_NAME: usize = 200;
 
-/// The Event for a notice about a pod, which is so for the `count`th time. What is told again of a connection has the
-/// same name: it is the same Event, whoever tells it.
-pub(crate) fn event(notice: &Notice, pod: &Pod, node: &str, count: i32, now: Timestamp) -> Event {
-    let series = (count > 1).then(|| EventSeries {
+/// Something to tell of a pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Telling {
+    /// What has happened.
+    pub(crate) notice: Notice,
+    /// To whom.
+    pub(crate) pod: Pod,
+    /// The node that tells it.
+    pub(crate) node: String,
+    /// How often it was so.
+    pub(crate) count: i32,
+    /// When it was so last.
+    pub(crate) at: Timestamp,
+}
+
+/// The Event for it, about the life of the pod that has this uid. What is told again of a connection has the same name: it
+/// is the same Event, whoever tells it.
+pub(crate) fn event(telling: &Telling, uid: &str) -> Event {
+    let Telling {
+        notice,
+        pod,
+        node,
         count,
-        last_observed_time: MicroTime(now),
+        at,
+    } = telling;
+    let series = (*count > 1).then(|| EventSeries {
+        count: *count,
+        last_observed_time: MicroTime(*at),
     });
     Event {
         metadata: ObjectMeta {
-            name: Some(name(notice, pod)),
+            name: Some(name(notice, pod, uid)),
             namespace: Some(pod.namespace.clone()),
             ..ObjectMeta::default()
         },
         action: Some(action(notice.became).into()),
-        event_time: Some(MicroTime(now)),
+        event_time: Some(MicroTime(*at)),
         note: Some(note(notice)),
         reason: Some(notice.reason.clone()),
         regarding: Some(ObjectReference {
@@ -42,20 +64,27 @@ pub(crate) fn event(notice: &Notice, pod: &Pod, node: &str, count: i32, now: Tim
             kind: Some("Pod".into()),
             name: Some(pod.name.clone()),
             namespace: Some(pod.namespace.clone()),
-            uid: Some(pod.uid.clone()),
+            uid: Some(uid.into()),
             ..ObjectReference::default()
         }),
         reporting_controller: Some(CONTROLLER.into()),
-        reporting_instance: Some(if node.is_empty() { CONTROLLER } else { node }.into()),
+        reporting_instance: Some(
+            if node.is_empty() {
+                CONTROLLER
+            } else {
+                node.as_str()
+            }
+            .into(),
+        ),
         series,
         type_: Some(kind(notice.became).into()),
         ..Event::default()
     }
 }
 
-fn name(notice: &Notice, pod: &Pod) -> String {
+fn name(notice: &Notice, pod: &Pod, uid: &str) -> String {
     let mut hasher = DefaultHasher::new();
-    (&pod.uid, &notice.id, &notice.reason).hash(&mut hasher);
+    (uid, &notice.id, &notice.reason).hash(&mut hasher);
     let cut = pod.name.floor_char_boundary(MAX_NAME);
     let begins = pod
         .name
@@ -111,13 +140,22 @@ pub(crate) mod tests {
         Pod {
             namespace: "default".into(),
             name: "nsc-1".into(),
-            uid: "0b5e".into(),
+        }
+    }
+
+    pub(crate) fn telling(count: i32) -> Telling {
+        Telling {
+            notice: refused(),
+            pod: pod(),
+            node: "node1".into(),
+            count,
+            at: Timestamp::UNIX_EPOCH,
         }
     }
 
     #[test]
     fn a_refusal_is_a_warning_with_its_code_its_cause_and_its_remedy() {
-        let event = event(&refused(), &pod(), "node1", 1, Timestamp::UNIX_EPOCH);
+        let event = event(&telling(1), "0b5e");
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert_eq!(event.reason.as_deref(), Some("pool-empty"));
         let note = event.note.expect("it has one");
@@ -132,17 +170,18 @@ pub(crate) mod tests {
     #[test]
     fn the_same_has_the_same_name_and_something_else_another() {
         let (one, mut other) = (refused(), refused());
-        let name = |notice: &Notice| name(notice, &pod());
+        let name = |notice: &Notice| name(notice, &pod(), "0b5e");
         assert_eq!(name(&one), name(&other));
         other.text = "another text".into();
         assert_eq!(name(&one), name(&other));
         other.reason = "no-endpoint".into();
         assert_ne!(name(&one), name(&other));
+        assert_ne!(name(&one), super::name(&one, &pod(), "another life"));
         let long = Pod {
             name: format!("{}.b", "a-".repeat(120)),
             ..pod()
         };
-        assert!(super::name(&one, &long).len() < 253);
+        assert!(super::name(&one, &long, "0b5e").len() < 253);
     }
 
     #[test]

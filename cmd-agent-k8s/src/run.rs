@@ -7,14 +7,13 @@ use nsm_sdk::core::Component;
 use nsm_sdk::transport::notices::Notices;
 use nsm_sdk_k8s::client;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::event::event;
+use crate::event::Telling;
 use crate::limits::Limits;
-use crate::pods::Pods;
+use crate::pods::Pod;
 use crate::settings::Settings;
-use crate::writer::{self, MAX_WAITING, Waiting};
+use crate::writer::{self, MAX_WAITING};
 
 pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let client = client::infer().await.map_err(Failure::settings)?;
@@ -26,7 +25,6 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     let _writer = component.spawn("writer", writer::write(component.clone(), client, waiting));
     info!(%path, "ready");
     let teller = Teller {
-        pods: Pods::of(&settings.pod_logs),
         node: settings.node_name,
         limits: Limits::new(),
         told,
@@ -40,10 +38,9 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
 
 struct Teller {
     component: Component,
-    pods: Pods,
     node: String,
     limits: Limits,
-    told: mpsc::Sender<Waiting>,
+    told: mpsc::Sender<Telling>,
 }
 
 impl Teller {
@@ -57,8 +54,8 @@ impl Teller {
             let Some(count) = self.limits.judge(&notice) else {
                 continue;
             };
-            let Some(pod) = self.pods.find(&notice.client) else {
-                debug!(client = notice.client, "that is no pod of this node");
+            let Some(pod) = Pod::of(&notice.client) else {
+                debug!(client = notice.client, "that is no pod");
                 continue;
             };
             info!(
@@ -68,9 +65,14 @@ impl Teller {
                 reason = notice.reason,
                 "told"
             );
-            let now = Timestamp::try_from(self.component.now()).unwrap_or_default();
-            let event = event(&notice, &pod, &self.node, count, now);
-            if self.told.try_send((event, Instant::now())).is_err() {
+            let telling = Telling {
+                notice,
+                pod,
+                node: self.node.clone(),
+                count,
+                at: Timestamp::try_from(self.component.now()).unwrap_or_default(),
+            };
+            if self.told.try_send(telling).is_err() {
                 warn!("an Event is lost: {MAX_WAITING} wait to be written");
             }
         }

@@ -10,7 +10,7 @@ use nsm_sdk::app::{AFTER_HELP, LogSettings};
 /// after it, and a wire that was healed. `agent-k8s ask QUESTION` answers about the node, as `nsm QUESTION` does.
 ///
 /// The manager beside us tells us by NSM_REPORT_TO, and never waits for us. While the API server is away, Events wait.
-/// Runs in a pod whose service account may write Events, or with KUBECONFIG.
+/// Runs in a pod whose service account may write Events and look at pods, or with KUBECONFIG.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "agent-k8s", version, after_help = AFTER_HELP)]
 pub(crate) struct Settings {
@@ -23,9 +23,6 @@ pub(crate) struct Settings {
     /// The node that Events name as their source
     #[arg(long, env = "NODE_NAME", default_value = "")]
     pub(crate) node_name: String,
-    /// The folder of the node in which the kubelet has a folder of logs for each pod: its name tells the pod's uid
-    #[arg(long, env = "NSM_POD_LOGS", default_value = "/var/log/pods")]
-    pub(crate) pod_logs: PathBuf,
     #[command(flatten)]
     pub(crate) log: LogSettings,
 }

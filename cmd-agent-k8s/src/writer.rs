@@ -4,14 +4,18 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error as Failed, ResourceExt};
 use nsm_sdk::core::{Backoff, Component};
 use nsm_sdk_k8s::client::is_outage;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
+
+use crate::event::{Telling, event};
 
 /// How many wait to be written.
 pub(crate) const MAX_WAITING: usize = 256;
@@ -26,16 +30,13 @@ const TO_ANSWER: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// An Event that waits to be written.
-pub(crate) type Waiting = (Event, Instant);
-
 /// Writes what comes until nobody sends any more.
-pub(crate) async fn write(component: Component, client: Client, mut waiting: Receiver<Waiting>) {
+pub(crate) async fn write(component: Component, client: Client, mut waiting: Receiver<Telling>) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut is_away = false;
-    while let Some((event, since)) = waiting.recv().await {
-        while since.elapsed() < NEWS {
-            match timeout(TO_ANSWER, put(&client, &event)).await {
+    while let Some(telling) = waiting.recv().await {
+        while !is_old(&component, &telling) {
+            match timeout(TO_ANSWER, tell(&client, &telling)).await {
                 Ok(Ok(())) => {
                     if std::mem::take(&mut is_away) {
                         info!("Events are written again");
@@ -44,7 +45,7 @@ pub(crate) async fn write(component: Component, client: Client, mut waiting: Rec
                     break;
                 }
                 Ok(Err(error)) if !is_outage(&error) => {
-                    warn!(name = event.name_any(), %error, "an Event is not taken");
+                    warn!(pod = telling.pod.name, namespace = telling.pod.namespace, %error, "an Event is not taken");
                     break;
                 }
                 failed => {
@@ -56,6 +57,23 @@ pub(crate) async fn write(component: Component, client: Client, mut waiting: Rec
             }
         }
     }
+}
+
+/// Whether something is no news any more.
+fn is_old(component: &Component, telling: &Telling) -> bool {
+    let now = Timestamp::try_from(component.now()).unwrap_or_default();
+    now.duration_since(telling.at).unsigned_abs() > NEWS
+}
+
+/// Tells it of the pod, if that is there.
+async fn tell(client: &Client, telling: &Telling) -> Result<(), Failed> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &telling.pod.namespace);
+    // By its uid people see Events where they look at the pod.
+    let Some(pod) = pods.get_metadata_opt(&telling.pod.name).await? else {
+        debug!(pod = telling.pod.name, "it is gone");
+        return Ok(());
+    };
+    put(client, &event(telling, &pod.uid().unwrap_or_default())).await
 }
 
 /// Makes the Event, or tells it again.

@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use k8s_openapi::jiff::Timestamp;
 use kube::client::Body;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tower::service_fn;
 
 use super::*;
-use crate::event::event;
-use crate::event::tests::{pod, refused};
+use crate::event::tests::telling;
 
 /// What was asked: method, path and body.
 type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
@@ -34,7 +33,7 @@ fn answering(codes: &'static [u16]) -> (Client, Asked) {
             };
             let code = codes.get(number).copied().unwrap_or(200);
             let answer = match code {
-                200 => r#"{"metadata":{"name":"x"},"eventTime":null}"#.to_string(),
+                200 => r#"{"metadata":{"name":"x","uid":"0b5e"},"eventTime":null}"#.to_string(),
                 code => format!(
                     r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"x","code":{code}}}"#
                 ),
@@ -52,30 +51,39 @@ fn answering(codes: &'static [u16]) -> (Client, Asked) {
 async fn written(codes: &'static [u16], count: i32) -> Vec<(String, String, String)> {
     let (client, asked) = answering(codes);
     let (told, waiting) = mpsc::channel(1);
-    let event = event(&refused(), &pod(), "node1", count, Timestamp::UNIX_EPOCH);
-    told.send((event, Instant::now())).await.expect("there is room");
+    let component = Component::new("test");
+    let mut telling = telling(count);
+    telling.at = Timestamp::try_from(component.now()).expect("a time");
+    told.send(telling).await.expect("there is room");
     drop(told);
-    write(Component::new("test"), client, waiting).await;
+    write(component, client, waiting).await;
     let asked = asked.lock().expect("nobody panics");
     asked.clone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_made_by_one_request() {
+async fn an_event_is_made_by_two_requests() {
     let asked = written(&[], 1).await;
-    let [(method, path, body)] = &asked[..] else {
+    let [(look, pod, _), (method, path, body)] = &asked[..] else {
         panic!("{asked:?}")
     };
+    assert_eq!(
+        (&**look, &**pod),
+        ("GET", "/api/v1/namespaces/default/pods/nsc-1")
+    );
     assert_eq!(method, "POST");
     assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/default/events");
-    assert!(body.contains(r#""reason":"pool-empty""#), "{body}");
+    assert!(
+        body.contains(r#""reason":"pool-empty""#) && body.contains("0b5e"),
+        "{body}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_there_is_told_again() {
-    let asked = written(&[409], 3).await;
+    let asked = written(&[200, 409], 3).await;
     let (method, path, body) = asked.last().expect("it was asked");
-    assert_eq!((&**method, asked.len()), ("PATCH", 2));
+    assert_eq!((&**method, asked.len()), ("PATCH", 3));
     assert!(
         path.starts_with("/apis/events.k8s.io/v1/namespaces/default/events/nsc-1."),
         "{path}"
@@ -85,17 +93,17 @@ async fn one_that_is_there_is_told_again() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_expires_meanwhile_is_made_anew() {
-    let methods: Vec<_> = written(&[409, 404], 3)
+    let methods: Vec<_> = written(&[200, 409, 404], 3)
         .await
         .into_iter()
         .map(|(method, ..)| method)
         .collect();
-    assert_eq!(methods, ["POST", "PATCH", "POST"]);
+    assert_eq!(methods, ["GET", "POST", "PATCH", "POST"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn events_wait_while_the_api_server_is_away_until_they_are_no_news() {
-    assert_eq!(written(&[503, 503, 503], 1).await.len(), 4);
+    assert_eq!(written(&[503, 503, 503], 1).await.len(), 5);
     let began = Instant::now();
     let tries = written(&[503; 1000], 1).await.len();
     assert!(
@@ -106,6 +114,7 @@ async fn events_wait_while_the_api_server_is_away_until_they_are_no_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_taken_is_left() {
+async fn what_is_not_taken_is_left_and_so_is_a_pod_that_is_gone() {
     assert_eq!(written(&[403], 1).await.len(), 1);
+    assert_eq!(written(&[404], 1).await.len(), 1);
 }
