@@ -217,7 +217,7 @@ const REFUSALS: [[&str; 4]; 10] = [
         "tier",
     ],
     ["kernel://ex-url/nsm-1", "no-endpoint", "has no URL", "spec.url"],
-    [LATE, "pool-empty", "no address", "NSM_CIDR_PREFIX"],
+    [LATE, "pool-empty", "IPPool is empty", "NSM_CIDR_PREFIX"],
     [
         "idle",
         "no-request",
