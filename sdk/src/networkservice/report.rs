@@ -101,7 +101,13 @@ impl Report {
         let is_told = self.listener.tell(&notice);
         let mut refused = self.refused.lock();
         match became {
-            Became::Refused if refused.len() < MAX_REFUSED => drop(refused.insert(asked.id.clone())),
+            Became::Refused => {
+                if refused.len() >= MAX_REFUSED && !refused.contains(&asked.id) {
+                    // Whose is it does not matter: most are of clients that are gone.
+                    refused.pop_first();
+                }
+                refused.insert(asked.id.clone());
+            }
             // The next refresh tells it, if this one was not heard.
             Became::Attached | Became::Healed if is_told => drop(refused.remove(&asked.id)),
             _ => {}
