@@ -417,7 +417,7 @@ fn every_reason_code_is_in_the_list_and_none_that_is_not_there() {
         assert!(earlier.is_none(), "{code} is there twice");
     }
     // Those that have a name in the source.
-    let named = ["deadline", "peer", "endpoint-supplied"];
+    let named = ["deadline", "peer", "endpoint-supplied", "no-request", "no-client"];
     let mut made: BTreeMap<_, _> = named.map(|reason| (reason.to_string(), "")).into();
     let sources = with_ending(&[".rs"]);
     for (name, source) in &sources {

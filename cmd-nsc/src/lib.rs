@@ -2,6 +2,7 @@
 //! The client: gives its pod a wire to each service it names.
 #![forbid(unsafe_code)]
 
+mod look;
 mod run;
 mod settings;
 mod wire;

@@ -16,14 +16,22 @@ use nsm_sdk::policy;
 use nsm_sdk_dns::Dns;
 use tracing::info;
 
+use crate::look::look;
 use crate::settings::Settings;
 use crate::wire::Wire;
 
 /// Gives the pod its wires, and keeps them until the component is told to end. They are closed then.
 ///
+/// With the setting `look` it only tells how they are.
+///
 /// Errors: settings that can never work, or no identity.
 pub async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let check = settings.check()?;
+    if settings.look {
+        let within = settings.liveness_check_timeout.into();
+        let client = Client::new(&component, settings, nsm_sdk::chain![], nsm_sdk::chain![]).await?;
+        return Ok(look(&component, &client.wires(&component, None), within).await?);
+    }
     let heal = nsm_sdk::chain![Heal::new(check.clone())];
     let dns = settings.dns().map(|settings| Dns::new(&component, settings));
     let dns = match dns {

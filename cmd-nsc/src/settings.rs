@@ -70,6 +70,9 @@ pub struct Settings {
     /// Groups of services whose addresses may overlap: [url,url],[url]
     #[arg(long, env = "NSM_AWARENESS_GROUPS", default_value = "")]
     pub(crate) awareness_groups: String,
+    /// Look at the pod's wires once and tell how they are, as JSON, in place of asking for them
+    #[arg(long)]
+    pub(crate) look: bool,
     #[command(flatten)]
     pub(crate) info: InfoSettings,
     #[command(flatten)]

@@ -55,6 +55,16 @@ impl<'a> Wire<'a> {
         Self { check, ..self }
     }
 
+    /// The id of its connection.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What is asked for.
+    pub(crate) fn network_service(&self) -> &str {
+        &self.service.network_service
+    }
+
     /// Asks until the wire is there; answers whether it is, or whether we were told to end before.
     pub(crate) async fn attach(&mut self) -> bool {
         let mut pause = PAUSE.0;
@@ -128,7 +138,7 @@ impl<'a> Wire<'a> {
     }
 
     /// The connection of the same id and mechanism that an earlier life of this client left, as we know it.
-    async fn earlier(&self, ctx: &Ctx) -> Option<Connection> {
+    pub(crate) async fn earlier(&self, ctx: &Ctx) -> Option<Connection> {
         let segment = PathSegment {
             id: self.id.clone(),
             ..Default::default()

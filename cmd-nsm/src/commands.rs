@@ -12,7 +12,7 @@ pub(crate) mod health;
 pub(crate) mod issuer;
 pub(crate) mod mesh;
 pub(crate) mod monitor;
-mod output;
+pub(crate) mod output;
 pub(crate) mod path;
 pub(crate) mod ping;
 

@@ -4,8 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod ask;
+pub mod cli;
+mod commands;
 pub mod doctor;
 pub mod explain;
+mod kubectl;
 pub mod mesh;
 pub mod nearest;
 pub mod offline;

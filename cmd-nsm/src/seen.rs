@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use nsm_api::connection::{Connection, PathSegment, State};
+use nsm_sdk::identity::jwt::Claims;
 use nsm_sdk::networkservice::hoptime::REQUEST_MICROS;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A connection.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Seen {
     /// Its id at the hop that tells of it.
     pub id: String,
     /// Who has asked for it.
     pub client: String,
+    /// The same as its token says, which its manager has verified; empty when it says nothing.
+    pub client_identity: String,
     /// Its id at the client.
     pub client_id: String,
     /// Who provides it.
@@ -32,7 +35,7 @@ pub struct Seen {
     /// The endpoint's addresses.
     pub endpoint_addresses: Vec<String>,
     /// `up`, `down`, `refresh-requested` or `reselect-requested`.
-    pub state: &'static str,
+    pub state: String,
     /// Until when it stays without a refresh, RFC 3339.
     pub expires: Option<String>,
     /// The same from now, seconds; negative when it is over.
@@ -42,7 +45,7 @@ pub struct Seen {
 }
 
 /// A hop of a path.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Hop {
     /// Its name.
     pub name: String,
@@ -78,6 +81,7 @@ impl Seen {
         Self {
             id: connection.id.clone(),
             client: client.map(|segment| segment.name.clone()).unwrap_or_default(),
+            client_identity: client.map(identity).unwrap_or_default(),
             client_id: client.map(|segment| segment.id.clone()).unwrap_or_default(),
             endpoint: connection.network_service_endpoint_name.clone(),
             network_service: connection.network_service.clone(),
@@ -90,10 +94,22 @@ impl Seen {
                 .unwrap_or_default(),
             client_addresses: addresses(|context| context.src_nets()),
             endpoint_addresses: addresses(|context| context.dst_nets()),
-            state: state(connection.state()),
+            state: state(connection.state()).to_string(),
             expires: expires.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
             expires_in_s: expires.map(|at| seconds_until(at, now)),
             hops: hops(segments, now),
+        }
+    }
+
+    /// Whether the hop that tells of it is the one that its client has asked.
+    pub fn is_at_first_hop(&self) -> bool {
+        self.hops.get(1).is_some_and(|hop| hop.id == self.id)
+    }
+
+    /// Notes how the wire comes to the hop that knows it by `id`.
+    pub fn note(&mut self, id: &str, mechanism: &str) {
+        if let Some(hop) = self.hops.iter_mut().find(|hop| hop.id == id) {
+            hop.mechanism = Some(mechanism.to_string());
         }
     }
 
@@ -129,7 +145,7 @@ impl Seen {
             self.endpoint.clone(),
             self.mechanism.clone(),
             addresses,
-            self.state.to_string(),
+            self.state.clone(),
             expires,
         ]
     }
@@ -143,6 +159,13 @@ pub fn state(state: State) -> &'static str {
         State::RefreshRequested => "refresh-requested",
         State::ReselectRequested => "reselect-requested",
     }
+}
+
+/// Who a hop is, as its token says.
+fn identity(segment: &PathSegment) -> String {
+    Claims::of(&segment.token)
+        .map(|claims| claims.sub)
+        .unwrap_or_default()
 }
 
 fn expires(segment: &PathSegment) -> Option<SystemTime> {

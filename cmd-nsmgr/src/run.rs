@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds the manager and runs it.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use nsm_sdk::app::{Failure, Start};
 use nsm_sdk::chains::{nsmgr, nsmgr_registry};
 use nsm_sdk::core::Component;
 use nsm_sdk::networkservice::metrics::Counters;
+use nsm_sdk::networkservice::report::Listener;
 use nsm_sdk::policy;
+use nsm_sdk::transport::notices::ToSocket;
 use nsm_sdk::transport::{Server, public_url};
 
 use crate::settings::Settings;
@@ -33,6 +38,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         info,
         excluded_prefixes: settings.excluded_prefixes_file,
         counters: counters.clone(),
+        listener: listener(&settings.report_to)?,
     };
     component.meters().also(move || counters.read());
     let urls = Server::new(&component, identity)
@@ -43,4 +49,15 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         .await?;
     start.ready(&urls).await;
     Ok(())
+}
+
+/// Who is told at this path what becomes of requests; nobody where there is none.
+fn listener(path: &str) -> Result<Option<Arc<dyn Listener>>, Failure> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let socket = ToSocket::new(Path::new(path));
+    let socket =
+        socket.map_err(|error| Failure::Settings(format!("NSM_REPORT_TO: no socket to tell by: {error}")))?;
+    Ok(Some(Arc::new(socket)))
 }

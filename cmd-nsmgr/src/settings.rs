@@ -54,6 +54,9 @@ pub(crate) struct Settings {
         default_value = "/var/lib/networkservicemesh/config/excluded_prefixes.yaml"
     )]
     pub(crate) excluded_prefixes_file: std::path::PathBuf,
+    /// The socket of a program beside us that is told what becomes of our clients' requests: agent-k8s; nobody by default
+    #[arg(long, env = "NSM_REPORT_TO", default_value = "")]
+    pub(crate) report_to: String,
     #[command(flatten)]
     pub(crate) info: InfoSettings,
     #[command(flatten)]

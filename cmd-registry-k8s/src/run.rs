@@ -5,7 +5,7 @@ use nsm_sdk::app::{Failure, Start};
 use nsm_sdk::core::{Component, Error};
 use nsm_sdk::transport::Server;
 use nsm_sdk_k8s::chains::registry_k8s;
-use nsm_sdk_k8s::registry::{ApiServer, Etcd, HEALTH};
+use nsm_sdk_k8s::registry::{ApiServer, Etcd, HEALTH, counts};
 
 use crate::settings::Settings;
 
@@ -22,6 +22,8 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     let (home, period) = (&settings.namespace, registry.expiration);
     let endpoints = Etcd::start(&component, &api, home, period);
     let services = Etcd::start(&component, &api, home, period);
+    let counting = counts::tell(component.clone(), services.clone(), endpoints.clone());
+    component.spawn_detached("counts", counting);
     tokio::select! {
         _known = async { tokio::join!(endpoints.synced(), services.synced()) } => {}
         () = component.stop().cancelled() => {

@@ -8,7 +8,8 @@
 //!   follow ──▶ cache (a shelf of sdk) ◀── answers ── etcd: one write at most
 //!      ▲             ▲       │                           │
 //!      │             │       ├──▶ expiry: deletes what nobody renews
-//!      │ watch       │       └──▶ conditions: says what is wrong with an object
+//!      │ watch       │       ├──▶ conditions: says what is wrong with an object
+//!      │             │       └──▶ counts: says how many endpoints a service has
 //!      └─────────────┴──────── the API server ◀──────────┘
 //! ```
 //!
@@ -28,6 +29,7 @@
 mod api_server;
 mod cache;
 mod conditions;
+pub mod counts;
 mod etcd;
 mod expiry;
 mod follow;

@@ -28,6 +28,7 @@ pub mod pathmtu;
 pub mod policyroute;
 pub mod recvfd;
 pub mod refresh;
+pub mod report;
 pub mod roundrobin;
 pub mod sendfd;
 pub mod setextracontext;

@@ -14,6 +14,7 @@ pub mod health;
 mod link;
 mod listen;
 mod metadata;
+pub mod notices;
 mod pool;
 mod remote;
 mod server;

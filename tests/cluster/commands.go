@@ -117,10 +117,14 @@ func kubectl(s settings, arguments []string) error {
 		return err
 	}
 	// The caller's files stay in sight. All clusters have the same address, by which kubectl knows what it has cached.
-	command := []string{
-		s.program("kube"), "kubectl", "--kubeconfig", s.in("pki", "admin.conf"), "--cache-dir", s.in("kubectl"),
+	// Told by variables, plug-ins know it, too, and no flag is in front of their names.
+	known := []error{
+		os.Setenv("KUBECONFIG", s.in("pki", "admin.conf")), os.Setenv("KUBECACHEDIR", s.in("kubectl")),
 	}
-	return become(first, []string{"--net"}, append(command, arguments...))
+	if err := errors.Join(known...); err != nil {
+		return err
+	}
+	return become(first, []string{"--net"}, append([]string{s.program("kube"), "kubectl"}, arguments...))
 }
 
 func on(s settings, host string, command []string) error {

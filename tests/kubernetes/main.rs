@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed};
 
 mod annotation;
 mod certificates;
+mod explain;
 mod faults;
 mod networks;
 mod outages;
@@ -77,7 +78,7 @@ fn with_pod_certificates() -> [(&'static str, Test); 4] {
     ]
 }
 
-fn everywhere() -> [(&'static str, Test); 30] {
+fn everywhere() -> [(&'static str, Test); 33] {
     [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
@@ -111,6 +112,9 @@ fn everywhere() -> [(&'static str, Test); 30] {
             "a_dead_webhook_hinders_nobody_who_does_not_need_it",
             annotation::no_webhook,
         ),
+        ("events_on_a_pod_tell_refusal_success_and_heal", explain::events),
+        ("kubectl_nsm_explains_ten_refusals", explain::refusals),
+        ("kubectl_nsm_shows_what_a_cluster_has", explain::shows),
         ("a_pod_that_is_made_again_gets_its_wire_again", wires::again),
         (
             "an_object_that_is_deleted_under_a_wire_comes_back",

@@ -171,6 +171,7 @@ fn serve_manager(
         info: Labels::new(),
         excluded_prefixes: folder.join("prefixes.yaml"),
         counters: Default::default(),
+        listener: None,
     };
     Ok(Served {
         connections: Some(nsmgr(&place.component, &settings, &registries.lookup, way)),

@@ -13,7 +13,7 @@ use clap::Subcommand;
 use crate::oci::{Entry, Image};
 use crate::report::run;
 use crate::tools::{self, CNI, CONTAINERD, GO, IP, NFT, NSENTER, RUNC, Tool};
-use crate::{busybox, images, root};
+use crate::{busybox, coredns, images, root};
 
 /// What a cluster needs of the machine.
 pub(crate) const TOOLS: &[Tool] = &[GO, CONTAINERD, RUNC, CNI, NFT, IP, NSENTER];
@@ -108,7 +108,7 @@ impl Args {
     }
 }
 
-/// The images of all programs, built for development, and that of the containers in examples.
+/// The images of all programs, built for development, and those of other containers in examples.
 pub(crate) fn images_for_development() -> Result<Vec<PathBuf>> {
     images_built_for("dev")
 }
@@ -117,7 +117,7 @@ pub(crate) fn images_for_development() -> Result<Vec<PathBuf>> {
 pub(crate) fn images_built_for(profile: &str) -> Result<Vec<PathBuf>> {
     let images = images::build(profile, "localhost/nsm", "dev", &[])?;
     let mut archives: Vec<_> = images.into_iter().map(|(archive, _)| archive).collect();
-    archives.push(busybox::image()?);
+    archives.extend([busybox::image()?, coredns::image()?]);
     Ok(archives)
 }
 

@@ -2,7 +2,7 @@
 //! Runs what needs a cluster on one of its own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -42,6 +42,11 @@ pub(crate) fn examples(version: Kubernetes) -> Result<Tally> {
             let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
             fs::write(&kubectl, script)?;
             fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
+            let plugin = folder.join("kubectl-nsm");
+            if plugin.is_symlink() {
+                fs::remove_file(&plugin)?;
+            }
+            symlink(profile_folder("debug")?.join("nsm"), plugin)?;
             // Pods are slower than processes.
             examples::run("cluster", &[folder], |pages| {
                 at(cluster, pages.args(["--timeout", "2m"])).map(drop)

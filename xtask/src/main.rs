@@ -14,6 +14,7 @@ mod bench;
 mod built;
 mod busybox;
 mod cluster;
+mod coredns;
 mod demo;
 mod examples;
 mod go;

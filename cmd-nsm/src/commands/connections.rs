@@ -4,10 +4,10 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::ask::AskSettings;
+use crate::seen::Seen;
 use anyhow::Result;
 use clap::Args;
-use nsm::ask::AskSettings;
-use nsm::seen::Seen;
 use serde::Serialize;
 
 use super::output;
@@ -27,7 +27,7 @@ pub(crate) struct Connections {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Table(Vec<Seen>);
+pub(crate) struct Table(pub(crate) Vec<Seen>);
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::mesh::{self, Snapshot};
 use anyhow::{Result, bail};
 use clap::Args;
-use nsm::mesh::{self, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod facts;

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::doctor::{Files, Finding, State, cluster, node};
 use anyhow::Result;
 use clap::Args;
-use nsm::doctor::{Files, Finding, State, cluster, node};
 use serde::Serialize;
 
 use super::output;
@@ -43,7 +43,17 @@ pub(crate) struct Doctor {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Findings(Vec<Finding>);
+pub(crate) struct Findings(pub(crate) Vec<Finding>);
+
+impl Findings {
+    /// 1 when something is missing.
+    pub(crate) fn code(&self) -> ExitCode {
+        match self.0.iter().all(|finding| finding.state != State::Missing) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+}
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,13 +94,10 @@ impl Doctor {
         let sockets: Vec<_> = sockets.collect();
         let mut findings = node(&Files::own(), &sockets);
         if self.cluster || std::env::var_os("KUBECONFIG").is_some() {
-            findings.extend(cluster(&self.kubectl));
+            findings.extend(cluster(&self.kubectl, &[]));
         }
-        let is_whole = findings.iter().all(|finding| finding.state != State::Missing);
-        output::print(self.json, &Findings(findings))?;
-        Ok(match is_whole {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        let findings = Findings(findings);
+        output::print(self.json, &findings)?;
+        Ok(findings.code())
     }
 }

@@ -6,9 +6,9 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use crate::ask::AskSettings;
 use anyhow::Result;
 use clap::Args;
-use nsm::ask::AskSettings;
 use nsm_api::matching::Labels;
 use nsm_api::registry::NetworkServiceEndpoint;
 use serde::Serialize;
@@ -29,7 +29,7 @@ pub(crate) struct Endpoints {
 }
 
 #[derive(Serialize)]
-struct Registered {
+pub(crate) struct Registered {
     name: String,
     network_service_names: Vec<String>,
     labels: BTreeMap<String, Labels>,
@@ -42,10 +42,19 @@ struct Registered {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Table(Vec<Registered>);
+pub(crate) struct Table(Vec<Registered>);
+
+impl Table {
+    /// By their names.
+    pub(crate) fn sorted(mut registered: Vec<Registered>) -> Self {
+        registered.sort_by(|one, other| one.name.cmp(&other.name));
+        Self(registered)
+    }
+}
 
 impl Registered {
-    fn of(endpoint: NetworkServiceEndpoint, now: SystemTime) -> Self {
+    /// The endpoint as people read it, at the time `now`.
+    pub(crate) fn of(endpoint: NetworkServiceEndpoint, now: SystemTime) -> Self {
         let labels = endpoint.network_service_labels.into_iter();
         let labels: BTreeMap<_, _> = labels
             .map(|(service, offered)| (service, offered.labels))
@@ -102,7 +111,7 @@ impl Endpoints {
             network_service_names: self.service,
             ..Default::default()
         };
-        let mut registered: Vec<_> = output::block_on(async {
+        let registered: Vec<_> = output::block_on(async {
             let asking = self.ask.start().await?;
             let now = asking.component().now();
             let endpoints = asking.endpoints(example).await?;
@@ -111,8 +120,7 @@ impl Endpoints {
                 .map(|endpoint| Registered::of(endpoint, now))
                 .collect())
         })?;
-        registered.sort_by(|one: &Registered, other| one.name.cmp(&other.name));
-        output::print(self.json, &Table(registered))?;
+        output::print(self.json, &Table::sorted(registered))?;
         Ok(ExitCode::SUCCESS)
     }
 }

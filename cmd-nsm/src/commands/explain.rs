@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::ask::{AskSettings, Asking};
+use crate::explain::{Asked, Explanation, explain};
+use crate::offline::Known;
+use crate::reasons;
 use anyhow::{Context, Result};
 use clap::Args;
-use nsm::ask::{AskSettings, Asking};
-use nsm::explain::{Asked, Explanation, explain};
-use nsm::offline::Known;
-use nsm::reasons;
 use nsm_api::connection::Connection;
 use nsm_api::matching::Labels;
 use nsm_api::service_url::ServiceUrl;
@@ -48,10 +48,16 @@ pub(crate) struct Explain {
     ask: AskSettings,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').or_else(|| text.split_once(':'));
     let (name, value) = pair.ok_or("write name=value")?;
     Ok((name.trim().to_string(), value.trim().to_string()))
+}
+
+/// What a client would ask for by this text.
+pub(crate) fn url(what: &str) -> Result<ServiceUrl> {
+    what.parse()
+        .with_context(|| format!("{what:?} is no network service URL, and no reason code"))
 }
 
 impl Explain {
@@ -64,7 +70,7 @@ impl Explain {
         let explanation = match self.file.is_empty() {
             true => output::block_on(self.ask_and_explain())?,
             false => {
-                let (known, url) = (Known::read(&self.file)?, self.url()?);
+                let (known, url) = (Known::read(&self.file)?, url(&self.what)?);
                 self.explain(&known, &url.network_service, url.labels, false)
             }
         };
@@ -75,18 +81,12 @@ impl Explain {
         })
     }
 
-    fn url(&self) -> Result<ServiceUrl> {
-        self.what
-            .parse()
-            .with_context(|| format!("{:?} is no network service URL, and no reason code", self.what))
-    }
-
     async fn ask_and_explain(&self) -> Result<Explanation> {
         let asking = self.ask.start().await?;
         let services = asking.services().await?;
         let names_service = |name: &str| services.iter().any(|service| service.name == name);
         let is_url =
-            self.what.contains("://") || self.url().is_ok_and(|url| names_service(&url.network_service));
+            self.what.contains("://") || url(&self.what).is_ok_and(|url| names_service(&url.network_service));
         let connection = match is_url {
             true => None,
             false => find(&asking, &self.what).await,
@@ -98,7 +98,7 @@ impl Explain {
                 Some(connection.network_service_endpoint_name),
             ),
             None => {
-                let url = self.url()?;
+                let url = url(&self.what)?;
                 (url.network_service, url.labels, None)
             }
         };

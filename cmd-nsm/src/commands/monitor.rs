@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::ask::{AskSettings, Asking};
+use crate::seen::Seen;
 use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
-use nsm::ask::{AskSettings, Asking};
-use nsm::seen::Seen;
 use nsm_api::connection::{ConnectionEvent, ConnectionEventType as Kind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::output;
@@ -38,12 +38,24 @@ pub(crate) struct Monitor {
 }
 
 /// One change.
-#[derive(Serialize)]
-struct Changed {
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Changed {
     /// `initial`, `update` or `delete`.
-    event: &'static str,
+    event: String,
     at: String,
     connection: Seen,
+}
+
+impl Changed {
+    /// A line for people.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{}  {:<7}  {}",
+            self.at,
+            self.event,
+            self.connection.row().join("  ")
+        )
+    }
 }
 
 fn word(kind: Kind) -> &'static str {
@@ -105,15 +117,14 @@ impl Monitor {
         let at = humantime::format_rfc3339_millis(asking.component().now()).to_string();
         let mut out = std::io::stdout().lock();
         for seen in seen {
-            if self.json {
-                let changed = Changed {
-                    event: word(kind),
-                    at: at.clone(),
-                    connection: seen.clone(),
-                };
-                writeln!(out, "{}", serde_json::to_string(&changed)?)?;
-            } else {
-                writeln!(out, "{at}  {:<7}  {}", word(kind), seen.row().join("  "))?;
+            let changed = Changed {
+                event: word(kind).to_string(),
+                at: at.clone(),
+                connection: seen.clone(),
+            };
+            match self.json {
+                true => writeln!(out, "{}", serde_json::to_string(&changed)?)?,
+                false => writeln!(out, "{}", changed.line())?,
             }
         }
         Ok(out.flush()?)

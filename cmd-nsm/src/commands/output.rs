@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 /// Prints for people, or JSON. A reader that has gone is no error.
-pub(super) fn print<T: Serialize + Display>(json: bool, what: &T) -> Result<()> {
+pub(crate) fn print<T: Serialize + Display>(json: bool, what: &T) -> Result<()> {
     let mut text = match json {
         true => serde_json::to_string_pretty(what)?,
         false => what.to_string(),
@@ -25,7 +25,7 @@ pub(super) fn print<T: Serialize + Display>(json: bool, what: &T) -> Result<()> 
 }
 
 /// Runs what asks.
-pub(super) fn block_on<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn block_on<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
@@ -33,7 +33,7 @@ pub(super) fn block_on<T>(asking: impl Future<Output = Result<T>>) -> Result<T> 
 }
 
 /// Columns below each other, two blanks apart.
-pub(super) fn columns(rows: &[Vec<String>]) -> String {
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

@@ -4,10 +4,10 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::ask::AskSettings;
+use crate::seen::Seen;
 use anyhow::{Context, Result};
 use clap::Args;
-use nsm::ask::AskSettings;
-use nsm::seen::Seen;
 use nsm_api::connection::Connection;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub(crate) struct Path {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Shown(Seen);
+pub(crate) struct Shown(pub(crate) Seen);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,8 +104,7 @@ impl Path {
 
 /// Notes how the wire comes to the hop that has told `connection`.
 fn note(seen: &mut Seen, connection: &Connection) {
-    let mechanism = connection.mechanism.as_ref();
-    if let Some(hop) = seen.hops.iter_mut().find(|hop| hop.id == connection.id) {
-        hop.mechanism = mechanism.map(|mechanism| mechanism.r#type.clone());
+    if let Some(mechanism) = &connection.mechanism {
+        seen.note(&connection.id, &mechanism.r#type);
     }
 }

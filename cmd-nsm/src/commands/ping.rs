@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::ask::AskSettings;
+use crate::mesh::Pinger;
+use crate::seen::Seen;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use nsm::ask::AskSettings;
-use nsm::mesh::Pinger;
-use nsm::seen::Seen;
 use nsm_api::mechanism::{VXLAN, WIREGUARD, key};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -49,16 +49,17 @@ pub(crate) struct Ping {
 
 /// One step of the data path.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Step {
+pub(crate) struct Step {
     step: String,
     /// Whether it works; nothing when this machine cannot tell.
     works: Option<bool>,
     found: String,
-    round_trip_us: Option<u64>,
+    pub(crate) round_trip_us: Option<u64>,
 }
 
 impl Step {
-    fn new(step: impl Into<String>, works: Option<bool>, found: impl Into<String>) -> Self {
+    /// A step that works or not, or of which that cannot be told.
+    pub(crate) fn new(step: impl Into<String>, works: Option<bool>, found: impl Into<String>) -> Self {
         Self {
             step: step.into(),
             works,
@@ -70,7 +71,17 @@ impl Step {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Steps(Vec<Step>);
+pub(crate) struct Steps(pub(crate) Vec<Step>);
+
+impl Steps {
+    /// 1 when a step fails.
+    pub(crate) fn code(&self) -> ExitCode {
+        match self.0.iter().all(|step| step.works != Some(false)) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+}
 
 impl fmt::Display for Steps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,12 +117,9 @@ impl Ping {
         for seen in &all {
             steps.extend(self.tunnel(seen));
         }
-        let is_whole = steps.iter().all(|step| step.works != Some(false));
-        output::print(self.json, &Steps(steps))?;
-        Ok(match is_whole {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        let steps = Steps(steps);
+        output::print(self.json, &steps)?;
+        Ok(steps.code())
     }
 
     /// The connection as each hop tells of it that was asked.

@@ -20,7 +20,11 @@ const DAEMONS: [&str; 2] = ["nsmgr", "forwarder"];
 const TO_ANSWER: &str = "--request-timeout=10s";
 
 /// What a cluster needs, asked by the program `kubectl`, which knows where it is.
-pub fn cluster(kubectl: &str) -> Vec<Finding> {
+pub fn cluster(kubectl: &str, flags: &[String]) -> Vec<Finding> {
+    let kubectl = &Kubectl {
+        program: kubectl,
+        flags,
+    };
     let needed_by = "the mesh in a cluster";
     let version = match run(kubectl, &["version", "-o", "json"]) {
         Ok(version) => version,
@@ -62,7 +66,7 @@ pub fn cluster(kubectl: &str) -> Vec<Finding> {
     findings
 }
 
-fn daemons(kubectl: &str) -> Vec<Finding> {
+fn daemons(kubectl: &Kubectl<'_>) -> Vec<Finding> {
     let needed_by = "clients and endpoints on every node";
     let all = match run(kubectl, &["get", "daemonsets", "-A", "-o", "json"]) {
         Ok(all) => all,
@@ -101,15 +105,23 @@ fn daemon_finding(daemon: &str, item: Option<&Value>, needed_by: &'static str) -
     Finding::new(name, needed_by, state, found, remedy)
 }
 
-fn run(kubectl: &str, arguments: &[&str]) -> Result<Value, String> {
-    let output = Command::new(kubectl)
+/// The program that asks, and the flags that say whom.
+struct Kubectl<'a> {
+    program: &'a str,
+    flags: &'a [String],
+}
+
+fn run(kubectl: &Kubectl<'_>, arguments: &[&str]) -> Result<Value, String> {
+    let program = kubectl.program;
+    let output = Command::new(program)
         .args(arguments)
+        .args(kubectl.flags)
         .arg(TO_ANSWER)
         .output()
-        .map_err(|error| format!("cannot run {kubectl}: {error}"))?;
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
         return Err(told.lines().next().unwrap_or("it failed").to_string());
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("{kubectl} printed no JSON: {error}"))
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{program} printed no JSON: {error}"))
 }

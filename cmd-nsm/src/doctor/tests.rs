@@ -165,7 +165,7 @@ fn a_cluster_is_told_by_what_it_lacks() {
             "status":{"numberReady":1,"desiredNumberScheduled":2}}]}';;
         esac"#,
     );
-    let findings = cluster(&program);
+    let findings = cluster(&program, &[]);
     assert_eq!(named(&findings, "API server").found, "v1.34.1");
     let definition = |name| named(&findings, name).state;
     assert_eq!(
@@ -182,7 +182,7 @@ fn a_cluster_is_told_by_what_it_lacks() {
         (State::Poor, "1 of 2 nodes are ready")
     );
     assert_eq!(named(&findings, "daemon forwarder").state, State::Missing);
-    let findings = cluster("/nowhere/kubectl");
+    let findings = cluster("/nowhere/kubectl", &[]);
     assert_eq!(findings.len(), 1);
     assert!(findings[0].remedy.contains("install kubectl"), "{findings:?}");
 }

@@ -49,6 +49,8 @@ pub(super) struct Known<A: Kind> {
     pub(super) owner: Option<String>,
     /// Until when it is registered, as it is stored.
     pub(super) stored: Option<SystemTime>,
+    /// How many endpoints its status says that it has.
+    pub(super) counted: Option<i64>,
     pub(super) is_of_people: bool,
     /// Whether it is deleted, and something only delays its end.
     pub(super) is_going: bool,

@@ -42,8 +42,8 @@ const SLACK: u32 = 2;
 
 /// See the [module](self). Clones are the same store.
 pub struct Etcd<A: Kind> {
-    store: Arc<Store<A>>,
-    cache: Cache<A>,
+    pub(super) store: Arc<Store<A>>,
+    pub(super) cache: Cache<A>,
     is_synced: watch::Receiver<bool>,
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Object<A: Kind> {
     pub(super) entry: Result<Arc<A::Entry>, Fault>,
     /// What its status says of it.
     pub(super) told: Option<Told>,
+    /// How many endpoints its status says that it has.
+    pub(super) counted: Option<i64>,
 }
 
 /// A state of an object. Later ones are larger: so it is with every API server that stores in etcd, and promised from
@@ -98,6 +100,7 @@ impl<A: Kind> Object<A> {
         let status = data.get_mut("status").map(Value::take).unwrap_or_default();
         Self {
             entry: entry::<A>(spec, &name).map(Arc::new),
+            counted: status["endpoints"].as_i64(),
             told: told(status),
             key: Key {
                 is_foreign: namespace != *home,

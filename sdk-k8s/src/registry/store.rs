@@ -131,6 +131,7 @@ impl<A: Kind> Store<A> {
         };
         let status = Status {
             conditions: vec![condition],
+            ..Status::default()
         };
         let patch = Patch::Apply(json!({
             "apiVersion": self.resource.api_version,
@@ -146,6 +147,18 @@ impl<A: Kind> Store<A> {
         let told = self
             .api
             .ask(&what, api.patch_status(&wrong.key.name, &params, &patch))
+            .await?;
+        Ok(self.read(told))
+    }
+
+    /// Writes into an object's status how many endpoints there are.
+    pub(super) async fn count(&self, key: &Key, count: i64) -> Answer<Object<A>> {
+        let patch = Patch::Merge(json!({ "status": { "endpoints": count } }));
+        let what = format!("write the status of {:?}", &*key.name);
+        let (api, params) = (self.of(&key.namespace), PatchParams::default());
+        let told = self
+            .api
+            .ask(&what, api.patch_status(&key.name, &params, &patch))
             .await?;
         Ok(self.read(told))
     }

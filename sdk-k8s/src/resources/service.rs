@@ -25,6 +25,7 @@ use super::status::Status;
     status = "Status",
     doc = "A service that clients ask for by name and get a wire to.",
     printcolumn(name = "Payload", type_ = "string", json_path = ".spec.payload"),
+    printcolumn(name = "Endpoints", type_ = "integer", json_path = ".status.endpoints"),
     printcolumn(
         name = "Accepted",
         type_ = "string",

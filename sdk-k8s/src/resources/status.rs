@@ -12,6 +12,9 @@ pub struct Status {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "super::nullable")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// How many endpoints offer the service; absent from endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<i64>,
 }
 
 /// Something that holds for an object or does not. Accepted says whether the registry tells of it to those who look

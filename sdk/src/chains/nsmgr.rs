@@ -18,6 +18,7 @@ use crate::networkservice::excludedprefixes::ExcludedPrefixes;
 use crate::networkservice::metrics::{Counters, Metrics};
 use crate::networkservice::netsvcmonitor::NetSvcMonitor;
 use crate::networkservice::recvfd::RecvFd;
+use crate::networkservice::report::{Listener, Report};
 use crate::networkservice::sendfd::SendFd;
 
 /// What makes one manager differ from another.
@@ -35,6 +36,8 @@ pub struct Settings {
     pub excluded_prefixes: PathBuf,
     /// Where the metrics of the paths are counted.
     pub counters: Counters,
+    /// Who is told what becomes of the requests of the node's clients, if anybody.
+    pub listener: Option<Arc<dyn Listener>>,
 }
 
 /// The chain that takes requests from clients to forwarders, and from remote forwarders to endpoints.
@@ -46,7 +49,11 @@ pub fn nsmgr(
 ) -> Chain<NetworkService> {
     let files = chain![RecvFd::client(), SendFd::client()];
     let client = pass_through(dialer, &chain![], &files);
-    endpoint(
+    let report = match &settings.listener {
+        Some(listener) => chain![Report::new(Arc::clone(listener))],
+        None => chain![],
+    };
+    report.then(&endpoint(
         component,
         &settings.gate,
         &chain![
@@ -63,5 +70,5 @@ pub fn nsmgr(
             ConnectServer::new(client),
             SendFd::server(),
         ],
-    )
+    ))
 }

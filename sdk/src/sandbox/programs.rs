@@ -93,6 +93,7 @@ fn manager(node: &Node, birth: &Birth) -> Result<Running> {
         info: Labels::new(),
         excluded_prefixes: node.netns(Program::Manager).with_extension("yaml"),
         counters: Default::default(),
+        listener: None,
     };
     let manager = nsmgr::nsmgr(&birth.component, &settings, &registries.lookup, birth.way.clone());
     let host = Host {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use nsm::mesh::Pings;
+use crate::mesh::Pings;
 use serde::Serialize;
 
 use super::picture;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What there is to see of a wire: on its managers, and in the kernel.
 
+use crate::mesh::{Client, Node, Pod, Program};
 use anyhow::{Context, Result};
-use nsm::mesh::{Client, Node, Pod, Program};
 use nsm_api::connection::{Connection, Mechanism, PathSegment};
 use nsm_api::mechanism::key;
 use serde_json::Value;

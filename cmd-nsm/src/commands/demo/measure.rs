@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::mesh::Client;
 use anyhow::Result;
-use nsm::mesh::Client;
 
 use super::facts::Wire;
 use super::plan::{PLANS, Plan};

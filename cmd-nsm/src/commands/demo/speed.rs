@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use crate::mesh::{Host, Node, Pod};
 use anyhow::{Context, Result, ensure};
-use nsm::mesh::{Host, Node, Pod};
 
 use super::facts::{Speed, Wire};
 use super::plan::PLANS;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mesh::{Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay};
 use anyhow::{Context, Result};
-use nsm::mesh::{Host, Node, Pod, Program, Programs, Settings, Snapshot, Underlay};
 use tokio::time::Instant;
 
 use super::plan::{PLANS, Plan};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::mesh::{Node, Program, ping};
 use anyhow::{Context, Result};
-use nsm::mesh::{Node, Program, ping};
 use serde_json::Value;
 use tokio::time::Instant;
 

@@ -24,7 +24,7 @@ const TRUST_DOMAIN: &str = "mesh.nsm";
 
 /// Keeps a mesh in `folder` until it is told to end.
 pub(super) fn run(up: Up, folder: &Path) -> Result<ExitCode> {
-    if let Some(code) = nsm::mesh::enter()? {
+    if let Some(code) = crate::mesh::enter()? {
         return Ok(code);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mesh::{Node, Pod, Program, Programs, Settings, Snapshot, Underlay};
 use anyhow::{Context, Result, bail, ensure};
-use nsm::mesh::{Node, Pod, Program, Programs, Settings, Snapshot, Underlay};
 use tokio::time::Instant;
 
 use super::ask::{Ask, NewPod, SOCKET, Told};

@@ -45,7 +45,7 @@ impl Up {
     /// Starts it, or becomes it.
     pub(super) fn run(self) -> Result<ExitCode> {
         let folder = ask::folder()?;
-        if !nsm::mesh::is_inside() {
+        if !crate::mesh::is_inside() {
             ensure!(
                 !ask::is_up()?,
                 "a mesh is running in {} already: end it by `nsm mesh down`, or name another folder by NSM_MESH",

@@ -85,6 +85,7 @@ impl<A: Kind> Record<A> {
             entry: self.object.entry.as_ref().ok().cloned(),
             owner: self.object.owner().map(ToString::to_string),
             stored: self.stored,
+            counted: self.object.counted,
             is_of_people: self.object.is_of_people(),
             is_going: self.object.is_going,
             is_over: self.is_over,

@@ -283,10 +283,17 @@ impl State {
     }
 
     fn patch_status(&mut self, id: &Id, object: &Value, body: &Value) -> Answer {
-        if body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+        let wanted = &body["metadata"]["resourceVersion"];
+        if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
             return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
         }
-        success(&self.put(id, |object| object["status"] = body["status"].clone()))
+        // What others have written stays.
+        let told = body["status"].as_object().cloned().unwrap_or_default();
+        success(&self.put(id, |object| {
+            for (field, value) in told {
+                object["status"][field] = value;
+            }
+        }))
     }
 
     fn end(&mut self, id: &Id, object: &Value, body: &Value) -> Answer {

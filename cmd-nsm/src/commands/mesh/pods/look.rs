@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
+use crate::mesh::{Node, Program, Snapshot};
 use anyhow::{Context, Result};
-use nsm::mesh::{Node, Program, Snapshot};
 
 use super::super::ask::Place;
 use super::{Pods, Served};

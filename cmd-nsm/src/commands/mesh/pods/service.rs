@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mesh::Node;
 use anyhow::Result;
-use nsm::mesh::Node;
 use nsm_sdk::chains::registry_client;
 use nsm_sdk::core::{Component, Ctx, Registration};
 use nsm_sdk::identity::Tokens;
