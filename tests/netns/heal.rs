@@ -255,11 +255,8 @@ async fn down_at_once(world: &mut World) -> Result<()> {
         prints(&world.near, "ip", &line.split(' ').collect::<Vec<_>>())?;
     }
     // The first look is not made before the interface is down.
-    let variables = [
-        ("NSM_NETWORK_SERVICES", URL),
-        ("NSM_LIVENESS_CHECK_INTERVAL", "2s"),
-    ];
-    let mut nsc = world.start("nsc", &variables).await?;
+    let mut nsc = world.nsc(URL, &[("NSM_LIVENESS_CHECK_INTERVAL", "2s")])?;
+    says(&mut nsc, "INFO ready").await?;
     prints(&world.near, "ip", &["link", "set", "dev", "nsm-1", "down"])?;
     says(&mut nsc, "healed_ms").await?;
     replied(&world.near, 1).await?;

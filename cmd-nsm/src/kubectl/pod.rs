@@ -54,11 +54,9 @@ impl Pod {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let node = text(&pod["spec"]["nodeName"]);
         let containers = ["initContainers", "containers"].map(|kind| pod["spec"][kind].as_array());
-        let containers = containers.into_iter().flatten().flatten();
+        let mut containers = containers.into_iter().flatten().flatten();
         // The init client asks for the same as the client that stays.
-        let client = containers
-            .filter(|container| variable(container, SERVICES).is_some())
-            .last();
+        let client = containers.rfind(|container| variable(container, SERVICES).is_some());
         let asks = client
             .and_then(|client| variable(client, SERVICES))
             .or_else(|| pod["metadata"]["annotations"][ANNOTATION].as_str());
