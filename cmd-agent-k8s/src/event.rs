@@ -45,7 +45,7 @@ pub(crate) fn event(telling: &Telling, uid: &str) -> Event {
         count,
         at,
     } = telling;
-    let series = (*count > 1).then(|| EventSeries {
+    let series = (*count > 1).then_some(EventSeries {
         count: *count,
         last_observed_time: MicroTime(*at),
     });
