@@ -41,14 +41,14 @@ fn unknown(field: &str, known: &[&str]) -> String {
 pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let lower = |word: &str| word.to_lowercase().replace('-', "_");
     let letters = |word: &str| word.replace('_', "");
-    let word = lower(word);
+    let (written, word) = (word, lower(word));
     let far = known.iter().map(|name| {
         let known = lower(name);
         let far = distance(&letters(&word), &letters(&known));
         // Of spellings of one word the one that is written most alike.
-        ((far, distance(&word, &known)), *name)
+        ((far, distance(&word, &known), distance(written, name)), *name)
     });
-    let ((far, _), near) = far.min_by_key(|(far, _)| *far)?;
+    let ((far, ..), near) = far.min_by_key(|(far, _)| *far)?;
     (far <= (word.chars().count() / 3).max(1)).then_some(near)
 }
 

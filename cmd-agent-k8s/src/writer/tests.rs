@@ -2,11 +2,15 @@
 //! What the API server is asked.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
+use nsm_sdk::core::Clock;
 use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tower::service_fn;
@@ -52,7 +56,8 @@ fn answering(codes: &'static [u16]) -> (Client, Asked) {
 async fn written(codes: &'static [u16], count: i32) -> Vec<(String, String, String)> {
     let (client, asked) = answering(codes);
     let (told, waiting) = mpsc::channel(1);
-    let component = Component::new("test");
+    let clock = Clock::starting_at(SystemTime::UNIX_EPOCH);
+    let component = Component::with("agent", clock, StdRng::seed_from_u64(1));
     let mut telling = telling(count);
     telling.at = Timestamp::try_from(component.now()).expect("a time");
     told.send(telling).await.expect("there is room");
