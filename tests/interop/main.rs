@@ -29,7 +29,6 @@ mod restarts;
 mod secret;
 mod spire;
 mod table;
-mod traces;
 mod watch;
 
 use mesh::Mesh;
@@ -64,7 +63,6 @@ fn run() -> Result<ExitCode> {
         secret::tests,
         heal::tests,
         table::tests,
-        traces::tests,
         refused::tests,
         life::tests,
         restarts::tests,

@@ -15,7 +15,6 @@ import (
 
 	"github.com/networkservicemesh/sdk/pkg/tools/spiffejwt"
 	"github.com/networkservicemesh/sdk/pkg/tools/token"
-	"github.com/networkservicemesh/sdk/pkg/tools/tracing"
 )
 
 // toIdentify is how long the Workload API may take to answer.
@@ -46,10 +45,7 @@ func (id *identity) close() {
 func (id *identity) server() *grpc.Server {
 	config := tlsconfig.MTLSServerConfig(id.source, id.source, tlsconfig.AuthorizeAny())
 	config.NextProtos = []string{"h2"}
-	return grpc.NewServer(append(
-		tracing.WithTracing(),
-		grpc.Creds(grpcfd.TransportCredentials(credentials.NewTLS(config))),
-	)...)
+	return grpc.NewServer(grpc.Creds(grpcfd.TransportCredentials(credentials.NewTLS(config))))
 }
 
 // patient are the options of those who wait for a peer that is not ready.
@@ -60,11 +56,10 @@ func (id *identity) patient() []grpc.DialOption {
 // dialOptions are for calls that carry our token and files.
 func (id *identity) dialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(id.source, id.source, tlsconfig.AuthorizeAny())
-	return append(
-		tracing.WithTracingDial(),
+	return []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
 		grpc.WithDefaultCallOptions(grpc.PerRPCCredentials(token.NewPerRPCCredentials(id.token))),
 		grpcfd.WithChainStreamInterceptor(),
 		grpcfd.WithChainUnaryInterceptor(),
-	)
+	}
 }

@@ -69,9 +69,6 @@ func run() error {
 	}
 	log.EnableTracing(false)
 	ctx = log.WithLog(ctx, logruslogger.New(ctx, map[string]interface{}{"name": s.name}))
-	// Its last words are said when we are told to end.
-	collector := tellCollector(context.WithoutCancel(ctx), s.name)
-	defer func() { _ = collector.Close() }()
 	id, err := newIdentity(ctx, s.tokenLifetime)
 	if err != nil {
 		return err
