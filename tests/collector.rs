@@ -36,7 +36,7 @@ pub struct Heard {
     pub counts: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// A collector that listens, until it is dropped.
+/// A collector that listens, until it is dropped, which ends its connections as well.
 pub struct Collector {
     heard: watch::Receiver<Heard>,
     _tasks: JoinSet<()>,
@@ -105,7 +105,7 @@ impl Collector {
         let serving = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(Ear(ear.clone())))
             .add_service(MetricsServiceServer::new(Ear(ear)))
-            .serve_with_incoming(Box::pin(accepted));
+            .serve_with_incoming_shutdown(Box::pin(accepted), std::future::pending());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             if let Err(error) = serving.await {

@@ -80,6 +80,7 @@ async fn keys(
 ) -> Result<Option<Arc<Keys>>, Failure> {
     let config = Config {
         ports: settings.wireguard_port_range,
+        group: settings.link_group,
         ..Config::default()
     };
     match nsm_sdk_wireguard::start(component, settings.wireguard_engine, &config).await {

@@ -121,7 +121,7 @@ async fn one_node(world: &mut World, socket: &Path) -> Result<()> {
             heard
                 .counts
                 .get(*name)
-                .is_some_and(|counts| counts.contains("nsm_calls_total"))
+                .is_some_and(|counts| counts.contains("nsm_tasks"))
         };
         all.iter().all(tells).then_some(())
     })
