@@ -14,7 +14,6 @@ use nsm_sdk::dataplane::tunnel::RemoteWire;
 use tokio::time::Instant;
 
 use crate::asked::Asked;
-use crate::end::End;
 use crate::holder::is_of;
 use crate::kernel::{Kernel, PATIENCE, ask};
 use crate::leave;
@@ -135,21 +134,6 @@ impl Attempt<'_> {
         let mut records = state.of(&record.connection);
         let (netns, serial) = (record.ends.first().map(|place| place.netns), record.serial);
         records.any(|other| other.serial != serial && other.ends.first().map(|place| place.netns) == netns)
-    }
-
-    /// Configures the ends of `record` when they are ready to send: with its routes a wire takes the packets over.
-    pub(crate) fn raise_first(&mut self, spaces: &Spaces, record: &Record, now: &[End]) -> Result<()> {
-        let mut raised = record.clone();
-        for place in &mut raised.ends {
-            let link = place.end.link.clone();
-            place.end = End {
-                link,
-                ..End::default()
-            };
-        }
-        self.configure_all(spaces, &raised, now)?;
-        let now: Vec<End> = raised.ends.into_iter().map(|place| place.end).collect();
-        self.configure_all(spaces, record, &now)
     }
 
     /// Has what has the name of the only end removed, unless it is the device that is asked for, or a stranger's.

@@ -81,7 +81,7 @@ impl Attempt<'_> {
         for (half, tried) in halves(spaces, record).into_iter().zip(&wanted.ends) {
             let known = tried.end.union(half.end);
             let done = self.look_at(&half, &known).and_then(|now| match now {
-                Some((_, now)) => self.configure(&half, &now).map(drop),
+                Some((_, now)) => self.configure(&half, &now, false).map(drop),
                 None => Ok(()),
             });
             if let Err(error) = done {

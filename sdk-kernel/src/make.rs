@@ -159,11 +159,7 @@ impl Attempt<'_> {
     /// Makes devices that are there into what `record` says, from what they are `now`.
     fn furnish(&mut self, spaces: &Spaces, record: Record, now: &[End]) -> Outcome {
         let undo = Undo::new(self.shared, self.claim, record.serial);
-        let done = match self.is_replacement(&record) {
-            true => self.raise_first(spaces, &record, now),
-            false => self.configure_all(spaces, &record, now),
-        };
-        match done {
+        match self.configure_all(spaces, &record, now) {
             Ok(()) => {
                 self.settle(record);
                 Outcome::Made(undo)
@@ -238,42 +234,36 @@ impl Attempt<'_> {
         ends
     }
 
-    /// Makes the ends of `record` from `now` into what they are to be: the endpoint's first.
+    /// Makes the ends of `record` from `now` into what they are to be: the endpoint's first, and the client's, who has
+    /// asked for it and waits to send, when both have a carrier. In place of another wire both have their routes then,
+    /// with which they take its packets over.
     pub(crate) fn configure_all(&mut self, spaces: &Spaces, record: &Record, now: &[End]) -> Result<()> {
         let halves = halves(spaces, record);
+        let both_wait = self.is_replacement(record);
         let mut settling = Vec::with_capacity(halves.len());
-        for (half, now) in halves.iter().zip(now).rev() {
+        for (at, (half, now)) in halves.iter().zip(now).enumerate().rev() {
             self.in_time("go on")?;
-            settling.push((half, self.configure(half, now)?));
+            settling.push((half, self.configure(half, now, at == 0 || both_wait)?));
         }
         // When one end is raised, the other gets its carrier too.
-        let is_raised = settling
-            .iter()
-            .any(|(_, settling)| settling.as_ref().is_some_and(|settling| settling.is_raised));
-        for (half, settling) in settling {
-            let settling = match settling {
-                Some(settling) => settling,
-                None if is_raised => Settling {
-                    socket: self.station.socket(half.netns)?,
-                    index: half.index,
-                    is_raised,
-                    addresses: Vec::new(),
-                },
-                None => continue,
-            };
-            Settling {
-                is_raised,
-                ..settling
+        if settling.iter().flat_map(|(_, end)| end).any(|end| end.is_raised) {
+            for (half, end) in &mut settling {
+                match end {
+                    Some(end) => end.wait(),
+                    None => Settling::new(self.station.socket(half.netns)?, half.index).wait(),
+                }
             }
-            .wait();
         }
-        Ok(())
+        settling
+            .into_iter()
+            .filter_map(|(half, end)| end.map(|end| (half, end)))
+            .try_for_each(|(half, end)| end.finish(half))
     }
 
-    /// Makes one end from `now` into what it is to be. Returns what is to be waited for.
-    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End) -> Result<Option<Settling>> {
+    /// Makes one end from `now` into what it is to be; what [`waits`](veth::configure) is left to the caller.
+    pub(crate) fn configure(&mut self, half: &Half<'_>, now: &End, waits: bool) -> Result<Option<Settling>> {
         let is_first = !self.shared.state().is_prepared(half.netns.id());
-        let settling = veth::configure(self.station, half, now, is_first)?;
+        let settling = veth::configure(self.station, half, now, is_first, waits)?;
         if !half.end.link.passes {
             self.shared.state().prepare(half.netns.id());
         }

@@ -125,14 +125,16 @@ pub(crate) fn remove_group(group: u32) -> Request {
 }
 
 /// Makes the interface of `half` from `now` into what it is to be. `is_first` is true the first time that anything is
-/// done in its namespace. Returns the socket if the interface was raised and has to [settle](Settling).
+/// done in its namespace. Where it is raised and `waits`, it has its addresses and routes only when the rest is
+/// [finished](Settling::finish). Returns what is left to be done.
 pub(crate) fn configure(
     station: &mut Station,
     half: &Half<'_>,
     now: &End,
     is_first: bool,
+    waits: bool,
 ) -> Result<Option<Settling>> {
-    let changes = plan(now, half.end);
+    let mut changes = plan(now, half.end);
     let is_localnet_new = now.link.route_localnet != half.end.link.route_localnet;
     if changes.is_empty() && !is_localnet_new {
         return Ok(None);
@@ -159,20 +161,25 @@ pub(crate) fn configure(
         }
         Ok(())
     })?;
-    apply(&mut socket, half, &changes)?;
-    let is_raised = changes.contains(&Change::Raise);
     let new = changes.iter().filter_map(|change| match change {
         Change::AddAddress(IpNet::V6(net)) => Some(net.addr()),
         _ => None,
     });
     let addresses: Vec<Ipv6Addr> = new.collect();
+    let raise = changes.iter().position(|change| *change == Change::Raise);
     // Only a pair has a carrier to wait for.
-    let is_raised = is_raised && link.device == Device::Veth;
-    let must_settle = is_raised || !addresses.is_empty();
+    let raise = raise.filter(|_| link.device == Device::Veth);
+    let later = match raise.filter(|_| waits) {
+        Some(raise) => changes.split_off(raise + 1),
+        None => Vec::new(),
+    };
+    apply(&mut socket, half, &changes)?;
+    let must_settle = raise.is_some() || !addresses.is_empty();
     Ok(must_settle.then_some(Settling {
         socket,
         index: half.index,
-        is_raised,
+        is_raised: raise.is_some(),
+        later,
         addresses,
     }))
 }
@@ -183,41 +190,63 @@ pub(crate) fn configure(
 /// its own; from 6.9 on at the latest when it is asked. The same goes for packets to a new IPv6 address, even without
 /// duplicate address detection.
 pub(crate) struct Settling {
-    pub(crate) socket: Netlink,
-    pub(crate) index: u32,
+    socket: Netlink,
+    index: u32,
     pub(crate) is_raised: bool,
-    pub(crate) addresses: Vec<Ipv6Addr>,
+    /// What waits for the carrier. Whoever has a route sends, and when the answer of the other end to the question for
+    /// its MAC address is lost, the kernel does not ask again for a second (RFC 1122, 2.3.2.1).
+    later: Vec<Change>,
+    addresses: Vec<Ipv6Addr>,
 }
 
 impl Settling {
-    /// Waits until the interface sends what it is given and receives what it is sent.
-    pub(crate) fn wait(mut self) {
+    /// An interface that may get its carrier from its other end.
+    pub(crate) fn new(socket: Netlink, index: u32) -> Self {
+        Self {
+            socket,
+            index,
+            is_raised: false,
+            later: Vec::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Waits until the interface sends what it is given.
+    pub(crate) fn wait(&mut self) {
+        let link = vec![Which::Index(self.index).request()];
+        self.until(&link, |body| {
+            let seen = body.and_then(Seen::parse);
+            seen.is_none_or(|seen| seen.operational)
+        });
+    }
+
+    /// Does what has waited, and then waits until the interface receives what it is sent.
+    pub(crate) fn finish(mut self, half: &Half<'_>) -> Result<()> {
+        if !self.later.is_empty() {
+            apply(&mut self.socket, half, &self.later)?;
+        }
+        let ways: Vec<Request> = self.addresses.iter().map(observe::way).collect();
+        if !ways.is_empty() {
+            self.until(&ways, |body| body.is_some_and(observe::is_local));
+        }
+        Ok(())
+    }
+
+    /// Asks until every answer is as it is to be.
+    fn until(&mut self, questions: &[Request], is_so: impl Fn(Option<&[u8]>) -> bool) {
         let deadline = Instant::now() + MAX_SETTLING;
         while Instant::now() < deadline {
-            if self.is_settled() {
+            // Whoever took the interface away meanwhile has settled it too.
+            let Ok(answers) = self.socket.batch(questions.to_vec()) else {
+                return;
+            };
+            let mut answers = answers.into_iter().map(|answer| answer.ok().flatten());
+            if answers.all(|body| is_so(body.as_deref())) {
                 return;
             }
             std::thread::park_timeout(SETTLING);
         }
         tracing::debug!(self.index, "an interface may lose its first packets");
-    }
-
-    fn is_settled(&mut self) -> bool {
-        let link = self.is_raised.then(|| Which::Index(self.index).request());
-        let routes = self.addresses.iter().map(observe::way);
-        let requests = link.into_iter().chain(routes).collect();
-        // Whoever took the interface away meanwhile has settled it too.
-        let Ok(answers) = self.socket.batch(requests) else {
-            return true;
-        };
-        let mut answers = answers.into_iter().map(|answer| answer.ok().flatten());
-        let is_raised = !self.is_raised
-            || answers
-                .next()
-                .flatten()
-                .and_then(|body| Seen::parse(&body))
-                .is_none_or(|seen| seen.operational);
-        is_raised && answers.all(|body| body.is_some_and(|body| observe::is_local(&body)))
     }
 }
 

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a new wire between two pods of one node is: cases 1–20, 41, 42, 46, 66, 67 and 70 of the conformance list.
 
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::process::Child;
+use std::thread::JoinHandle;
+
 use nsm_sdk::dataplane::{DataPlane, Neighbour, Payload};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -18,6 +24,7 @@ tests![
     case_06_ipv4_alone_leaves_ipv6_disabled,
     a_wire_of_ip_has_ipv6_only_when_it_carries_some,
     case_07_the_first_packet_is_answered_both_ways,
+    whoever_waits_to_send_finds_the_other_end_at_once,
     case_08_the_mtu_is_that_of_both_ends,
     case_10_a_name_is_used_verbatim_or_refused,
     case_11_a_route_through_the_peer_is_onlink,
@@ -134,6 +141,50 @@ fn case_07_the_first_packet_is_answered_both_ways() {
         };
         assert!(one.ping(to[0]), "turn {turn}: the first packet is lost");
         assert!(other.ping(to[1]), "turn {turn}: the first packet back is lost");
+    }
+}
+
+/// A program that ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Sends as soon as there is a way.
+fn sender(pod: &Pod) -> JoinHandle<()> {
+    let netns = std::fs::File::open(pod.path()).expect("a namespace");
+    std::thread::spawn(move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).expect("enters");
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let end = Instant::now() + PATIENCE;
+        while socket.send_to(&[0], "172.16.1.100:9").is_err() && Instant::now() < end {}
+    })
+}
+
+fn whoever_waits_to_send_finds_the_other_end_at_once() {
+    // What others do keeps the kernel from giving an interface its carrier.
+    let others = Pod::new();
+    let busy = "while :; do ip link add a type veth peer name b; ip link del a; done";
+    let busy = others.command("sh").args(["-c", busy]).spawn();
+    let _busy = Ends(busy.expect("starts"));
+    for _ in 0..20 {
+        let world = World::new();
+        let sender = sender(&world.client);
+        let mut wire = world.wire("waits", "nsm-1");
+        wire.payload = Payload::Ethernet;
+        world.up(&wire);
+        sender.join().expect("has sent");
+        assert!(world.client.ping("172.16.1.100"));
+        let known = world.client.ip("-s neigh show dev nsm-1");
+        // The kernel counts the questions to all from there on.
+        let before = world.client.sysctl("net.ipv4.neigh.nsm-1.ucast_solicit");
+        let before: u64 = before.parse().expect("a number");
+        assert_eq!(known[0]["probes"], json!(before + 1), "{known}");
     }
 }
 
