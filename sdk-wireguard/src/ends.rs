@@ -4,7 +4,8 @@
 //!
 //! **Guarantees**: a tunnel keeps its key and port from the first question until it is released, whatever happens to its
 //! device; nobody else can take the port meanwhile, since a socket holds it until the device does. What an earlier life
-//! of the program left in the kernel keeps them too: neither end of it notices the new life.
+//! of the program left in the kernel keeps them too: neither end of it notices the new life. A device that was made
+//! ahead, without a peer, goes with the key when no wire has taken it over.
 //! **Cost**: a key pair (40 µs) and a socket a tunnel that is being asked for.
 
 use std::collections::{HashMap, HashSet};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nsm_sdk::core::{Error, Result};
-use nsm_sdk::dataplane::wireguard::{End, Ends, Towards, TunnelId};
+use nsm_sdk::dataplane::wireguard::{End, Ends, Site, Towards, TunnelId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -49,6 +50,8 @@ struct Kept {
     port: u16,
     /// Holds the port until the device does.
     holder: Option<UdpSocket>,
+    /// The device is there, and no wire has asked for it.
+    is_ahead: bool,
 }
 
 /// The device of a tunnel.
@@ -89,6 +92,7 @@ impl Keys {
             let kept = kept.get_mut(id).ok_or_else(|| {
                 Error::internal("no-tunnel", format!("the WireGuard tunnel of {id} has no key"))
             })?;
+            kept.is_ahead = false;
             (kept.key.clone(), kept.port, kept.holder.take())
         };
         let tunnel = Tunnel {
@@ -142,14 +146,7 @@ impl Keys {
     fn hold(&self, promised: &HashSet<u16>) -> Result<(u16, UdpSocket)> {
         let free = |port: &u16| !promised.contains(port);
         for port in self.ports.from(rand::random()).filter(free) {
-            // One socket of IPv6 holds the port of both families, where there is IPv6.
-            let held = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
-                Err(error) if error.kind() != ErrorKind::AddrInUse => {
-                    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
-                }
-                held => held,
-            };
-            if let Ok(socket) = held {
+            if let Ok(socket) = bind(port) {
                 return Ok((port, socket));
             }
         }
@@ -158,6 +155,14 @@ impl Keys {
             self.ports
         );
         Err(Error::exhausted("no-port", text))
+    }
+}
+
+/// Holds a port of both families: one socket of IPv6 does, where there is IPv6.
+fn bind(port: u16) -> std::io::Result<UdpSocket> {
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        Err(error) if error.kind() != ErrorKind::AddrInUse => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)),
+        held => held,
     }
 }
 
@@ -187,6 +192,7 @@ impl Keys {
                 key: tunnel.private_key,
                 port: tunnel.listen_port,
                 holder: None,
+                is_ahead: false,
             }
         })
     }
@@ -224,6 +230,7 @@ impl Ends for Keys {
                     key: PrivateKey::random()?,
                     port,
                     holder: Some(socket),
+                    is_ahead: false,
                 }
             }
         };
@@ -232,8 +239,45 @@ impl Ends for Keys {
         Ok(end)
     }
 
+    async fn prepare(&self, id: &TunnelId, site: Site, deadline: Instant) {
+        let ready = self.kept.lock().get_mut(id).and_then(|kept| {
+            let holder = kept.holder.take()?;
+            Some((kept.key.clone(), kept.port, holder))
+        });
+        let Some((private_key, listen_port, holder)) = ready else {
+            return;
+        };
+        let tunnel = Tunnel {
+            id: alias(id),
+            netns: site.netns,
+            name: site.name,
+            mtu: site.mtu,
+            private_key,
+            listen_port,
+            peers: Vec::new(),
+        };
+        // The device takes the port over.
+        drop(holder);
+        let made = self.engine.make(&tunnel, deadline).await;
+        if let Err(error) = &made {
+            debug!(tunnel = tunnel.id, %error, "nothing is made ahead");
+        }
+        let mut kept = self.kept.lock();
+        match kept.get_mut(id) {
+            Some(kept) => {
+                kept.is_ahead = made.is_ok();
+                kept.holder = made.err().and_then(|_| bind(listen_port).ok());
+            }
+            None if made.is_ok() => self.dismiss(id),
+            None => {}
+        }
+    }
+
     fn release(&self, tunnel: &TunnelId) {
-        self.kept.lock().remove(tunnel);
+        let kept = self.kept.lock().remove(tunnel);
+        if kept.is_some_and(|kept| kept.is_ahead) {
+            self.dismiss(tunnel);
+        }
     }
 }
 
@@ -298,6 +342,53 @@ mod tests {
         }
         keys.release(&tunnel(0));
         assert_eq!(keys.kept.lock().len(), 3);
+    }
+
+    async fn prepare(keys: &Keys, id: &TunnelId) {
+        let site = Site {
+            netns: POD.into(),
+            name: "nsm-1".into(),
+            mtu: 1420,
+        };
+        keys.prepare(id, site, Instant::now()).await;
+    }
+
+    #[tokio::test]
+    async fn a_device_that_was_made_ahead_becomes_the_wires_or_goes_with_its_key() {
+        let engine = Arc::new(Model::new(Kind::Userspace));
+        let keys = Keys::new(engine.clone(), ports());
+        let (taken, left) = (tunnel(1), tunnel(2));
+        prepare(&keys, &taken).await;
+        assert_eq!(engine.changes(), 0, "nobody has asked for its end");
+        for id in [&taken, &left] {
+            let end = keys.end(id).await.expect("a port is free");
+            prepare(&keys, id).await;
+            prepare(&keys, id).await;
+            assert_eq!(keys.end(id).await.expect("the same"), end);
+        }
+        assert_eq!(engine.changes(), 2);
+        make(&keys, &taken).await;
+        keys.release(&taken);
+        keys.release(&left);
+        assert_eq!(
+            engine.ids(),
+            [alias(&taken)],
+            "a wire is removed by whoever has asked for it"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_port_is_held_again_when_nothing_can_be_made_ahead() {
+        let engine = Arc::new(Model::new(Kind::Userspace));
+        let keys = Keys::new(engine.clone(), ports());
+        engine.take_ports();
+        let id = tunnel(1);
+        let end = keys.end(&id).await.expect("a port is free");
+        prepare(&keys, &id).await;
+        bind(end.port).expect_err("it is held");
+        keys.release(&id);
+        bind(end.port).expect("it is free");
+        assert!(engine.ids().is_empty());
     }
 
     /// The ends of `id` in two lives of the program, and how often its device was changed.

@@ -2,8 +2,10 @@
 //! This node's ends of WireGuard tunnels, as the other nodes have to know them.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::core::Result;
 
@@ -47,6 +49,17 @@ pub struct End {
     pub port: u16,
 }
 
+/// Where the device of a tunnel is going to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// A file from which the pod's network namespace can be opened.
+    pub netns: PathBuf,
+    /// The device's name.
+    pub name: String,
+    /// What fits into one packet, as far as is known, bytes.
+    pub mtu: u32,
+}
+
 /// Keeps the ends of tunnels: makes their keys, holds their ports.
 #[async_trait]
 pub trait Ends: Send + Sync + 'static {
@@ -55,6 +68,11 @@ pub trait Ends: Send + Sync + 'static {
     ///
     /// Errors: `no-port` when every port that is allowed is taken; `wireguard`.
     async fn end(&self, tunnel: &TunnelId) -> Result<End>;
+
+    /// Makes the device of a tunnel ahead, while the other node is being asked. It leads nowhere until a wire takes it
+    /// over, and goes with [`Ends::release`] when none does. Where it cannot be made, or its name is taken, nothing is:
+    /// whoever asks for the wire is told why. By default nothing is made ahead.
+    async fn prepare(&self, _tunnel: &TunnelId, _site: Site, _deadline: Instant) {}
 
     /// Forgets the key and frees the port, once no wire uses them.
     fn release(&self, tunnel: &TunnelId);

@@ -2,7 +2,8 @@
 //! Offers and answers WireGuard tunnels between the forwarders of two nodes, for IP payloads.
 //!
 //! **Guarantees**: each connection has a key pair and a port of its own, which stay as long as it does, so that a refresh
-//! interrupts nothing; keys and ports of a peer are checked before anything is made of them. The MTU of the mechanism
+//! interrupts nothing; keys and ports of a peer are checked before anything leads to it. The near device of a new
+//! connection is made while the other node is being asked, and goes when nothing comes of it. The MTU of the mechanism
 //! and of the connection is at most what fits through the underlay from here.
 //! **Placement**: the client half among the preferences of a forwarder's client chain; the server half before
 //! `xconnect`, among the elements of its mechanism.
@@ -25,9 +26,10 @@ use nsm_api::payload;
 use super::filtermechanisms::is_local;
 use super::tunnel::{lowest, narrow, port, remote};
 use super::wireid::wire_id;
+use super::xconnect::Near;
 use crate::core::{Ctx, Element, Error, NetworkService, Next, Request, Result};
 use crate::dataplane::underlay::{Overhead, Underlay};
-use crate::dataplane::wireguard::{End, Ends, PublicKey, Towards, TunnelId};
+use crate::dataplane::wireguard::{End, Ends, PublicKey, Site, Towards, TunnelId};
 
 /// What the tunnels of this node have in common. Clones share it.
 #[derive(Clone)]
@@ -125,7 +127,8 @@ impl Wireguard {
         let mut offered = Mechanism::new(REMOTE, WIREGUARD);
         complete(&mut offered);
         request.mechanism_preferences.push(offered);
-        let done = next.request(ctx, request).await;
+        let ahead = self.ahead(ctx, wire_id(&request.connection)?, mtu);
+        let (done, ()) = tokio::join!(next.request(ctx, request), ahead);
         request.mechanism_preferences.pop();
         done?;
         let answered = request.connection.mechanism.as_ref();
@@ -138,6 +141,20 @@ impl Wireguard {
             }
         }
         Ok(())
+    }
+
+    /// Makes the device of a new connection while the other node is being asked, if it is known where it will be.
+    async fn ahead(&self, ctx: &Ctx, connection: String, mtu: u32) {
+        let near = ctx.call().get().filter(|_| !ctx.is_established());
+        let Some(Near { netns, name }) = near else {
+            return;
+        };
+        let tunnel = TunnelId {
+            connection,
+            towards: self.towards,
+        };
+        let site = Site { netns, name, mtu };
+        self.ours.ends.prepare(&tunnel, site, ctx.deadline()).await;
     }
 
     /// Fills in our side of the mechanism.

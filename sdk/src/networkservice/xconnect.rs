@@ -5,7 +5,7 @@
 //! has changed is left to the data plane, which touches nothing then.
 //! **Placement**: in a forwarder, before the server half of `mechanisms` and everything that calls the endpoint, so
 //! that it acts when they have answered.
-//! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes the metrics of our path
+//! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes [`Near`] into [`Ctx::call`], and the metrics of our path
 //! segment: the interface at each end, and what has gone through it as far as was read last, seen from the wire (`rx`
 //! came from the pod). A refresh has the counters read anew for the next one, and does not wait for it.
 //! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
@@ -20,12 +20,15 @@ mod plane;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nsm_api::mechanism::Kernel;
 use tokio::time::timeout;
 
+use super::files;
 use super::mechanismtranslation::Downstream;
 use crate::core::{Ctx, Element, Error, Message, NetworkService, Next, Request, Result};
 use crate::dataplane::Counters;
@@ -41,6 +44,25 @@ pub const OVERLAP: Duration = Duration::from_secs(1);
 pub struct XConnect {
     planes: Planes,
     counts: Counts,
+}
+
+/// Left in [`Ctx::call`] for whoever can make something ahead: where the client's end of a first wire will be.
+#[derive(Clone)]
+pub(super) struct Near {
+    /// A file from which the client's network namespace can be opened.
+    pub(super) netns: PathBuf,
+    /// The interface's name.
+    pub(super) name: String,
+}
+
+impl Near {
+    fn of(request: &Request) -> Option<Self> {
+        let kernel = request.connection.mechanism.as_ref().and_then(Kernel::of)?;
+        Some(Self {
+            netns: files::path(kernel.netns_url())?,
+            name: kernel.interface_name().to_string(),
+        })
+    }
 }
 
 /// The wire of the connection.
@@ -205,6 +227,11 @@ impl Element<NetworkService> for XConnect {
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let made = ctx.store().get::<Made>().filter(|made| made.wire.is_some());
+        if made.is_none()
+            && let Some(near) = Near::of(request)
+        {
+            ctx.call().insert(near);
+        }
         let endpoint = &request.connection.network_service_endpoint_name;
         let wire = match made.is_some_and(|made| made.endpoint != *endpoint) {
             true => self.move_on(ctx, request, next).await?,

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::*;
 use crate::core::testing::{Connection, Probe, before, request, standard_cases};
@@ -9,9 +10,9 @@ use crate::core::testing::{Connection, Probe, before, request, standard_cases};
 const NEAR: &str = "10.0.0.1";
 const FAR: &str = "10.0.0.2";
 
-/// Ends with a number each.
+/// Ends with a number each, and where devices were made ahead.
 #[derive(Default)]
-struct Numbered(Mutex<(u8, BTreeMap<TunnelId, u8>)>);
+struct Numbered(Mutex<(u8, BTreeMap<TunnelId, u8>)>, Mutex<Vec<Site>>);
 
 #[async_trait]
 impl Ends for Numbered {
@@ -25,6 +26,11 @@ impl Ends for Numbered {
             public_key: [number; 32],
             port: 51840 + u16::from(number),
         })
+    }
+
+    async fn prepare(&self, tunnel: &TunnelId, site: Site, _: Instant) {
+        assert!(self.0.lock().1.contains_key(tunnel), "its end is known");
+        self.1.lock().push(site);
     }
 
     fn release(&self, tunnel: &TunnelId) {
@@ -140,6 +146,30 @@ async fn d59_a_refresh_changes_no_key_and_a_close_forgets_it() {
         .await
         .expect("closed");
     assert!(ends.0.lock().1.is_empty());
+}
+
+#[tokio::test]
+async fn the_near_device_of_a_new_connection_is_made_while_the_other_node_is_asked() {
+    let (ours, ends) = ours(NEAR);
+    let (probe, connection) = (peer(&[7; 32]), Connection::new());
+    let chain = before(Wireguard::client(ours), &probe);
+    let near = || Near {
+        netns: "/ns/client".into(),
+        name: "nsm-1".into(),
+    };
+    let _passed = chain.request(&Connection::new().first(), &mut ip()).await;
+    assert!(ends.1.lock().is_empty(), "nobody knows where it will be");
+    let mut request = ip();
+    for ctx in [connection.first(), connection.again()] {
+        ctx.call().insert(near());
+        chain.request(&ctx, &mut request).await.expect("answered");
+    }
+    let site = Site {
+        netns: "/ns/client".into(),
+        name: "nsm-1".into(),
+        mtu: 1440,
+    };
+    assert_eq!(*ends.1.lock(), [site], "once");
 }
 
 #[tokio::test]
