@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm_api::connection::Connection;
 
@@ -107,7 +107,11 @@ async fn updated(apart: &mut Apart, payload: &str) -> Result<()> {
     for is_previous in [true, false] {
         for victim in VICTIMS {
             let after = || format!("after the {victim} was replaced (by the previous one: {is_previous})");
-            stops(take(apart, victim)?).await.with_context(after)?;
+            let ended = take(apart, victim)?.stop().await;
+            // How those end that are there in the second round was judged when they were new.
+            if is_previous {
+                ensure!(ended.with_context(after)?.success(), "{victim} failed at its end");
+            }
             choose_all(apart.first.programs_folder(), is_previous)?;
             start(apart, victim, payload).await.with_context(after)?;
             carries_apart(apart).await.with_context(after)?;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The programs of an earlier commit, built once beside the work tree.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -114,7 +113,7 @@ fn built(folder: &Path) -> Result<Vec<PathBuf>> {
             (entry.path(), entry.metadata()?)
         };
         let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
-        if is_program && path.extension() == None::<&OsStr> {
+        if is_program && path.extension().is_none() {
             programs.push(path);
         }
     }
