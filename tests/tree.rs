@@ -282,6 +282,20 @@ fn every_link_between_documents_leads_somewhere() {
     expect_none("no such file", &wrong);
 }
 
+#[test]
+fn every_image_of_a_deployment_has_its_place_and_its_tag() {
+    let text = document("deployments/images/kustomization.yaml");
+    let images = text.split("  - name: ").skip(1);
+    let wrong: Vec<_> = images
+        .filter(|image| !image.contains("newName: ") || !image.contains("newTag: "))
+        .map(|image| image.lines().next().unwrap_or_default().to_string())
+        .collect();
+    expect_none(
+        "deployments/images/kustomization.yaml does not say all of",
+        &wrong,
+    );
+}
+
 /// What is not included is not run.
 #[test]
 fn every_example_is_in_the_index() {
@@ -417,7 +431,14 @@ fn every_reason_code_is_in_the_list_and_none_that_is_not_there() {
         assert!(earlier.is_none(), "{code} is there twice");
     }
     // Those that have a name in the source.
-    let named = ["deadline", "peer", "endpoint-supplied", "no-request", "no-client"];
+    let named = [
+        "deadline",
+        "peer",
+        "endpoint-supplied",
+        "no-request",
+        "no-client",
+        "not-the-owner",
+    ];
     let mut made: BTreeMap<_, _> = named.map(|reason| (reason.to_string(), "")).into();
     let sources = with_ending(&[".rs"]);
     for (name, source) in &sources {

@@ -101,9 +101,12 @@ impl Patch {
     }
 }
 
-/// What is at `path` of `document`; nothing where it is `null`.
+/// What is at `path` of `document`, where lists have numbers for keys; nothing where it is `null`.
 pub(crate) fn at<'a>(document: &'a Value, path: &[&str]) -> Option<&'a Value> {
-    let found = path.iter().try_fold(document, |value, key| value.get(*key))?;
+    let found = path.iter().try_fold(document, |value, key| match value {
+        Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+        _ => value.get(*key),
+    })?;
     (!found.is_null()).then_some(found)
 }
 
@@ -120,7 +123,10 @@ pub(crate) fn items<'a>(document: &'a Value, path: &[&str]) -> &'a [Value] {
 }
 
 fn at_mut<'a>(document: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
-    path.iter().try_fold(document, |value, key| value.get_mut(*key))
+    path.iter().try_fold(document, |value, key| match value {
+        Value::Array(list) => list.get_mut(key.parse::<usize>().ok()?),
+        _ => value.get_mut(*key),
+    })
 }
 
 /// RFC 6901.

@@ -7,9 +7,11 @@
 use serde_json::{Value, json};
 
 use crate::patch::{Patch, items, text};
-use crate::rules::{Image, NAME, NODE_NAME, POD_NAME, POD_UID, Rules};
+use crate::rules::{Image, NAME, NODE_NAME, POD_NAME, POD_UID, RESOLV_CONFIG_PATH, Rules};
 use crate::services::Services;
+use volumes::Volume;
 
+mod resolver;
 mod volumes;
 
 /// How much the namespace of a pod lets it do, by its label `pod-security.kubernetes.io/enforce`.
@@ -35,7 +37,7 @@ impl Level {
 }
 
 /// Which groups may send pings, by which a client sees whether a wire lives.
-const PINGS: &str = "net.ipv4.ping_group_range";
+const PINGS: (&str, &str) = ("net.ipv4.ping_group_range", "0 2147483647");
 
 /// Connects a pod, and tells what is odd about it.
 ///
@@ -51,13 +53,28 @@ pub(crate) fn connect(
         warnings.extend(differs(rules, services, container));
         return Ok((patch, warnings));
     }
-    if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+    let is_on_host = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
+    if is_on_host {
         warnings.push("the pod has hostNetwork: its wire is an interface of the node".to_string());
     } else {
-        allow_pings(&mut patch);
+        add_sysctl(&mut patch, PINGS.0, PINGS.1);
     }
-    add_volumes(rules, &mut patch, level)?;
-    let make = |image: &Image, lasts| container(rules, level, services, pod, image, lasts);
+    let has_resolver = rules.shares_resolv_conf && !is_on_host;
+    if has_resolver {
+        warnings.extend(resolver::add(&mut patch));
+    }
+    let volumes = volumes::of(rules, level, has_resolver);
+    add_volumes(&volumes, &mut patch)?;
+    let mut variables = variables(rules, services, pod);
+    if has_resolver {
+        variables.push(plain(RESOLV_CONFIG_PATH, resolver::PATH));
+    }
+    let ours = Ours {
+        level,
+        variables,
+        volumes,
+    };
+    let make = |image: &Image, lasts| ours.container(rules, services, image, lasts);
     let containers = rules.init_images.iter().map(|image| make(image, false));
     let containers = containers.chain(rules.images.iter().map(|image| make(image, true)));
     patch.prepend(&["spec", "initContainers"], containers.collect());
@@ -87,26 +104,27 @@ fn differs(rules: &Rules, services: &Services, container: &Value) -> Option<Stri
     })
 }
 
-fn allow_pings(patch: &mut Patch) {
+/// Sets a sysctl of the pod, unless the pod says something about it.
+fn add_sysctl(patch: &mut Patch, name: &str, value: &str) {
     let list = ["spec", "securityContext", "sysctls"];
     let is_set = items(patch.document(), &list)
         .iter()
-        .any(|one| text(one, &["name"]) == Some(PINGS));
+        .any(|one| text(one, &["name"]) == Some(name));
     if !is_set {
-        patch.append(&list, vec![json!({ "name": PINGS, "value": "0 2147483647" })]);
+        patch.append(&list, vec![json!({ "name": name, "value": value })]);
     }
 }
 
 /// Errors: there is another volume of one of our names.
-fn add_volumes(rules: &Rules, patch: &mut Patch, level: Level) -> Result<(), String> {
+fn add_volumes(volumes: &[Volume], patch: &mut Patch) -> Result<(), String> {
     let list = ["spec", "volumes"];
     let mut missing = Vec::new();
-    for volume in volumes::of(rules, level) {
+    for volume in volumes {
         let mut named = items(patch.document(), &list)
             .iter()
             .filter(|one| text(one, &["name"]) == Some(volume.name));
         match named.next() {
-            None => missing.push(volume.object),
+            None => missing.push(volume.object.clone()),
             Some(other) if volume.is(other) => {}
             Some(_) => {
                 return Err(format!(
@@ -135,43 +153,48 @@ fn add_labels(rules: &Rules, patch: &mut Patch) -> Vec<String> {
     warnings
 }
 
-/// A container of ours; `lasts` is whether it runs as long as the pod does.
-fn container(
-    rules: &Rules,
+/// What all containers of ours have in a pod.
+struct Ours {
     level: Level,
-    services: &Services,
-    pod: &Value,
-    image: &Image,
-    lasts: bool,
-) -> Value {
-    let mut container = json!({
-        "name": image.name,
-        "image": image.reference,
-        "imagePullPolicy": "IfNotPresent",
-        "env": variables(rules, services, pod),
-        "resources": rules.resources(&services.devices),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": { "drop": ["ALL"] },
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
-        // A client that cannot start says in its last lines why: they are seen by kubectl describe.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": volumes::of(rules, level).map(|volume| volume.mount()),
-    });
-    if lasts {
-        container["restartPolicy"] = json!("Always");
+    variables: Vec<Value>,
+    volumes: Vec<Volume>,
+}
+
+impl Ours {
+    /// One of them; `lasts` is whether it runs as long as the pod does.
+    fn container(&self, rules: &Rules, services: &Services, image: &Image, lasts: bool) -> Value {
+        let mut container = json!({
+            "name": image.name,
+            "image": image.reference,
+            "imagePullPolicy": "IfNotPresent",
+            "env": self.variables,
+            "resources": rules.resources(&services.devices),
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"] },
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            // A client that cannot start says in its last lines why: they are seen by kubectl describe.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": self.volumes.iter().map(Volume::mount).collect::<Vec<_>>(),
+        });
+        if lasts {
+            container["restartPolicy"] = json!("Always");
+        }
+        if self.level == Level::Restricted {
+            container["securityContext"]["runAsNonRoot"] = json!(true);
+        }
+        container
     }
-    if level == Level::Restricted {
-        container["securityContext"]["runAsNonRoot"] = json!(true);
-    }
-    container
+}
+
+fn plain(name: &str, value: &str) -> Value {
+    json!({ "name": name, "value": value })
 }
 
 fn variables(rules: &Rules, services: &Services, pod: &Value) -> Vec<Value> {
     let field =
         |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
-    let plain = |name: &str, value: &str| json!({ "name": name, "value": value });
     // Others stand behind these, so that they can be made of them: $(POD_NAME).
     let mut variables = vec![
         field(POD_NAME, "metadata.name"),

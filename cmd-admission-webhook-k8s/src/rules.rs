@@ -26,6 +26,8 @@ pub(crate) struct Rules {
     pub(crate) services_variable: String,
     /// More variables.
     pub(crate) variables: Vec<(String, String)>,
+    /// Whether the pod's containers have a resolv.conf that our images may change.
+    pub(crate) shares_resolv_conf: bool,
     limits: BTreeMap<&'static str, String>,
     requests: BTreeMap<&'static str, String>,
 }
@@ -44,6 +46,10 @@ pub(crate) const POD_NAME: &str = "POD_NAME";
 pub(crate) const POD_UID: &str = "POD_UID";
 pub(crate) const NODE_NAME: &str = "NODE_NAME";
 pub(crate) const NAME: &str = "NSM_NAME";
+
+/// Variables by which a client knows its resolv.conf, and whether it is to care: who sets one of them does it all.
+pub(crate) const RESOLV_CONFIG_PATH: &str = "NSM_RESOLV_CONFIG_PATH";
+const LOCAL_DNS_SERVER_ENABLED: &str = "NSM_LOCAL_DNS_SERVER_ENABLED";
 
 impl Rules {
     /// Errors: a setting that no pod could be started with.
@@ -75,14 +81,21 @@ impl Rules {
             resources(&settings.sidecar_requests_memory, &settings.sidecar_requests_cpu),
         );
         check_resources(&limits, &requests)?;
+        let variables = variables(settings)?;
+        let is_told = |name: &str| variables.iter().any(|(known, _)| known == name);
         Ok(Self {
+            shares_resolv_conf: settings.share_resolv_conf
+                && !init_images.is_empty()
+                && ![RESOLV_CONFIG_PATH, LOCAL_DNS_SERVER_ENABLED]
+                    .iter()
+                    .any(|name| is_told(name)),
             annotation: settings.annotation.clone(),
             labels,
             signer: Some(settings.signer_name.trim().to_string()).filter(|name| !name.is_empty()),
             init_images,
             images,
             services_variable: settings.nsurl_env_name.clone(),
-            variables: variables(settings)?,
+            variables,
             limits,
             requests,
         })
@@ -303,6 +316,17 @@ mod tests {
             rules.variables,
             expected.map(|(name, value)| (name.into(), value.into()))
         );
+    }
+
+    #[test]
+    fn resolv_conf_is_shared_where_somebody_makes_it_and_nobody_says_otherwise() {
+        let shares = |arguments: &[&str]| rules(arguments).expect("fine").shares_resolv_conf;
+        let init = "--init-container-images=cmd-nsc-init";
+        assert!(shares(&[init]));
+        assert!(!shares(&[]));
+        assert!(!shares(&[init, "--share-resolv-conf=false"]));
+        assert!(!shares(&[init, "--envs=NSM_LOCAL_DNS_SERVER_ENABLED=false"]));
+        assert!(!shares(&[init, "--envs=NSM_RESOLV_CONFIG_PATH=/etc/resolv.conf"]));
     }
 
     #[test]

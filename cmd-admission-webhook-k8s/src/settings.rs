@@ -45,6 +45,15 @@ pub(crate) struct Settings {
     /// More variables for those: KEY=VALUE, ...
     #[arg(long, env = "NSM_ENVS", value_delimiter = ',')]
     pub(crate) envs: Vec<String>,
+    /// Whether programs of the pod find names behind its wires: their resolv.conf is one that the images may change, and
+    /// the first of those that run before makes it, as cmd-nsc-init does
+    #[arg(
+        long,
+        env = "NSM_SHARE_RESOLV_CONF",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub(crate) share_resolv_conf: bool,
     /// Where our certificate comes from
     #[arg(
         long,

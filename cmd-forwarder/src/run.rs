@@ -43,13 +43,16 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
         policies: start.policies(&settings.registry_client_policies)?,
     };
     let registries = registry_client::lookup(&client, &pool);
-    let chain = forwarder::Settings {
-        gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
-        mechanism_priority: settings.mechanism_priority,
-        planes,
-        tunnels,
+    // Tunnels of this program last as long as somebody has their makers: at the end that is nobody but the chain.
+    let chain = {
+        let settings = forwarder::Settings {
+            gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
+            mechanism_priority: settings.mechanism_priority,
+            planes,
+            tunnels,
+        };
+        forwarder::forwarder(&component, &settings, &registries, pool.clone())
     };
-    let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
     let is_registered = watch::Sender::new(false);
     let urls = Server::new(&component, identity)
         .network_service(chain)

@@ -48,11 +48,13 @@ pub async fn run(component: Component, settings: Settings) -> Result<(), Failure
 }
 
 /// Gives the pod its wires and ends. They stay for a client of the same name, which takes them over, or until their
-/// tokens expire.
+/// tokens expire. Before that it makes the file by which that client will tell other containers of its resolver.
 ///
-/// Errors: as [`run`], and `shutdown` when told to end before every wire was there.
+/// Errors: as [`run`], `resolv-conf` when that file cannot be made, and `shutdown` when told to end before every wire
+/// was there.
 pub async fn init(component: Component, settings: Settings) -> Result<(), Failure> {
     let check = settings.check()?;
+    settings.share_resolv_conf()?;
     let client = Client::new(&component, settings, nsm_sdk::chain![], nsm_sdk::chain![]).await?;
     let mut wires = client.wires(&component, check.as_ref());
     if attach(&mut wires).await {

@@ -2,11 +2,12 @@
 //! What can be set, by flag or by environment variable.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Parser;
 use nsm_sdk::app::{AFTER_HELP, Duration, Failure, InfoSettings, LogSettings, ObservabilitySettings};
+use nsm_sdk::core::Error;
 use nsm_sdk::networkservice::heal::Check;
 use nsm_sdk_kernel::Ping;
 
@@ -114,6 +115,23 @@ impl Settings {
             resolv_conf: self.resolv_config_path.clone(),
         })
     }
+
+    /// Makes the file that names the pod's resolver, where it is another one than every container has by itself.
+    pub(crate) fn share_resolv_conf(&self) -> Result<(), Failure> {
+        let path = &self.resolv_config_path;
+        if !self.local_dns_server_enabled || path == Path::new(nsm_sdk_dns::RESOLV_CONF) {
+            return Ok(());
+        }
+        nsm_sdk_dns::share(path).map_err(|error| {
+            let text = format!(
+                "{} (NSM_RESOLV_CONFIG_PATH) cannot be made a copy of {}: {error}; name a place that can be written, \
+                 or set NSM_LOCAL_DNS_SERVER_ENABLED=false",
+                path.display(),
+                nsm_sdk_dns::RESOLV_CONF
+            );
+            Error::unavailable("resolv-conf", text).into()
+        })
+    }
 }
 
 impl nsm_sdk::app::Settings for Settings {
@@ -121,6 +139,10 @@ impl nsm_sdk::app::Settings for Settings {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn place(&self) -> Option<String> {
+        self.info.place()
     }
 
     fn log(&self) -> &LogSettings {

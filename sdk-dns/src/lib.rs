@@ -22,7 +22,7 @@ mod upstream;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nsm_api::connectioncontext::ConnectionContext;
@@ -72,6 +72,15 @@ struct Serving {
     resolve: Arc<Resolve>,
     /// The servers for everything else.
     always: Group,
+}
+
+/// The file that every container has, which belongs to root.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Makes a copy of [`RESOLV_CONF`], unless there is one: other containers can have it in the place of their own, and a
+/// client that is not root can change it.
+pub fn share(path: &Path) -> io::Result<()> {
+    resolv_conf::copy(Path::new(RESOLV_CONF), path)
 }
 
 impl Dns {

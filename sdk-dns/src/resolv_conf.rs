@@ -62,6 +62,17 @@ impl Drop for Taken {
     }
 }
 
+/// Makes `path` a copy of `from`, unless there is one.
+pub(crate) fn copy(from: &Path, path: &Path) -> io::Result<()> {
+    if path.try_exists()? {
+        return Ok(());
+    }
+    // Whoever is killed here leaves nothing that looks whole.
+    let half = path.with_extension("new");
+    std::fs::write(&half, original(from)?)?;
+    std::fs::rename(half, path)
+}
+
 /// What the file says, or said before somebody took it over; nothing when there is none.
 pub(crate) fn original(path: &Path) -> io::Result<String> {
     match read(path) {
@@ -188,6 +199,20 @@ mod tests {
         restore(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), ORIGINAL);
         assert!(!is_taken(&path));
+    }
+
+    #[test]
+    fn a_copy_is_made_once_and_of_what_the_file_said_before_it_was_taken() {
+        let (folder, path) = file(ORIGINAL);
+        std::mem::forget(Taken::take(&path, "127.0.0.1".parse().unwrap()).unwrap());
+        let shared = folder.path().join("shared");
+        copy(&path, &shared).unwrap();
+        assert_eq!(std::fs::read_to_string(&shared).unwrap(), ORIGINAL);
+        std::fs::write(&shared, "nameserver 10.0.0.1\n").unwrap();
+        copy(&path, &shared).unwrap();
+        assert_eq!(std::fs::read_to_string(&shared).unwrap(), "nameserver 10.0.0.1\n");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        copy(&path, &folder.path().join("nowhere/shared")).unwrap_err();
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     trials
 }
 
-async fn replaced(mesh: &mut Mesh) -> Result<()> {
+/// Replaces each program by theirs, and back, under a client that keeps its wire.
+pub(crate) async fn replaced(mesh: &mut Mesh) -> Result<()> {
     let client = mesh.client()?;
     carries(mesh, "nse", &mesh.far).await.context("at first")?;
     for is_go in [true, false] {

@@ -23,6 +23,7 @@ mod mesh;
 mod mix;
 mod outage;
 mod peer;
+mod previous;
 mod record;
 mod refused;
 mod restarts;
@@ -47,7 +48,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    if !nsm::mesh::is_inside() && !arguments.list {
+    let is_of_previous = previous::folder().is_some();
+    if !is_of_previous && !nsm::mesh::is_inside() && !arguments.list {
         peer::build()?;
     }
     if let Some(code) = nsm::mesh::enter().context("these tests need namespaces of their own")? {
@@ -68,7 +70,10 @@ fn run() -> Result<ExitCode> {
         restarts::tests,
         spire::tests,
     ];
-    let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
+    let tests = match is_of_previous {
+        true => previous::tests(&bench),
+        false => tests.iter().flat_map(|tests| tests(&bench)).collect(),
+    };
     let done = libtest_mimic::run(&arguments, tests).exit_code();
     bench.runtime.block_on(bench.end()).context("at the end")?;
     Ok(done)
@@ -97,7 +102,7 @@ impl Bench {
     }
 
     /// A test on a mesh of this mixture, which is as before when it has passed.
-    fn test<F>(&self, name: &'static str, mix: Mix, run: F) -> Trial
+    fn test<F>(&self, name: impl Into<String>, mix: Mix, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
     {
@@ -146,7 +151,7 @@ impl Bench {
     }
 
     /// A test that makes its own mesh, or needs none.
-    fn trial<F>(&self, name: &'static str, run: F) -> Trial
+    fn trial<F>(&self, name: impl Into<String>, run: F) -> Trial
     where
         F: AsyncFnOnce(&Self) -> Result<()> + Send + 'static,
     {

@@ -17,7 +17,7 @@ pub(crate) use nsm_tests::wait::wait_for;
 use tempfile::TempDir;
 
 use crate::mix::{Hop, Mix};
-use crate::peer;
+use crate::{peer, previous};
 
 /// How long something may take that happens by itself, on a machine that does much else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -272,10 +272,11 @@ pub(crate) fn keep(folder: &TempDir) -> String {
 
 /// The file that is a program of this place.
 pub(crate) fn file(hop: Hop, is_go: bool) -> Result<std::path::PathBuf> {
-    if is_go {
-        return peer::file();
+    match (is_go, previous::folder()) {
+        (false, _) => ours()?.file(hop.program()),
+        (true, Some(folder)) => Programs::in_folder(folder).file(hop.program()),
+        (true, None) => peer::file(),
     }
-    ours()?.file(hop.program())
 }
 
 /// Our programs: those of `NSM_PROGRAMS`, or those that were built with the tests.

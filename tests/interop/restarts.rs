@@ -2,9 +2,11 @@
 //! Two nodes of ours, of theirs, and mixed ones, whose programs die and come back under a client that heals.
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
+use nsm::mesh::Program;
 
 use crate::Bench;
 use crate::apart::{Apart, on_two_nodes, theirs};
@@ -25,9 +27,9 @@ const MIXES: [&str; 6] = [
 
 /// What is killed, and on which node.
 #[derive(Clone, Copy)]
-struct Victim(Hop, u8);
+pub(crate) struct Victim(Hop, u8);
 
-const VICTIMS: [Victim; 6] = [
+pub(crate) const VICTIMS: [Victim; 6] = [
     Victim(Hop::Registry, 1),
     Victim(Hop::Nsmgr, 1),
     Victim(Hop::Forwarder, 1),
@@ -47,13 +49,13 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 
 async fn restarts(apart: &mut Apart, name: &str) -> Result<()> {
     let client = client(&apart.first, &apart.near, &[])?;
-    carries(apart).await.context("at first")?;
+    carries_apart(apart).await.context("at first")?;
     for victim in VICTIMS {
         let after = || format!("after a restart of the {victim}");
         dies_and_comes_back(apart, name, victim)
             .await
             .with_context(after)?;
-        carries(apart).await.with_context(after)?;
+        carries_apart(apart).await.with_context(after)?;
         let all = ["forwarder", "forwarder-2", "nse"];
         registers(&apart.first, &all).await.with_context(after)?;
     }
@@ -62,11 +64,24 @@ async fn restarts(apart: &mut Apart, name: &str) -> Result<()> {
 }
 
 /// Kills a program, and starts one of its kind in its place.
-async fn dies_and_comes_back(apart: &mut Apart, name: &str, Victim(hop, number): Victim) -> Result<()> {
+async fn dies_and_comes_back(apart: &mut Apart, name: &str, victim: Victim) -> Result<()> {
     let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
-    let (node, nsmgr, forwarder) = match number {
-        1 => (&mut apart.first, nsmgr1, forwarder1),
-        _ => (&mut apart.second, nsmgr2, forwarder2),
+    let (nsmgr, forwarder) = match victim.1 {
+        1 => (nsmgr1, forwarder1),
+        _ => (nsmgr2, forwarder2),
+    };
+    take(apart, victim)?.kill()?;
+    let files = apart.first.programs_folder();
+    choose(files, Hop::Nsmgr, nsmgr)?;
+    choose(files, Hop::Forwarder, forwarder)?;
+    start(apart, victim, "ETHERNET").await
+}
+
+/// Takes a program out, to be ended.
+pub(crate) fn take(apart: &mut Apart, Victim(hop, number): Victim) -> Result<Program> {
+    let node = match number {
+        1 => &mut apart.first,
+        _ => &mut apart.second,
     };
     let program = match hop {
         Hop::Nsmgr => node.nsmgr.take(),
@@ -74,15 +89,20 @@ async fn dies_and_comes_back(apart: &mut Apart, name: &str, Victim(hop, number):
         Hop::Endpoint => apart.endpoint.take(),
         _ => node.registry.take(),
     };
-    program.context("there is nothing to kill")?.kill()?;
-    let files = node.programs_folder().to_path_buf();
-    choose(&files, Hop::Nsmgr, nsmgr)?;
-    choose(&files, Hop::Forwarder, forwarder)?;
+    program.context("there is nothing to end")
+}
+
+/// Starts what was taken out.
+pub(crate) async fn start(apart: &mut Apart, Victim(hop, number): Victim, payload: &str) -> Result<()> {
+    let node = match number {
+        1 => &mut apart.first,
+        _ => &mut apart.second,
+    };
     match hop {
         Hop::Nsmgr => node.start_nsmgr().await.map(drop),
         Hop::Forwarder => node.start_forwarder().await.map(drop),
         Hop::Endpoint => {
-            let variables = [("NSM_PAYLOAD", "ETHERNET".to_string())];
+            let variables = [("NSM_PAYLOAD", payload.to_string())];
             let (endpoint, _) = node.start_endpoint("nse", &apart.far, &variables).await?;
             apart.endpoint = Some(endpoint);
             Ok(())
@@ -91,8 +111,15 @@ async fn dies_and_comes_back(apart: &mut Apart, name: &str, Victim(hop, number):
     }
 }
 
+/// From now on every program is theirs, or ours, when it is started.
+pub(crate) fn choose_all(files: &Path, is_theirs: bool) -> Result<()> {
+    Hop::ALL
+        .into_iter()
+        .try_for_each(|hop| choose(files, hop, is_theirs))
+}
+
 /// Waits until the wire is up for all and carries pings.
-async fn carries(apart: &Apart) -> Result<()> {
+pub(crate) async fn carries_apart(apart: &Apart) -> Result<()> {
     let programs = ["nsm", "forwarder", "nsm-2", "forwarder-2", "nse"].map(|program| (program, false));
     let known = is_up(&apart.first, &apart.near, &programs, ID).await?;
     pings_pass(&apart.near, &apart.far, &known).await

@@ -15,9 +15,6 @@ const KUBELET: &str = "/kube kubelet";
 /// What has a wire between nodes.
 const FAR: &str = "ns-kernel2ethernet2kernel";
 
-/// Addresses for more than one life of its client.
-const ROOM: &str = "NSM_CIDR_PREFIX=172.16.1.96/28";
-
 /// A pod for the example's service, on this node.
 fn client_on(node: &str, name: &str) -> Value {
     let mut pod = client(name);
@@ -137,11 +134,9 @@ fn replaced<'a>(cluster: &'a Cluster, node: &str) -> Result<Pings<'a>> {
 
 /// A node loses its power and comes again, with its files and nothing else: sockets of programs that are no more, and
 /// pods that all start anew. Their wires come again by themselves, and so do those of others to them. Nobody has closed
-/// the former ones: an endpoint on another node keeps their addresses until tokens expire, and so it needs a few more.
+/// the former ones, and the endpoint on the other node has one pair of addresses: it gives it to the same client again.
 pub(crate) fn node_loses_its_power(cluster: &Cluster) -> Result<()> {
     let [_, lost] = NODES;
-    cluster.kubectl(&["set", "env", "--namespace", FAR, "deployment/nse-kernel", ROOM])?;
-    cluster.rolled_out(FAR, "deployment/nse-kernel")?;
     cluster.await_peer(FAR, "deployment/nsc-kernel", "nsm-1")?;
     let before = restarts_on(cluster, lost)?;
     cluster.signal("control", "cluster node 2", "KILL")?;

@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Client, Pod, Program, Start};
 use nsm_api::connection::{Path, PathSegment};
-use nsm_sdk::core::{Clock, Ctx, Error, PeerIdentity, Request};
+use nsm_sdk::core::{Clock, Component, Ctx, Error, PeerIdentity, Request};
 use nsm_sdk::elements::updatepath::SegmentId;
 use nsm_sdk::identity::{Source, Tokens};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::Bench;
-use crate::world::{Caller, PATIENCE, World, index, links, plain_file, refused, same};
+use crate::world::{Caller, PATIENCE, World, index, links, plain_file, refused, same, says, stops};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -22,6 +22,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test("a_path_whose_id_is_not_the_connections_is_refused", path_id),
         bench.test("a_path_over_64_segments_is_refused", path_length),
         bench.test("nobody_acts_on_the_connection_of_another", another_identity),
+        bench.test("who_guesses_an_id_first_keeps_nobody_out", guessed_id),
         bench.test("tokens_that_prove_nothing_are_refused", bad_tokens),
         bench.test(
             "an_identity_of_another_trust_domain_is_refused",
@@ -124,6 +125,38 @@ async fn another_identity(world: &mut World) -> Result<()> {
     let attached = client.again(attached.request).await?;
     client.close(attached.request).await?;
     client.end().await;
+    Ok(())
+}
+
+/// The ids of a client that knows its pod and node can be guessed. Whoever has one at the manager before it comes is its
+/// owner there, and the client gets its wire under another.
+async fn guessed_id(world: &mut World) -> Result<()> {
+    let guessed = Component::placed("nsc", "/node-1/near").next_id("nsc-0");
+    let thief = world.caller("nsc-2").await?;
+    let mut request = thief.ask("theirs-0", "kernel://icmp-responder/theirs")?;
+    let path = request.connection.path.get_or_insert_default();
+    path.path_segments.push(PathSegment {
+        name: "nsmgr".into(),
+        id: guessed.clone(),
+        ..Default::default()
+    });
+    let (remote, request) = thief
+        .with_netns(&world.nsmgr(), request, world.near.path())
+        .await?;
+    let stolen = remote
+        .request(&Ctx::own(&thief.component, PATIENCE), &request)
+        .await?;
+    let path = stolen.connection.path.clone().unwrap_or_default();
+    same("the id that was guessed", &path.path_segments[1].id, &guessed)?;
+    let pod = [("NODE_NAME", "node-1"), ("POD_NAME", "near")];
+    let mut client = world.nsc(URL, &pod)?;
+    says(&mut client, "INFO attached").await?;
+    index(&world.near, "nsm-1")?;
+    stops(client).await?;
+    index(&world.near, "theirs")?;
+    remote
+        .close(&Ctx::own(&thief.component, PATIENCE), &stolen)
+        .await?;
     Ok(())
 }
 

@@ -27,6 +27,7 @@ mod mesh;
 mod moves;
 mod passthrough;
 mod peers;
+mod power;
 mod remote;
 mod soak;
 mod supply;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         moves::tests,
         passthrough::tests,
         peers::tests,
+        power::tests,
         transit::tests,
         underlay::tests,
         heal::tests,

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::Bench;
 use crate::soak::{cycle, cycles};
-use crate::world::{PATIENCE, links, programs, same, says, wait_for};
+use crate::world::{PATIENCE, links, programs, same, says, stops, wait_for};
 
 /// What the link between the nodes carries in one packet.
 const UNDERLAY_MTU: u32 = 1500;
@@ -47,6 +47,16 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
         bench.apart("d59_a_refresh_changes_nothing_of_vxlan", "ETHERNET", refreshing),
         bench.apart("d59_a_refresh_changes_nothing_of_wireguard", "IP", refreshing),
+        bench.apart(
+            "forwarders_end_in_order_under_a_wire_by_vxlan",
+            "ETHERNET",
+            forwarders_end,
+        ),
+        bench.apart(
+            "forwarders_end_in_order_under_a_wire_by_wireguard",
+            "IP",
+            forwarders_end,
+        ),
         bench.apart("soak_of_wires_by_vxlan", "ETHERNET", soak),
         bench.apart("soak_of_wires_by_wireguard", "IP", soak),
         bench.apart_over_ipv6("d55_ethernet_over_ipv6_goes_by_vxlan", "ETHERNET", over_ipv6),
@@ -295,6 +305,30 @@ async fn refreshing(apart: &mut Apart) -> Result<()> {
         request.connection.mechanism.clone(),
     );
     same("the interface and its mechanism", after, before)?;
+    client.close(request).await?;
+    client.end().await;
+    Ok(())
+}
+
+/// Ends both forwarders under a wire, and starts them again: nothing in them waits for the wire to be closed.
+async fn forwarders_end(apart: &mut Apart) -> Result<()> {
+    let client = apart.client()?;
+    let mut request = client
+        .attach("ends-0", "kernel://icmp-responder/nsm-1")
+        .await?
+        .request;
+    for node in [&mut apart.first, &mut apart.second] {
+        let forwarder = node.forwarder.take().context("no forwarder")?;
+        let log = node.folder().join(format!("{}.log", forwarder.name()));
+        stops(forwarder).await?;
+        let told = std::fs::read_to_string(log)?;
+        ensure!(!told.contains("still uses the data plane"), "{told}");
+        node.start_forwarder().await?;
+        let again = wait_for(PATIENCE, "the wire is refreshed", async || {
+            Ok(client.again(request.clone()).await.ok())
+        });
+        request = again.await?.request;
+    }
     client.close(request).await?;
     client.end().await;
     Ok(())

@@ -22,6 +22,7 @@ mod images;
 mod kubernetes;
 mod lint;
 mod oci;
+mod previous;
 mod report;
 mod sbom;
 mod suites;

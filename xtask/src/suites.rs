@@ -8,6 +8,7 @@ use crate::examples;
 use crate::go;
 use crate::kubernetes;
 use crate::lint;
+use crate::previous;
 use crate::profile_folder;
 use crate::report::{Report, run, run_tests};
 use crate::tools::{
@@ -89,6 +90,13 @@ pub(crate) const SUITES: &[Suite] = &[
         run: spire,
     },
     Suite {
+        name: "previous",
+        about: "our programs mixed with those of the commit before, which are built for it",
+        runs: Runs::WithAll,
+        tools: MIXED_WITH_OURS,
+        run: previous,
+    },
+    Suite {
         name: "soak",
         about: "10,000 wires that come and go on the real kernel, with programs built for release",
         runs: Runs::WithAll,
@@ -123,6 +131,9 @@ const SYSTEM: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, SS, DNSMASQ, DIG,
 
 /// What tests of mixed meshes build and start.
 const MIXED: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV, GO];
+
+/// What those start that are mixed with programs of an earlier commit.
+const MIXED_WITH_OURS: &[Tool] = &[IP, PING, UNSHARE, NSENTER, SETPRIV];
 
 /// What tests of single crates start and look with, too.
 const WORKSPACE: &[Tool] = &[
@@ -193,6 +204,18 @@ fn spire(report: &mut Report) {
             Command::new("cargo")
                 .args(["test", "--package", "nsm-tests", "--test", "interop", "spire_"])
                 .env("NSM_SPIRE", go::spire()?),
+        )
+    });
+}
+
+/// The same tests of mixtures, with the programs of an earlier commit in the place of those on the Go SDK.
+fn previous(report: &mut Report) {
+    build(report);
+    report.step("previous", || {
+        run_tests(
+            Command::new("cargo")
+                .args(["test", "--workspace", "--test", "interop"])
+                .env(previous::PROGRAMS, previous::programs()?),
         )
     });
 }

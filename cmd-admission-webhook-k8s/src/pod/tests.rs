@@ -61,6 +61,7 @@ fn variables_are_in_an_order_in_which_each_finds_what_it_needs() {
         ("NSM_LOG_LEVEL", "INFO"),
         ("NSM_NAME", "$(POD_NAME)"),
         ("NSM_NETWORK_SERVICES", "kernel://a/nsm-1,kernel://b"),
+        ("NSM_RESOLV_CONFIG_PATH", "/run/nsm-resolv-conf/resolv.conf"),
     ];
     let expected = expected.map(|(name, value)| (name.to_string(), value.to_string()));
     for container in items(&pod, &["spec", "initContainers"]) {
@@ -144,7 +145,11 @@ fn volumes_that_are_there_are_used_and_others_of_their_name_refused() {
         { "name": "nsm-socket", "hostPath": { "path": "/var/lib/networkservicemesh", "type": "Directory" } },
     ]);
     let (connected, _) = connected(&pod, Level::Privileged, "kernel://a");
-    assert_eq!(items(&connected, &["spec", "volumes"]).len(), 2);
+    let names: Vec<_> = items(&connected, &["spec", "volumes"])
+        .iter()
+        .filter_map(|one| text(one, &["name"]))
+        .collect();
+    assert_eq!(names, ["nsm-socket", "spire-agent-socket", "nsm-resolv-conf"]);
     pod["spec"]["volumes"][0] = json!({ "name": "nsm-socket", "emptyDir": {} });
     let refused = connect(&rules(), Level::Privileged, &services("kernel://a"), &pod);
     assert!(refused.is_err_and(|error| error.contains("another name")));
@@ -192,7 +197,11 @@ fn labels_are_added_and_those_of_the_pod_kept() {
 
 #[test]
 fn pings_are_allowed_once_and_not_on_the_network_of_the_node() {
-    let sysctls = |pod: &Value| items(pod, &["spec", "securityContext", "sysctls"]).to_vec();
+    let sysctls = |pod: &Value| {
+        let all = items(pod, &["spec", "securityContext", "sysctls"]).iter();
+        let pings = all.filter(|one| text(one, &["name"]) == Some("net.ipv4.ping_group_range"));
+        pings.cloned().collect::<Vec<_>>()
+    };
     let (pod, _) = connected(&plain(), Level::Restricted, "kernel://a");
     assert_eq!(sysctls(&pod).len(), 1);
     let mut own = plain();
@@ -205,4 +214,71 @@ fn pings_are_allowed_once_and_not_on_the_network_of_the_node() {
     let (pod, warnings) = connected(&host, Level::Privileged, "kernel://a");
     assert!(sysctls(&pod).is_empty());
     assert!(warnings[0].contains("hostNetwork"), "{warnings:?}");
+}
+
+/// Where a container has the file that the client changes, and which file of the volume it is.
+fn resolv_conf(container: &Value) -> Vec<(&str, Option<&str>)> {
+    let mounts = items(container, &["volumeMounts"]).iter();
+    let ours = mounts.filter(|mount| text(mount, &["name"]) == Some("nsm-resolv-conf"));
+    ours.map(|mount| {
+        (
+            text(mount, &["mountPath"]).unwrap_or_default(),
+            text(mount, &["subPath"]),
+        )
+    })
+    .collect()
+}
+
+#[test]
+fn all_containers_have_the_resolv_conf_that_the_client_changes() {
+    let mut pod = plain();
+    pod["spec"]["initContainers"] =
+        json!([{ "name": "theirs", "volumeMounts": [{ "name": "own", "mountPath": "/x" }] }]);
+    for level in [Level::Privileged, Level::Restricted] {
+        let (pod, warnings) = connected(&pod, level, "kernel://a");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let init = items(&pod, &["spec", "initContainers"]);
+        for ours in &init[..2] {
+            assert_eq!(resolv_conf(ours), [("/run/nsm-resolv-conf", None)]);
+            let path = (
+                "NSM_RESOLV_CONFIG_PATH".to_string(),
+                "/run/nsm-resolv-conf/resolv.conf".to_string(),
+            );
+            assert!(variables(ours).contains(&path));
+        }
+        for theirs in [&init[2], &pod["spec"]["containers"][0]] {
+            assert_eq!(resolv_conf(theirs), [("/etc/resolv.conf", Some("resolv.conf"))]);
+        }
+        assert_eq!(init[2]["volumeMounts"][0]["mountPath"], "/x");
+        let ports = json!({ "name": "net.ipv4.ip_unprivileged_port_start", "value": "53" });
+        assert!(items(&pod, &["spec", "securityContext", "sysctls"]).contains(&ports));
+    }
+}
+
+#[test]
+fn a_container_with_a_resolv_conf_of_its_own_keeps_it_and_it_is_told() {
+    let mut pod = plain();
+    let own = json!([{ "name": "own", "mountPath": "/etc/resolv.conf" }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = own.clone();
+    let (pod, warnings) = connected(&pod, Level::Privileged, "kernel://a");
+    assert_eq!(pod["spec"]["containers"][0]["volumeMounts"], own);
+    assert!(
+        warnings[0].contains("\"app\" has a /etc/resolv.conf of its own"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn where_resolv_conf_is_not_shared_nothing_of_it_is_there() {
+    let mut host = plain();
+    host["spec"]["hostNetwork"] = json!(true);
+    let apart = rules_with(&["--share-resolv-conf=false"]);
+    for (rules, pod) in [(&rules(), &host), (&apart, &plain())] {
+        let (patch, _) = connect(rules, Level::Privileged, &services("kernel://a"), pod).expect("connected");
+        let text = patch.document().to_string();
+        assert!(
+            !text.contains("resolv") && !text.contains("ip_unprivileged_port_start"),
+            "{text}"
+        );
+    }
 }

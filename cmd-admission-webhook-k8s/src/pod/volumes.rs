@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::Level;
+use super::{Level, resolver};
 use crate::rules::Rules;
 
 /// The socket of SPIFFE's Workload API.
@@ -16,6 +16,7 @@ const IDENTITY_FOLDER: (&str, &str) = ("NSM_IDENTITY_DIR", "/run/nsm-identity");
 pub(super) struct Volume {
     pub(super) name: &'static str,
     path: &'static str,
+    is_read_only: bool,
     /// As it is in the list of the pod's volumes.
     pub(super) object: Value,
 }
@@ -39,13 +40,15 @@ const MESH: Directory = Directory {
     driver: "csi.networkservicemesh.io",
 };
 
-/// What every pod gets that is let do as much as `level` says.
-pub(super) fn of(rules: &Rules, level: Level) -> [Volume; 2] {
+/// What every pod gets that is let do as much as `level` says, and that has a resolver of its own or not.
+pub(super) fn of(rules: &Rules, level: Level, has_resolver: bool) -> Vec<Volume> {
     let identity = match &rules.signer {
         Some(signer) => certificate(signer),
         None => IDENTITIES.volume(level),
     };
-    [identity, MESH.volume(level)]
+    let mut volumes = vec![identity, MESH.volume(level)];
+    volumes.extend(has_resolver.then(resolver::volume));
+    volumes
 }
 
 /// The variable by which a client finds its identity, and its value.
@@ -70,6 +73,7 @@ impl Directory {
         Volume {
             name: self.name,
             path: self.path,
+            is_read_only: true,
             object,
         }
     }
@@ -81,6 +85,7 @@ fn certificate(signer: &str) -> Volume {
     Volume {
         name,
         path: IDENTITY_FOLDER.1,
+        is_read_only: true,
         object: json!({ "name": name, "projected": { "sources": [
             { "podCertificate": {
                 "signerName": signer, "keyType": "ECDSAP256",
@@ -92,9 +97,23 @@ fn certificate(signer: &str) -> Volume {
 }
 
 impl Volume {
+    /// An empty one, which containers of ours write.
+    pub(super) fn empty(name: &'static str, path: &'static str) -> Self {
+        Self {
+            name,
+            path,
+            is_read_only: false,
+            object: json!({ "name": name, "emptyDir": {} }),
+        }
+    }
+
     /// Where a container of ours has it.
     pub(super) fn mount(&self) -> Value {
-        json!({ "name": self.name, "mountPath": self.path, "readOnly": true })
+        let mut mount = json!({ "name": self.name, "mountPath": self.path });
+        if self.is_read_only {
+            mount["readOnly"] = json!(true);
+        }
+        mount
     }
 
     /// Whether another volume of this name is the same place.
@@ -102,6 +121,7 @@ impl Volume {
         let places = [
             "/hostPath/path",
             "/csi/driver",
+            "/emptyDir",
             "/projected/sources/0/podCertificate/signerName",
         ];
         places

@@ -22,6 +22,12 @@ pub trait Settings: clap::Parser {
     /// The name that the program writes into paths and logs.
     fn name(&self) -> &str;
 
+    /// Where it runs, if it is the only one of its name there and its next life can be told by it
+    /// ([`Component::placed`](crate::core::Component::placed)).
+    fn place(&self) -> Option<String> {
+        None
+    }
+
     /// How it logs.
     fn log(&self) -> &LogSettings;
 

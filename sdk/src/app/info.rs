@@ -25,6 +25,14 @@ impl InfoSettings {
         self.add_to(Labels::new())
     }
 
+    /// The pod on its node, if both are told: it stays the same when the node is started anew, and a pod of the same name
+    /// on another node is another one.
+    pub fn place(&self) -> Option<String> {
+        let cluster = self.cluster_name.as_deref().unwrap_or_default();
+        let (node, pod) = (self.node_name.as_deref()?, self.pod_name.as_deref()?);
+        Some(format!("{cluster}/{node}/{pod}"))
+    }
+
     /// `labels`, and those that are set where they are absent.
     pub fn add_to(&self, mut labels: Labels) -> Labels {
         let all = [
@@ -72,6 +80,21 @@ mod tests {
             error.to_string(),
             "the label \"app\" is not of the form key:value"
         );
+    }
+
+    #[test]
+    fn a_place_is_a_pod_on_its_node() {
+        let info = |node: Option<&str>, pod: Option<&str>| InfoSettings {
+            node_name: node.map(String::from),
+            pod_name: pod.map(String::from),
+            cluster_name: None,
+        };
+        let place = info(Some("n1"), Some("p1")).place();
+        assert!(place.is_some());
+        assert_ne!(place, info(Some("n2"), Some("p1")).place());
+        assert_ne!(place, info(Some("n1"), Some("p2")).place());
+        assert_eq!(info(Some("n1"), None).place(), None);
+        assert_eq!(info(None, Some("p1")).place(), None);
     }
 
     #[test]

@@ -100,7 +100,11 @@ pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failu
             return ExitCode::from(69);
         }
     };
-    match runtime.block_on(serve(Component::new(name), settings, &levels, run)) {
+    let component = match settings.place() {
+        Some(place) => Component::placed(name, &place),
+        None => Component::new(name),
+    };
+    match runtime.block_on(serve(component, settings, &levels, run)) {
         Ok(()) => {
             info!("ended");
             ExitCode::SUCCESS

@@ -28,7 +28,8 @@ struct Inner {
     name: String,
     clock: Clock,
     random: Mutex<StdRng>,
-    secret: Uuid,
+    /// What the ids of its connections at the next hop are made of.
+    origin: Uuid,
     stop: CancellationToken,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -78,14 +79,27 @@ impl Component {
         Self::with(name, Clock::System, StdRng::from_os_rng())
     }
 
+    /// The same, as one of the lives of whoever has this name in `place`: each of them gives its connections the same
+    /// ids at the next hop ([`Component::next_id`]). Nobody else may have that name there at the same time.
+    pub fn placed(name: impl Into<String>, place: &str) -> Self {
+        let (name, clock, random) = (name.into(), Clock::System, StdRng::from_os_rng());
+        let home = Uuid::new_v5(&Uuid::NAMESPACE_OID, place.as_bytes());
+        let origin = Uuid::new_v5(&home, name.as_bytes());
+        Self::of(name, clock, random, origin)
+    }
+
     /// A component whose time and randomness the caller decides.
     pub fn with(name: impl Into<String>, clock: Clock, mut random: StdRng) -> Self {
-        let secret = uuid::Builder::from_random_bytes(random.random()).into_uuid();
+        let origin = uuid::Builder::from_random_bytes(random.random()).into_uuid();
+        Self::of(name.into(), clock, random, origin)
+    }
+
+    fn of(name: String, clock: Clock, random: StdRng, origin: Uuid) -> Self {
         Self(Arc::new(Inner {
-            name: name.into(),
+            name,
             clock,
             random: Mutex::new(random),
-            secret,
+            origin,
             stop: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -122,12 +136,14 @@ impl Component {
     }
 
     /// The id that the connection `id` of this component has at the next hop, as text: always the same, so that a
-    /// request which is repeated finds what it has left there; for an id that is no UUID, the same until the component
-    /// ends, since others may have that id too.
+    /// request which is repeated finds what it has left there; for an id that is no UUID, the same in this life of the
+    /// component, or in all of them ([`Component::placed`]), since others may have that id too.
+    ///
+    /// It is no secret: who is first to use it keeps it.
     pub fn next_id(&self, id: &str) -> String {
         let next = match Uuid::try_parse(id) {
             Ok(id) => Uuid::new_v5(&id, b"next"),
-            Err(_) => Uuid::new_v5(&self.0.secret, id.as_bytes()),
+            Err(_) => Uuid::new_v5(&self.0.origin, id.as_bytes()),
         };
         next.to_string()
     }
@@ -244,6 +260,23 @@ mod tests {
         assert_ne!(one.next_id(&id), one.next_id(&one.next_id(&id)));
         assert_eq!(one.next_id("nsc-0"), one.next_id("nsc-0"));
         assert_ne!(one.next_id("nsc-0"), two.next_id("nsc-0"));
+    }
+
+    #[test]
+    fn every_life_in_a_place_has_the_same_next_ids_and_nobody_else_has() {
+        let next = |name, place, id| Component::placed(name, place).next_id(id);
+        assert_eq!(next("nsc", "node-1", "nsc-0"), next("nsc", "node-1", "nsc-0"));
+        for (name, place, id) in [
+            ("nsc", "node-2", "nsc-0"),
+            ("nsc-2", "node-1", "nsc-0"),
+            ("nsc", "node-1", "nsc-1"),
+        ] {
+            assert_ne!(next("nsc", "node-1", "nsc-0"), next(name, place, id));
+        }
+        assert_ne!(
+            Component::placed("nsc", "node-1").uuid(),
+            Component::placed("nsc", "node-1").uuid()
+        );
     }
 
     #[test]

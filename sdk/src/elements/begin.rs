@@ -28,6 +28,9 @@ use tokio::time::timeout_at;
 use crate::core::{Api, Component, Ctx, Element, Error, Message, Next, Result};
 use actor::Actor;
 
+/// The reason of a refusal: somebody else has requested the connection of this id.
+pub const NOT_THE_OWNER: &str = "not-the-owner";
+
 /// How many connections one chain serves.
 pub const MAX_CONNECTIONS: usize = 65_536;
 

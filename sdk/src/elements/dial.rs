@@ -12,7 +12,8 @@
 //! connection was refused: the one who did may have something of it from an earlier life, and is told when it closes or
 //! goes on. When the answer was not heard, the next hop closes what it may have established, by the id that we have
 //! suggested to it ([`SegmentId`]). When not even that can be said to it, a request that is repeated suggests the same
-//! id, and finds it there.
+//! id, and finds it there; so does whoever is there in place of the one who knew it. A next hop that has somebody else's connection under that id is asked again with a random
+//! one: ids can be guessed, and who guesses ours keeps nobody out.
 //! A call that was not sent, since its connection had just ended, is sent once more over a new one.
 //! **On close**: by the URL of the call, else by the one that was used last; then forgets the way. What is registered
 //! may be unregistered by whoever is at the URL by then, another replica or one that was started anew, and also by a
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use tonic::Code;
 use tracing::debug;
 
+use super::begin::NOT_THE_OWNER;
 use super::clienturl::NextUrl;
 use super::connect::LocalOnly;
 use super::updatepath::SegmentId;
@@ -103,6 +105,31 @@ impl<A: Api> Dial<A> {
         }
     }
 
+    /// Passes the first request at this URL on, under another id if need be.
+    async fn introduce(
+        &self,
+        ctx: &Ctx,
+        url: &str,
+        asked: &Packed<A::Message>,
+        message: &mut A::Message,
+        next: Next<'_, A>,
+    ) -> Result<()> {
+        match self.ask(ctx, url, asked, message, next).await {
+            Err(error) if error.reason() == NOT_THE_OWNER => {
+                debug!(id = asked.open().id(), %error, "asking under another id");
+                ctx.call().insert(SegmentId(ctx.component().uuid()));
+                *message = asked.open();
+                let again = self.ask(ctx, url, asked, message, next).await;
+                // Who refuses a random id means something else, which hops before us do not try to mend.
+                again.map_err(|error| match error.reason() {
+                    NOT_THE_OWNER => error.because("peer"),
+                    _ => error,
+                })
+            }
+            done => done,
+        }
+    }
+
     /// Passes on what we know nothing of, where whoever is next may know more.
     async fn close_unknown(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         let url = ctx.call().get().filter(|_| A::CLOSE_UNKNOWN);
@@ -169,13 +196,15 @@ impl<A: Api> Element<A> for Dial<A> {
         ctx.store().insert(self.open(ctx, &url).await?);
         ctx.store().insert(Dialed(url.clone()));
         let asked = Packed::new(message);
-        if stays {
-            return self.ask(ctx, &url, &asked, message, next).await;
-        }
         ctx.call()
             .insert(SegmentId(ctx.component().next_id(message.id())));
-        let done = self.ask(ctx, &url, &asked, message, next).await;
-        if let Err(error) = &done {
+        let done = match stays {
+            true => self.ask(ctx, &url, &asked, message, next).await,
+            false => self.introduce(ctx, &url, &asked, message, next).await,
+        };
+        if let Err(error) = done.as_ref()
+            && !stays
+        {
             let unheard = is_unheard(error);
             if !A::CLOSE_UNKNOWN && unheard {
                 undo(ctx, asked.open(), next).await;
@@ -370,6 +399,68 @@ mod tests {
         client.a.answer(|_| Err(Error::deadline("told to be late")));
         client.ask(A, true).await.expect_err("told to fail");
         assert_eq!(client.a.closes().len(), 2);
+    }
+
+    /// Refuses the ids that are taken, and remembers what was suggested.
+    #[derive(Default)]
+    struct Taken(Mutex<Vec<String>>, AtomicUsize);
+
+    #[async_trait]
+    impl Element<NetworkService> for Arc<Taken> {
+        fn name(&self) -> &'static str {
+            "taken"
+        }
+        async fn request(
+            &self,
+            ctx: &Ctx,
+            message: &mut Request,
+            next: Next<'_, NetworkService>,
+        ) -> Result<()> {
+            self.0.lock().extend(ctx.call().get().map(|SegmentId(id)| id));
+            let left = self.1.load(Ordering::Relaxed);
+            if left > 0 {
+                self.1.store(left - 1, Ordering::Relaxed);
+                return Err(Error::denied(NOT_THE_OWNER, "told to be somebody else's"));
+            }
+            next.request(ctx, message).await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_somebody_else_has_is_replaced_by_a_random_one_and_only_once() {
+        let (taken, probe) = (Arc::<Taken>::default(), Probe::new());
+        let wire = Wire::new([(A, crate::chain![Arc::clone(&probe)])]);
+        let dial = Dial::new(wire as _, Duration::ZERO);
+        let chain: Chain<NetworkService> = crate::chain![dial, Arc::clone(&taken), Connect];
+        let ask = async || {
+            let ctx = Connection::new().first();
+            ctx.call().insert(NextUrl(A.into()));
+            chain.request(&ctx, &mut request()).await
+        };
+        taken.1.store(1, Ordering::Relaxed);
+        ask().await.expect("under the second id");
+        let ids = std::mem::take(&mut *taken.0.lock());
+        assert_eq!((ids.len(), probe.requests().len()), (2, 1));
+        assert_ne!(ids[0], ids[1]);
+        taken.1.store(2, Ordering::Relaxed);
+        let error = ask().await.expect_err("both are taken");
+        assert_eq!((error.reason(), taken.0.lock().len()), ("peer", 2));
+    }
+
+    #[tokio::test]
+    async fn a_refresh_suggests_the_same_id_to_whoever_may_be_there_by_now() {
+        let (taken, probe) = (Arc::<Taken>::default(), Probe::new());
+        let wire = Wire::new([(A, crate::chain![Arc::clone(&probe)])]);
+        let dial = Dial::new(wire as _, Duration::ZERO);
+        let chain: Chain<NetworkService> = crate::chain![dial, Arc::clone(&taken), Connect];
+        let connection = Connection::new();
+        for ctx in [connection.first(), connection.again()] {
+            ctx.call().insert(NextUrl(A.into()));
+            chain.request(&ctx, &mut request()).await.expect("sent");
+            assert!(!ctx.call().has::<SegmentId>(), "it is of one call");
+        }
+        let ids = taken.0.lock();
+        assert_eq!(ids[0], ids[1]);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::{Call, Place, Reply};
+use super::{Call, NOT_THE_OWNER, Place, Reply};
 use crate::core::events::Queued;
 use crate::core::{
     Api, Chain, Component, Ctx, Error, Event, Events, Message, Packed, Result, Store, Unfinished,
@@ -190,7 +190,7 @@ impl<A: Api> Actor<A> {
                     committed.message.open().id(),
                     ctx.peer().spiffe_id().unwrap_or("the caller"),
                 );
-                Err(Error::denied("not-the-owner", text))
+                Err(Error::denied(NOT_THE_OWNER, text))
             }
             _ => Ok(()),
         }
