@@ -280,8 +280,9 @@ async fn a_name_that_changes_hands_before_the_write_is_not_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_changes_hands_after_it_was_judged_is_not_taken_and_not_deleted() {
-    let (model, replica) = one().await;
-    replica.registers("nse", "a").await.expect("registers");
+    let (model, one, replica) = two().await;
+    one.registers("nse", "a").await.expect("registers");
+    replica.shows(&["nse"]).await;
     let judged = |owner: Option<&str>| {
         let ctx = replica.ctx();
         ctx.call().insert(Judged(owner.map(String::from)));
@@ -304,6 +305,7 @@ async fn a_name_that_changes_hands_after_it_was_judged_is_not_taken_and_not_dele
     done.expect("whose it is, whoever judged knew, and has allowed it");
     let stored = model.stored(NSE, "nse").expect("is stored");
     assert_eq!(stored["spec"]["path_ids"][0], json!("spiffe://t/b"));
+    one.component.end().await;
     replica.component.end().await;
 }
 
