@@ -87,6 +87,13 @@ impl Cluster {
         self.feed(&["apply", "--filename", "-"], &object.to_string())
     }
 
+    /// Makes an object. Returns what became of it, as the API server tells.
+    pub fn create_object(&self, object: &Value) -> Result<Value> {
+        let create = ["create", "--filename", "-", "--output", "json"];
+        let told = self.feed(&create, &object.to_string())?;
+        serde_json::from_str(&told).with_context(|| format!("this is no object: {told}"))
+    }
+
     /// Waits until a workload of a namespace has all its pods.
     pub fn rolled_out(&self, namespace: &str, workload: &str) -> Result<()> {
         let status = [

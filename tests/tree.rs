@@ -311,6 +311,28 @@ fn every_example_is_in_the_index() {
     expect_none("deployments/examples/README.md has no row for", &wrong);
 }
 
+/// What has no name there, or no tag, no node has.
+#[test]
+fn every_image_that_is_deployed_is_one_that_is_built() {
+    let names = document("deployments/images/kustomization.yaml");
+    let manifests = with_ending(&[".yaml"])
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("deployments/"));
+    let mut wrong = Vec::new();
+    for (name, text) in manifests {
+        let images = text
+            .lines()
+            .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "));
+        for image in images.filter(|image| image.starts_with("cmd-")) {
+            let built = format!("  - name: {image}\n    newName: localhost/nsm/{image}\n    newTag: dev\n");
+            if !names.contains(&built) {
+                wrong.push(format!("{name}: {image}"));
+            }
+        }
+    }
+    expect_none("deployments/images/kustomization.yaml does not name", &wrong);
+}
+
 /// The example in the README is the one that is compiled and that the system tests run.
 #[test]
 fn the_endpoint_in_the_readme_is_the_one_that_is_tested() {

@@ -99,10 +99,6 @@ pub(crate) fn events(cluster: &Cluster) -> Result<()> {
     cluster.rolled_out(NAMESPACE, "deployment/nsc-kernel")?;
     cluster.await_peer(NAMESPACE, "deployment/nsc-kernel", "nsm-1")?;
 
-    cluster.apply_object(&pod(HOME, LATE, &asking, WAIT))?;
-    let full = event(cluster, LATE, "pool-empty")?;
-    ensure!(full["message"].to_string().contains("NSM_CIDR_PREFIX"), "{full}");
-
     let endpoint = [
         "delete",
         "pods",
@@ -114,7 +110,14 @@ pub(crate) fn events(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&endpoint)?;
     let healed = event(cluster, EARLY, "healed")?;
     ensure!(healed["message"].to_string().contains("nse-kernel"), "{healed}");
-    cluster.await_peer(HOME, "pod/early", "nsm-1").map(drop)
+    cluster.await_peer(HOME, "pod/early", "nsm-1")?;
+    cluster.await_peer(NAMESPACE, "deployment/nsc-kernel", "nsm-1")?;
+
+    // Only now: it would have taken the place of one of them at the new endpoint.
+    cluster.apply_object(&pod(HOME, LATE, &asking, WAIT))?;
+    let full = event(cluster, LATE, "pool-empty")?;
+    ensure!(full["message"].to_string().contains("NSM_CIDR_PREFIX"), "{full}");
+    Ok(())
 }
 
 /// A service of people, with these matches.

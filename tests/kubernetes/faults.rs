@@ -10,7 +10,7 @@ use crate::annotation::{HOME, MESH, client, is_ready};
 use crate::outages::{API_SERVER, nothing_lost};
 
 /// How the command of a kubelet begins, behind the folder.
-const KUBELET: &str = "/kube kubelet";
+pub(crate) const KUBELET: &str = "/kube kubelet";
 
 /// What has a wire between nodes.
 const FAR: &str = "ns-kernel2ethernet2kernel";

@@ -207,7 +207,7 @@ async fn the_definitions_refuse_nonsense_and_print_columns(world: &mut World) ->
         .filter_map(|column| column["name"].as_str())
         .collect();
     ensure!(
-        columns == ["Name", "Payload", "Accepted", "Reason", "Age"],
+        columns == ["Name", "Payload", "Endpoints", "Accepted", "Reason", "Age"],
         "{columns:?}"
     );
     world

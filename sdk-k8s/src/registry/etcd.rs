@@ -9,7 +9,7 @@
 //! is written only when too little is left of the [lease](super). Services that people have written are neither
 //! overwritten nor deleted.
 //! **Placement**: last; behind `begin` and, for endpoints, `expire`.
-//! **Reads / writes**: [`Expired`] from [`Ctx::call`]; the time of the first registration.
+//! **Reads / writes**: [`Expired`] and [`Judged`] from [`Ctx::call`]; the time of the first registration.
 //! **On failure**: nothing is stored that was not before. While the API server cannot be reached, what would have to
 //! be written fails with `api-server-unreachable`.
 //! **On close**: the object is deleted; an unknown one is fine. One that has expired here is deleted only if it is as
@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use nsm_sdk::core::{Component, Ctx, Element, Entry as _, Error, Found, Message as _, Next, Result};
+use nsm_sdk::registry::authorize::Judged;
 use nsm_sdk::registry::expire::Expired;
 use tokio::sync::watch;
 use tracing::debug;
@@ -122,6 +123,7 @@ impl<A: Kind> Etcd<A> {
     }
 
     async fn replace(&self, ctx: &Ctx, message: &mut A::Message, known: &Known<A>) -> Result<Step> {
+        is_as_judged(ctx, message, known)?;
         if known.is_going || known.is_of_people {
             let why = if known.is_going {
                 "is being deleted"
@@ -225,6 +227,9 @@ impl<A: Kind> Etcd<A> {
         if known.is_of_people || known.is_going {
             return Ok(Step::Done);
         }
+        if version.is_none() {
+            is_as_judged(ctx, message, &known)?;
+        }
         match self.store.delete(&known.key, &known.uid, version).await {
             Ok(Some(object)) => self.cache.is_now(object),
             Ok(None) | Err(Refusal::Missing) => self.cache.was_deleted(&known.key, &known.uid),
@@ -234,6 +239,17 @@ impl<A: Kind> Etcd<A> {
         }
         Ok(Step::Done)
     }
+}
+
+/// Errors: `conflict`, when what is known is neither the caller's nor that of the owner by whom the call was judged: the
+/// watch may have told of another one since.
+fn is_as_judged<A: Kind>(ctx: &Ctx, message: &A::Message, known: &Known<A>) -> Result<()> {
+    let Some(Judged(judged)) = ctx.call().get() else {
+        return Ok(());
+    };
+    let owner = known.owner.as_ref().filter(|_| !known.is_over);
+    let is_known = owner.is_none() || owner == judged.as_ref() || owner == message.entry.path_ids().first();
+    is_known.then_some(()).ok_or_else(conflict)
 }
 
 /// What is written of a registration: the entry, for longer than it asks for.

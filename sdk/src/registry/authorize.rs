@@ -7,7 +7,8 @@
 //! Callers without an identity are not judged: no transport lets them in.
 //! **Placement**: the server's half behind `updatepath` and before `begin`. Clients use
 //! [`AuthorizeClient`](crate::elements::authorize::AuthorizeClient), which judges what a server answers.
-//! **Reads / writes**: the path's tokens, `path_ids`, the time until which the answer promises to keep the entry.
+//! **Reads / writes**: the path's tokens, `path_ids`, the time until which the answer promises to keep the entry;
+//! [`Judged`] in [`Ctx::call`], for a registry that itself knows who owns its entries.
 //! **On failure**: a name that was free is free again.
 //! **On close**: judged like a registration; one that is refused goes no further.
 //! **Cost**: decodes the tokens and verifies one signature, 55 µs once for each token; one look-up where the registry
@@ -29,6 +30,10 @@ use crate::elements::authorize::prove;
 use crate::identity::{Identity, namespace, trust_domain};
 use crate::policy::{DENIED, Input, Policies};
 use owners::Owners;
+
+/// Who owned the name when the call was judged, if anybody did. It may be somebody else's when the call gets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged(pub Option<String>);
 
 /// See the [module](self).
 pub struct AuthorizeServer<A> {
@@ -183,6 +188,7 @@ impl<A: Registry> Element<A> for AuthorizeServer<A> {
         if let Some(owner) = claim.other() {
             self.check(ctx, message, caller, Some(owner))?;
         }
+        ctx.call().insert(Judged(owner));
         next.request(ctx, message).await?;
         if !self.is_stored {
             claim.keep(message.id(), A::expires(&message.entry));
@@ -195,6 +201,7 @@ impl<A: Registry> Element<A> for AuthorizeServer<A> {
         if let Some(caller) = ctx.peer().identity.as_ref().filter(|_| !self.policies.is_empty()) {
             let owner = self.owner(ctx, &name, &origin(message), next).await?;
             self.check(ctx, message, caller, owner.as_deref())?;
+            ctx.call().insert(Judged(owner));
         }
         next.close(ctx, message).await?;
         self.owners.release(&name);

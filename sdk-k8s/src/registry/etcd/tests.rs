@@ -2,6 +2,7 @@
 use std::time::SystemTime;
 
 use nsm_api::registry::NetworkServiceEndpoint;
+use nsm_sdk::core::Registration;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -274,6 +275,37 @@ async fn a_name_that_changes_hands_before_the_write_is_not_taken() {
     assert_eq!(replica.names().await, ["nse"], "and whoever judges knows now");
     let stored = model.stored(NSE, "nse").expect("is stored");
     assert_eq!(stored["spec"]["path_ids"], json!(["spiffe://t/a"]));
+    replica.component.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_changes_hands_after_it_was_judged_is_not_taken_and_not_deleted() {
+    let (model, one, replica) = two().await;
+    one.registers("nse", "a").await.expect("registers");
+    replica.shows(&["nse"]).await;
+    let judged = |owner: Option<&str>| {
+        let ctx = replica.ctx();
+        ctx.call().insert(Judged(owner.map(String::from)));
+        ctx
+    };
+    let mut message = Registration {
+        entry: endpoint("nse", "b"),
+        path: Default::default(),
+    };
+    for refused in [
+        replica.nse.request(&judged(None), &mut message.clone()).await,
+        replica.nse.close(&judged(None), &mut message.clone()).await,
+    ] {
+        assert_eq!(refused.expect_err("it is another's").reason(), "conflict");
+    }
+    let stored = model.stored(NSE, "nse").expect("is stored");
+    assert_eq!(stored["spec"]["path_ids"][0], json!("spiffe://t/a"));
+    let known = judged(Some("spiffe://t/a"));
+    let done = replica.nse.request(&known, &mut message).await;
+    done.expect("whose it is, whoever judged knew, and has allowed it");
+    let stored = model.stored(NSE, "nse").expect("is stored");
+    assert_eq!(stored["spec"]["path_ids"][0], json!("spiffe://t/b"));
+    one.component.end().await;
     replica.component.end().await;
 }
 

@@ -402,7 +402,14 @@ async fn c84_another_replica_and_a_restarted_one_know_the_owner() {
     replica().registers(&nse, "nse").await.unwrap();
     assert_denied(replica().registers(&other, "nse").await, "policy");
     assert_denied(replica().unregisters(&other, "nse").await, "policy");
-    replica().registers(&nse, "nse").await.unwrap();
+    let (server, mut again) = (replica(), endpoint("nse", &["s"]));
+    let ctx = server.ctx(nse.calls(&registry));
+    server.chain.request(&ctx, &mut again).await.unwrap();
+    assert_eq!(
+        ctx.call().get(),
+        Some(Judged(Some(nse.id().to_string()))),
+        "who stores is told by whom the call was judged"
+    );
     tokio::time::advance(Duration::from_secs(61)).await;
     replica().registers(&other, "nse").await.unwrap();
     replica().unregisters(&other, "nse").await.unwrap();
