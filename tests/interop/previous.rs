@@ -17,7 +17,7 @@ use crate::apart::{self, Apart, on_two_nodes};
 use crate::life::{carries, replaced};
 use crate::matrix::MIXES;
 use crate::mesh::{Mesh, PATIENCE, client, is_as, registers, stops, wait_for};
-use crate::mix::{Hop, Mix};
+use crate::mix::Mix;
 use crate::restarts::{VICTIMS, carries_apart, choose_all, start, take};
 
 /// Names the folder.
