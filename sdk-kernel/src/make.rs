@@ -3,7 +3,7 @@
 //!
 //! **Guarantees**: what this began it finishes or undoes, whoever still waits. What was there before a failed change
 //! is put back. An interface that is not ours is never touched.
-//! **Cost**: a new wire three round trips to the kernel; a changed one a round trip for each end that changes; one
+//! **Cost**: a new wire four round trips to the kernel, and looks until it has its carrier; a changed one a round trip for each end that changes; one
 //! that may have been tampered with 0.2 ms more, for looking.
 
 use std::sync::Arc;
@@ -254,10 +254,12 @@ impl Attempt<'_> {
                 }
             }
         }
-        settling
-            .into_iter()
-            .filter_map(|(half, end)| end.map(|end| (half, end)))
-            .try_for_each(|(half, end)| end.finish(half))
+        for (half, end) in settling {
+            if let Some(end) = end {
+                end.finish(half)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes one end from `now` into what it is to be; what [`waits`](veth::configure) is left to the caller.

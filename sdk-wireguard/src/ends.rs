@@ -65,6 +65,21 @@ pub struct Device<'a> {
     pub mtu: u32,
 }
 
+impl Device<'_> {
+    /// The tunnel `id` with this device.
+    fn tunnel(&self, id: &TunnelId, private_key: PrivateKey, listen_port: u16, peers: Vec<Peer>) -> Tunnel {
+        Tunnel {
+            id: alias(id),
+            netns: self.netns.to_path_buf(),
+            name: self.name.to_string(),
+            mtu: self.mtu,
+            private_key,
+            listen_port,
+            peers,
+        }
+    }
+}
+
 impl Keys {
     /// Keys of tunnels that `engine` makes, on these ports of the namespace of the calling thread, which is the node's.
     pub fn new(engine: Arc<dyn Engine>, ports: Ports) -> Self {
@@ -95,15 +110,7 @@ impl Keys {
             kept.is_ahead = false;
             (kept.key.clone(), kept.port, kept.holder.take())
         };
-        let tunnel = Tunnel {
-            id: alias(id),
-            netns: device.netns.to_path_buf(),
-            name: device.name.to_string(),
-            mtu: device.mtu,
-            private_key,
-            listen_port,
-            peers: vec![peer],
-        };
+        let tunnel = device.tunnel(id, private_key, listen_port, vec![peer]);
         // The device takes the port over.
         drop(holder);
         match self.engine.make(&tunnel, deadline).await {
@@ -247,15 +254,12 @@ impl Ends for Keys {
         let Some((private_key, listen_port, holder)) = ready else {
             return;
         };
-        let tunnel = Tunnel {
-            id: alias(id),
-            netns: site.netns,
-            name: site.name,
+        let device = Device {
+            netns: &site.netns,
+            name: &site.name,
             mtu: site.mtu,
-            private_key,
-            listen_port,
-            peers: Vec::new(),
         };
+        let tunnel = device.tunnel(id, private_key, listen_port, Vec::new());
         // The device takes the port over.
         drop(holder);
         let made = self.engine.make(&tunnel, deadline).await;

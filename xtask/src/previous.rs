@@ -108,10 +108,8 @@ fn compile(source: &Path, target: &Path) -> Result<()> {
 fn built(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let (path, metadata) = {
-            let entry = entry?;
-            (entry.path(), entry.metadata()?)
-        };
+        let entry = entry?;
+        let (path, metadata) = (entry.path(), entry.metadata()?);
         let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
         if is_program && path.extension().is_none() {
             programs.push(path);

@@ -5,7 +5,7 @@
 //! the container that runs first makes a copy, the client changes it when an endpoint tells of DNS servers, and all
 //! other containers have it in the place of their own.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::volumes::Volume;
 use crate::patch::{Patch, items, text};
@@ -42,10 +42,7 @@ pub(super) fn add(patch: &mut Patch) -> Vec<String> {
                 .iter()
                 .any(|mount| text(mount, &["mountPath"]) == Some(PLACE))
             {
-                let name = patch
-                    .get(&["spec", list, &number, "name"])
-                    .and_then(Value::as_str);
-                let name = name.unwrap_or_default();
+                let name = text(patch.document(), &["spec", list, &number, "name"]).unwrap_or_default();
                 warnings.push(format!(
                     "container {name:?} has a {PLACE} of its own: it finds no names behind the pod's wires"
                 ));

@@ -12,8 +12,8 @@
 //! connection was refused: the one who did may have something of it from an earlier life, and is told when it closes or
 //! goes on. When the answer was not heard, the next hop closes what it may have established, by the id that we have
 //! suggested to it ([`SegmentId`]). When not even that can be said to it, a request that is repeated suggests the same
-//! id, and finds it there; so does whoever is there in place of the one who knew it. A next hop that has somebody else's connection under that id is asked again with a random
-//! one: ids can be guessed, and who guesses ours keeps nobody out.
+//! id, and finds it there; so does whoever is there in place of the one who knew it. A next hop that has somebody else's
+//! connection under that id is asked again with a random one: ids can be guessed, and who guesses ours keeps nobody out.
 //! A call that was not sent, since its connection had just ended, is sent once more over a new one.
 //! **On close**: by the URL of the call, else by the one that was used last; then forgets the way. What is registered
 //! may be unregistered by whoever is at the URL by then, another replica or one that was started anew, and also by a

@@ -93,12 +93,16 @@ impl Wireguard {
         Ok(Overhead::WIREGUARD.leaves(self.ours.ip, mtu))
     }
 
-    /// Our end, held for the connection.
-    async fn end(&self, ctx: &Ctx, request: &Request) -> Result<End> {
-        let tunnel = TunnelId {
+    fn tunnel(&self, request: &Request) -> Result<TunnelId> {
+        Ok(TunnelId {
             connection: wire_id(&request.connection)?,
             towards: self.towards,
-        };
+        })
+    }
+
+    /// Our end, held for the connection.
+    async fn end(&self, ctx: &Ctx, request: &Request) -> Result<End> {
+        let tunnel = self.tunnel(request)?;
         let end = ctx.bounded("make a key", self.ours.ends.end(&tunnel)).await?;
         self.held(ctx, |held| {
             held.get_or_insert_with(|| Lease {
@@ -112,6 +116,7 @@ impl Wireguard {
     async fn offer(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let known = request.connection.mechanism.as_ref().and_then(View::of);
         let far = known.as_ref().and_then(View::dst_ip);
+        let tunnel = self.tunnel(request)?;
         let end = self.end(ctx, request).await?;
         let mtu = self.mtu(far).await?;
         let complete = |mechanism: &mut Mechanism| {
@@ -127,7 +132,7 @@ impl Wireguard {
         let mut offered = Mechanism::new(REMOTE, WIREGUARD);
         complete(&mut offered);
         request.mechanism_preferences.push(offered);
-        let ahead = self.ahead(ctx, wire_id(&request.connection)?, mtu);
+        let ahead = self.ahead(ctx, tunnel, mtu);
         let (done, ()) = tokio::join!(next.request(ctx, request), ahead);
         request.mechanism_preferences.pop();
         done?;
@@ -144,14 +149,10 @@ impl Wireguard {
     }
 
     /// Makes the device of a new connection while the other node is being asked, if it is known where it will be.
-    async fn ahead(&self, ctx: &Ctx, connection: String, mtu: u32) {
+    async fn ahead(&self, ctx: &Ctx, tunnel: TunnelId, mtu: u32) {
         let near = ctx.call().get().filter(|_| !ctx.is_established());
         let Some(Near { netns, name }) = near else {
             return;
-        };
-        let tunnel = TunnelId {
-            connection,
-            towards: self.towards,
         };
         let site = Site { netns, name, mtu };
         self.ours.ends.prepare(&tunnel, site, ctx.deadline()).await;

@@ -5,9 +5,10 @@
 //! has changed is left to the data plane, which touches nothing then.
 //! **Placement**: in a forwarder, before the server half of `mechanisms` and everything that calls the endpoint, so
 //! that it acts when they have answered.
-//! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes [`Near`] into [`Ctx::call`], and the metrics of our path
-//! segment: the interface at each end, and what has gone through it as far as was read last, seen from the wire (`rx`
-//! came from the pod). A refresh has the counters read anew for the next one, and does not wait for it.
+//! **Reads / writes**: reads the connection, its mechanism and [`Downstream`]; writes [`Near`] into [`Ctx::call`], and
+//! the metrics of our path segment: the interface at each end, and what has gone through it as far as was read last,
+//! seen from the wire (`rx` came from the pod). A refresh has the counters read anew for the next one, and does not wait
+//! for it.
 //! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
 //! to lead to another endpoint: then the wire is gone, since the endpoint that the connection leaves may give its
 //! addresses to others. Until the other endpoint has answered the wire to the former one carries packets, for at most
