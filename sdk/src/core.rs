@@ -26,6 +26,6 @@ pub use error::{Error, Result, Retry};
 pub use events::{Event, Events, Later, Unfinished};
 pub use packed::{Pack, Packed};
 pub(crate) use packed::{Token, append};
-pub use peer::{CallToken, FilePassing, Inode, Peer, PeerIdentity};
+pub use peer::{CallToken, FilePassing, Inode, LinkId, Peer, PeerIdentity};
 pub use remote::{Dialer, Remote, Way};
 pub use store::Store;

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -28,6 +29,20 @@ pub struct Peer {
     pub local: Option<Arc<Svid>>,
     /// Passes file descriptors to and from this peer; absent on anything but a unix socket.
     pub files: Option<Arc<dyn FilePassing>>,
+    /// The transport connection.
+    pub link: LinkId,
+}
+
+/// Tells the transport connections of this process apart. The default is none of them: no transport is involved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(u64);
+
+impl LinkId {
+    /// One that no other connection has or had.
+    pub fn new_one() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 /// What a peer's leaf certificate says.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Api, Ctx, Found, Peer, Result};
+use super::{Api, Ctx, Found, Peer, Result, Store};
 
 /// Opens ways to other components.
 #[async_trait]
@@ -28,6 +28,11 @@ pub trait Remote<A: Api>: Send + Sync + 'static {
 
     /// Closes.
     async fn close(&self, ctx: &Ctx, message: &A::Message) -> Result<()>;
+
+    /// What is kept for as long as this very way is open, by all whose calls take it; absent where nothing can be.
+    fn store(&self) -> Option<&Store> {
+        None
+    }
 
     /// Finds or monitors. The deadline of `ctx` bounds the opening of the stream, not the stream.
     async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>>;

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::core::{
     Api, Ctx, Element, Error, Found, Message, NetworkService, Next, PeerIdentity, Request, Result, Token, Way,
 };
+use crate::networkservice::monitor::link::OfLink;
 use crate::policy::{DENIED, Input, Policies};
 
 /// The server's half.
@@ -172,6 +173,7 @@ impl Element<NetworkService> for AuthorizeServer {
     ) -> Result<Found<NetworkService>> {
         if let Some(caller) = &ctx.peer().identity
             && !self.monitor.is_empty()
+            && !OfLink::is_asked(ctx)
         {
             let selected: Vec<_> = query
                 .path_segments

@@ -7,7 +7,7 @@
 //! socket's by then.
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
-//! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`].
+//! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`]; there also [`NobodyThere`].
 //! **On failure**: a way that was new is forgotten, so that another candidate can be tried, unless an established
 //! connection was refused: the one who did may have something of it from an earlier life, and is told when it closes or
 //! goes on. When the answer was not heard, the next hop closes what it may have established, by the id that we have
@@ -42,6 +42,10 @@ pub struct Dial<A: Api> {
 /// Why a call was not sent.
 pub(crate) const GONE: &str = "connection-gone";
 
+/// Left in [`Ctx::call`] of a call that found nobody at a socket of this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NobodyThere;
+
 /// How long undoing a request may take whose answer was not heard: a next hop that hangs costs no more.
 const TO_UNDO: Duration = Duration::from_secs(1);
 
@@ -61,10 +65,13 @@ impl<A: Api> Dial<A> {
         } else {
             ctx.within(self.timeout)
         };
-        ctx.bounded("reach it", self.dialer.dial(url, ctx.deadline()))
-            .await
-            .map(Way)
-            .map_err(|error| error.context(format!("failed to dial {url}")))
+        let dialed = ctx.bounded("reach it", self.dialer.dial(url, ctx.deadline()));
+        dialed.await.map(Way).map_err(|error| {
+            if url.starts_with("unix:") {
+                ctx.call().insert(NobodyThere);
+            }
+            error.context(format!("failed to dial {url}"))
+        })
     }
 
     /// A way to `url` that leads to who is at the end of the one that is known: a socket's path may be another's by now.

@@ -2,7 +2,8 @@
 //! Makes a call again and again until it succeeds or its time has run out.
 //!
 //! **Guarantees**: each attempt has a part of the time, a close half of what is left, and begins with the message as it
-//! came; between attempts it waits, at first 200 ms, then longer. An error that no repetition mends is answered at once.
+//! came; between attempts it waits, at first 200 ms, then longer, but never long for somebody who is to listen on a
+//! socket of this machine: who ends there is back soon, and looking costs next to nothing. An error that no repetition mends is answered at once.
 //! **Placement**: first in a client chain.
 //! **On failure**: answers the last error, and how often it was tried.
 //! **Cost**: one copy of the message an attempt.
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use tokio::time::sleep;
 use tracing::debug;
 
+use super::dial::NobodyThere;
 use crate::core::meters::{Family, Kind};
 use crate::core::{Api, Backoff, Ctx, Element, Error, Found, Next, Result, Retry as Advice};
 
@@ -33,6 +35,9 @@ const WAIT: Duration = Duration::from_millis(200);
 /// The longest wait between attempts.
 const MAX_WAIT: Duration = Duration::from_secs(3);
 
+/// The longest wait when there was nobody at a socket of this machine.
+const LOCAL_WAIT: Duration = Duration::from_millis(250);
+
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retry;
@@ -51,10 +56,13 @@ impl Attempts {
         }
     }
 
-    /// Waits after `error`, or tells that it is the last one.
-    async fn after(&mut self, ctx: &Ctx, error: Error) -> Result<()> {
+    /// Waits after the `error` of `attempt`, or tells that it is the last one.
+    async fn after(&mut self, ctx: &Ctx, attempt: &Ctx, error: Error) -> Result<()> {
         self.count += 1;
-        let wait = self.backoff.next(ctx.component());
+        let mut wait = self.backoff.next(ctx.component());
+        if attempt.call().has::<NobodyThere>() {
+            wait = wait.min(LOCAL_WAIT);
+        }
         if error.retry() == Advice::Never {
             return Err(error);
         }
@@ -81,13 +89,13 @@ impl<A: Api> Element<A> for Retry {
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         let mut attempts = Attempts::new();
         loop {
-            let mut attempt = message.clone();
-            match next.request(&ctx.within(ATTEMPT).attempt(), &mut attempt).await {
+            let (attempt, mut asked) = (ctx.within(ATTEMPT).attempt(), message.clone());
+            match next.request(&attempt, &mut asked).await {
                 Ok(()) => {
-                    *message = attempt;
+                    *message = asked;
                     return Ok(());
                 }
-                Err(error) => attempts.after(ctx, error).await?,
+                Err(error) => attempts.after(ctx, &attempt, error).await?,
             }
         }
     }
@@ -95,12 +103,11 @@ impl<A: Api> Element<A> for Retry {
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         let mut attempts = Attempts::new();
         loop {
-            let mut attempt = message.clone();
             // Whoever closes has little time, and may have met somebody who is about to end.
-            let within = ATTEMPT.min(ctx.remaining() / 2);
-            match next.close(&ctx.within(within).attempt(), &mut attempt).await {
+            let attempt = ctx.within(ATTEMPT.min(ctx.remaining() / 2)).attempt();
+            match next.close(&attempt, &mut message.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error) => attempts.after(ctx, error).await?,
+                Err(error) => attempts.after(ctx, &attempt, error).await?,
             }
         }
     }
@@ -109,9 +116,10 @@ impl<A: Api> Element<A> for Retry {
     async fn find(&self, ctx: &Ctx, query: A::Query, next: Next<'_, A>) -> Result<Found<A>> {
         let mut attempts = Attempts::new();
         loop {
-            match next.find(&ctx.within(ATTEMPT).attempt(), query.clone()).await {
+            let attempt = ctx.within(ATTEMPT).attempt();
+            match next.find(&attempt, query.clone()).await {
                 Ok(found) => return Ok(found),
-                Err(error) => attempts.after(ctx, error).await?,
+                Err(error) => attempts.after(ctx, &attempt, error).await?,
             }
         }
     }
@@ -125,8 +133,11 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::core::testing::{Connection, Probe, before, request, standard_cases};
+    use crate::core::testing::{Connection, Probe, Wire, before, request, standard_cases};
     use crate::core::{Component, NetworkService, NseRegistry, Registration, Request};
+    use crate::elements::clienturl::ClientUrl;
+    use crate::elements::connect::Connect;
+    use crate::elements::dial::Dial;
 
     /// Fails the first calls.
     fn failing(times: u32) -> Arc<Probe<NetworkService>> {
@@ -172,6 +183,29 @@ mod tests {
         assert_eq!(error.reason(), "told-so");
         assert!(error.text().starts_with("gave up after "), "{error}");
         assert!(start.elapsed() <= Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_long_for_who_is_to_listen_on_this_machine() {
+        for (url, least, most) in [("unix:///gone", 35, 50), ("tcp://127.0.0.1:1", 4, 10)] {
+            let wire = Wire::<NetworkService>::new([]);
+            let chain = crate::chain![
+                Retry,
+                ClientUrl::new(url),
+                Dial::new(Arc::clone(&wire) as _, Duration::ZERO),
+                Connect
+            ];
+            let ctx = Connection::new().first().within(Duration::from_secs(10));
+            chain
+                .request(&ctx, &mut request())
+                .await
+                .expect_err("nobody there");
+            assert!(
+                (least..=most).contains(&wire.dialed().len()),
+                "{url}: {}",
+                wire.dialed().len()
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,7 +79,7 @@ impl Party {
             identity: Some(self.seen()),
             token: Some(self.token(server)),
             local: Some(Arc::clone(server.svid())),
-            files: None,
+            ..Default::default()
         }
     }
 

@@ -10,12 +10,15 @@
 //! **Reads / writes**: the whole connection; the [`Way`](crate::core::Way) in [`Ctx::store`]; leaves an [`Announcer`] there.
 //! **On failure**: of a refresh that goes through to another hop, the connection is told to be down.
 //! **On close**: the connection is told to be deleted, whatever the outcome.
-//! **Cost**: one copy of the connection an event and subscriber; one task and one stream a connection that goes on. Of a
-//! refresh that is not told, 2 µs.
+//! A caller may ask for one stream about everything that it requests over its transport connection ([`link`]).
+//! **Cost**: one copy of the connection an event and subscriber; one task a connection that goes on, and one stream where
+//! the next hop does not serve one for all. Of a refresh that is not told, 2 µs.
 
 mod fingerprint;
 mod hub;
+pub(crate) mod link;
 mod list;
+mod requester;
 mod subscriber;
 pub(crate) mod upstream;
 mod watch;
@@ -29,6 +32,7 @@ use tracing::info;
 use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result};
 use fingerprint::Fingerprint;
 use hub::Hub;
+use link::OfLink;
 use upstream::{Told, Upstream};
 
 /// See the [module](self).
@@ -116,7 +120,7 @@ impl Element<NetworkService> for Monitor {
         message.connection.set_state(State::Up);
         let connection = &message.connection;
         let print = Fingerprint::of(connection);
-        let epoch = self.hub.update(connection, print);
+        let epoch = self.hub.update(connection, print, ctx.peer().link);
         if !ctx.store().has::<Listing>() {
             let hub = Arc::clone(&self.hub);
             ctx.store().insert(Listing { hub, id });
@@ -137,10 +141,13 @@ impl Element<NetworkService> for Monitor {
 
     async fn find(
         &self,
-        _: &Ctx,
+        ctx: &Ctx,
         selector: MonitorScopeSelector,
         _: Next<'_, NetworkService>,
     ) -> Result<Found<NetworkService>> {
+        if OfLink::is_asked(ctx) {
+            return self.hub.subscribe_link(ctx.peer().link);
+        }
         self.hub.subscribe(selector)
     }
 }

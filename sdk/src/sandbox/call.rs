@@ -12,9 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{LinkEnd, pair};
 use super::network::{Call, Host, Kind, Network, Served, Step, Way};
-use crate::core::{Chain, Component, Ctx, Error, Found, Message, Peer, PeerIdentity, Remote, Result};
+use crate::core::{
+    Chain, Component, Ctx, Error, Found, LinkId, Message, Peer, PeerIdentity, Remote, Result, Store,
+};
 use crate::elements::updatepath::SegmentId;
 use crate::identity::{Credentials, Tokens};
+use crate::networkservice::monitor::link::{OfLink, ServesLinks};
 
 /// A connection of one component with another.
 pub(super) struct Connected {
@@ -25,6 +28,7 @@ pub(super) struct Connected {
     us: Credentials,
     them: Credentials,
     far: Arc<LinkEnd>,
+    store: Store,
 }
 
 /// Who is connected.
@@ -71,6 +75,7 @@ impl Connected {
             token: None,
             local: Some(Arc::clone(&us.svid)),
             files: Some(Arc::new(near)),
+            link: LinkId::new_one(),
         };
         let ends = Ends {
             network: way.network.clone(),
@@ -78,7 +83,10 @@ impl Connected {
             power: way.power.clone(),
             there,
         };
+        let store = Store::default();
+        store.insert(ServesLinks);
         Ok(Self {
+            store,
             ends,
             tokens: way.tokens.clone(),
             peer,
@@ -105,11 +113,15 @@ impl Connected {
             token: Some(self.tokens.issue(&self.us.svid, audience, now)?),
             local: Some(Arc::clone(&self.them.svid)),
             files: Some(Arc::clone(&self.far) as _),
+            link: self.peer.link,
         };
         let there = Ctx::new(&self.ends.there.component, peer, Some(ctx.deadline()));
         let there = there.traced(ctx.trace());
         if let Some(id) = ctx.call().get::<SegmentId>() {
             there.call().insert(id);
+        }
+        if ctx.call().has::<OfLink>() {
+            there.call().insert(OfLink);
         }
         Ok(there)
     }
@@ -219,6 +231,10 @@ impl<A: Served> Remote<A> for Connected {
         let mut message = message.clone();
         let work = async { chain.close(&there, &mut message).await };
         self.run(ctx, underway, work).await
+    }
+
+    fn store(&self) -> Option<&Store> {
+        Some(&self.store)
     }
 
     async fn find(&self, ctx: &Ctx, query: A::Query) -> Result<Found<A>> {

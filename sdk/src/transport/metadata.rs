@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::core::traces::Trace;
 use crate::core::{CallToken, Error, Result};
@@ -13,6 +13,7 @@ use crate::elements::updatepath::SegmentId;
 const TOKEN: &str = "nsm-client-token";
 const EXPIRES: &str = "nsm-client-token-expires";
 const SEGMENT_ID: &str = "nsm-segment-id";
+const LINK_MONITOR: &str = "nsm-link-monitor";
 const TIMEOUT: &str = "grpc-timeout";
 const TRACE: &str = "traceparent";
 
@@ -48,6 +49,16 @@ pub(crate) fn set_segment_id(metadata: &mut MetadataMap, SegmentId(id): &Segment
     if let Ok(id) = id.parse() {
         metadata.insert(SEGMENT_ID, id);
     }
+}
+
+/// Whether a monitor is asked for, or an answer tells that there is one, of everything that is requested over the link.
+pub(crate) fn has_link_monitor(metadata: &MetadataMap) -> bool {
+    metadata.contains_key(LINK_MONITOR)
+}
+
+/// Asks for such a monitor, or tells that there is one.
+pub(crate) fn set_link_monitor(metadata: &mut MetadataMap) {
+    metadata.insert(LINK_MONITOR, MetadataValue::from_static("1"));
 }
 
 /// Where the caller is in a trace.

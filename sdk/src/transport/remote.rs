@@ -31,9 +31,10 @@ use super::link::Link;
 use super::{grpcmetadata, metadata};
 use crate::core::{
     Api, Ctx, Error, Found, NetworkService, NsRegistry, NseRegistry, Peer, Registration, Remote, Request,
-    Result, append,
+    Result, Store, append,
 };
 use crate::identity::Tokens;
+use crate::networkservice::monitor::link::{OfLink, ServesLinks};
 
 /// What the reference's clients send for unix sockets; nobody checks it.
 pub(crate) fn origin() -> Uri {
@@ -70,6 +71,7 @@ pub(crate) struct Caller {
     link: Arc<Link>,
     tokens: Tokens,
     waits_for: String,
+    store: Store,
 }
 
 impl Caller {
@@ -79,6 +81,7 @@ impl Caller {
             link: Arc::new(link),
             tokens,
             waits_for,
+            store: Store::default(),
         }
     }
 
@@ -126,7 +129,11 @@ impl Caller {
             grpc.unary(request, PathAndQuery::from_static(method), Packed::default())
                 .await
         });
-        Ok(self.answer(ctx, answer).await?.into_inner())
+        let answer = self.answer(ctx, answer).await?;
+        if metadata::has_link_monitor(answer.metadata()) && !self.store.has::<ServesLinks>() {
+            self.store.insert(ServesLinks);
+        }
+        Ok(answer.into_inner())
     }
 
     fn registration<T: Clone>(&self, ctx: &Ctx, registration: &Registration<T>) -> Result<tonic::Request<T>> {
@@ -186,9 +193,16 @@ impl Remote<NetworkService> for Caller {
             .await
     }
 
+    fn store(&self) -> Option<&Store> {
+        Some(&self.store)
+    }
+
     async fn find(&self, ctx: &Ctx, query: <NetworkService as Api>::Query) -> Result<Found<NetworkService>> {
         let mut client = MonitorConnectionClient::with_origin(self.link.transport(), origin());
-        let query = self.signed(ctx, query)?;
+        let mut query = self.signed(ctx, query)?;
+        if ctx.call().has::<OfLink>() {
+            metadata::set_link_monitor(query.metadata_mut());
+        }
         let opening = Box::pin(async move { client.monitor_connections(query).await });
         self.found::<NetworkService>(ctx, opening).await
     }

@@ -29,6 +29,7 @@ use crate::core::{
     Api, Chain, Component, Ctx, Error, Message, NetworkService, NsRegistry, NseRegistry, Peer, Registration,
     Request, Result,
 };
+use crate::networkservice::monitor::link::OfLink;
 use crate::registry::updatepath::NoPath;
 
 /// A chain as the implementation of a service.
@@ -84,7 +85,10 @@ impl<A: Api> Served<A> {
     }
 
     async fn find(&self, call: tonic::Request<A::Query>) -> Result<Response<Items<A::Found>>, Status> {
-        let (ctx, _, query) = self.arrive(call);
+        let (ctx, metadata, query) = self.arrive(call);
+        if metadata::has_link_monitor(&metadata) {
+            ctx.call().insert(OfLink);
+        }
         let gone = ctx.cancelled().clone().drop_guard();
         let (ctx, span) = ctx.spanned(Side::Server, A::CALLS[2]);
         let found = self.chain.find(&ctx, query).await;
@@ -148,7 +152,9 @@ impl NetworkServiceApi for Served<NetworkService> {
             mechanism_preferences: message.mechanism_preferences,
         };
         self.request(&ctx, &mut message).await?;
-        Ok(Response::new(message.connection))
+        let mut answer = Response::new(message.connection);
+        metadata::set_link_monitor(answer.metadata_mut());
+        Ok(answer)
     }
 
     async fn close(&self, call: tonic::Request<Connection>) -> Result<Response<()>, Status> {

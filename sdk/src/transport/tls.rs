@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::files::Files;
 use super::stream::Stream;
-use crate::core::{Error, FilePassing, Peer, PeerIdentity, Result};
+use crate::core::{Error, FilePassing, LinkId, Peer, PeerIdentity, Result};
 use crate::identity::{Credentials, Svid};
 use verifier::Verifier;
 
@@ -165,6 +165,7 @@ fn peer(
         token: None,
         local: Some(Arc::clone(local)),
         files: files.map(|files| files as Arc<dyn FilePassing>),
+        link: LinkId::new_one(),
     })
 }
 

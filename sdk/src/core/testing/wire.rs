@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::core::{Api, Chain, Component, Ctx, Dialer, Error, Found, Message, Peer, Remote, Result, Way};
+use crate::core::{
+    Api, Chain, Component, Ctx, Dialer, Error, Found, LinkId, Message, Peer, Remote, Result, Way,
+};
+use crate::networkservice::monitor::link::OfLink;
 
 /// Dials chains by URL; knows what was dialed.
 pub(crate) struct Wire<A: Api> {
@@ -56,7 +59,10 @@ pub(crate) fn end<A: Api>(chain: Chain<A>) -> Way<A> {
 pub(crate) fn end_at<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
     Way(Arc::new(End {
         chain,
-        peer: Peer::default(),
+        peer: Peer {
+            link: LinkId::new_one(),
+            ..Default::default()
+        },
         component: component.clone(),
     }))
 }
@@ -69,7 +75,11 @@ struct End<A: Api> {
 
 impl<A: Api> End<A> {
     fn ctx(&self, ctx: &Ctx) -> Ctx {
-        Ctx::new(&self.component, Peer::default(), Some(ctx.deadline()))
+        let there = Ctx::new(&self.component, self.peer.clone(), Some(ctx.deadline()));
+        if ctx.call().has::<OfLink>() {
+            there.call().insert(OfLink);
+        }
+        there
     }
 }
 

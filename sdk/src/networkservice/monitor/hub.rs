@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connections of a program and those who want to be told about them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::fingerprint::Fingerprint;
-use super::list::List;
+use super::list::{List, Standing};
+use super::requester::Requester;
 use super::subscriber::{Subscriber, asked_id, check};
-use crate::core::{Component, Error, Found, NetworkService, Result};
+use crate::core::{Component, Error, Found, LinkId, NetworkService, Result};
 
 /// How many subscribers one program serves.
 const MAX_SUBSCRIBERS: usize = 131_072;
@@ -30,6 +31,7 @@ struct Table {
     subscribers: HashMap<u64, Subscriber>,
     /// The subscribers by the id that their selector asks for, those who ask for none by the empty one.
     by_id: HashMap<String, BTreeSet<u64>>,
+    requesters: BTreeMap<(LinkId, u64), Requester>,
     /// The last number that a subscriber or an epoch got.
     last: u64,
 }
@@ -42,30 +44,42 @@ impl Hub {
         })
     }
 
-    /// Lists the connection as its own hop says it is. That begins an epoch, unless it is listed so already. Returns the
-    /// epoch.
-    pub(super) fn update(&self, connection: &Connection, print: Fingerprint) -> u64 {
+    /// Lists the connection as its own hop says it is, which was requested by `link`. That begins an epoch, unless it is
+    /// listed so already. Returns the epoch.
+    pub(super) fn update(&self, connection: &Connection, print: Fingerprint, link: LinkId) -> u64 {
         let mut table = self.table.lock();
-        let listed = table.connections.get(&connection.id);
+        let listed = table
+            .connections
+            .get(&connection.id)
+            .map(|listed| listed.standing);
         if let Some(listed) = listed.filter(|listed| listed.print == print) {
+            table.connections.moved(&connection.id, link);
             return listed.epoch;
         }
         table.last += 1;
-        let epoch = table.last;
-        table.connections.insert(connection, print, epoch);
+        let standing = Standing {
+            print,
+            epoch: table.last,
+            link,
+            is_news: false,
+        };
+        table.connections.insert(connection, standing);
         table.publish(Kind::Update, &Arc::new(connection.clone()));
-        epoch
+        match listed {
+            Some(listed) if listed.is_news => table.tell_requesters(link, &connection.id, Requester::changed),
+            _ => table.tell_requesters(link, &connection.id, |requester, id| requester.answered(id)),
+        }
+        standing.epoch
     }
 
     /// Lists the connection as another hop says it is, if it is listed and its epoch is still that one.
     pub(super) fn relay(&self, epoch: u64, connection: &Arc<Connection>) {
         let mut table = self.table.lock();
-        let current = table.connections.get(&connection.id);
-        if current.is_some_and(|listed| listed.epoch == epoch) {
-            table
-                .connections
-                .insert(connection, Fingerprint::of(connection), epoch);
-            table.publish(Kind::Update, connection);
+        let listed = table.connections.get(&connection.id);
+        if let Some(standing) = listed.map(|listed| listed.standing)
+            && standing.epoch == epoch
+        {
+            table.change(standing, connection);
         }
     }
 
@@ -75,23 +89,24 @@ impl Hub {
         let Some(listed) = table.connections.get(id) else {
             return false;
         };
-        let (mut connection, epoch) = (listed.connection.open(), listed.epoch);
+        let (mut connection, standing) = (listed.connection.open(), listed.standing);
         change(&mut connection);
-        table
-            .connections
-            .insert(&connection, Fingerprint::of(&connection), epoch);
-        table.publish(Kind::Update, &Arc::new(connection));
+        table.change(standing, &Arc::new(connection));
         true
     }
 
     /// Removes a connection. While the program ends nobody is told: the wire may outlive it.
     pub(super) fn delete(&self, id: &str) {
         let mut table = self.table.lock();
-        let Some(connection) = table.connections.remove(id) else {
+        let Some((id, listed)) = table.connections.remove(id) else {
             return;
         };
         if !self.component.shutdown().is_cancelled() {
-            table.publish(Kind::Delete, &Arc::new(connection));
+            let connection = Arc::new(listed.connection.open());
+            table.publish(Kind::Delete, &connection);
+            table.tell_requesters(listed.standing.link, &id, |requester, id| {
+                requester.deleted(id, &connection);
+            });
         }
     }
 
@@ -103,21 +118,28 @@ impl Hub {
         check(&selector)?;
         selector.path_segments.shrink_to_fit();
         let mut table = self.table.lock();
-        if table.subscribers.len() >= MAX_SUBSCRIBERS {
-            let text =
-                format!("{MAX_SUBSCRIBERS} monitors are open, which is the most that one program serves");
-            return Err(Error::exhausted("too-many-monitors", text));
-        }
-        table.last += 1;
-        let (number, wake) = (table.last, Arc::new(Notify::new()));
+        let (number, wake) = (table.admit()?, Arc::new(Notify::new()));
         let initial = table.connections.matching(&selector);
         let subscriber = Subscriber::new(selector, initial, &wake);
         let id = asked_id(subscriber.selector()).to_string();
         table.by_id.entry(id).or_default().insert(number);
         table.subscribers.insert(number, subscriber);
+        Ok(self.events(Place::Subscriber(number), wake))
+    }
+
+    /// Events for whoever has requested by `link`, from everything on that was requested by it.
+    pub(super) fn subscribe_link(self: &Arc<Self>, link: LinkId) -> Result<Found<NetworkService>> {
+        let mut table = self.table.lock();
+        let (number, wake) = (table.admit()?, Arc::new(Notify::new()));
+        let requester = Requester::new(table.connections.of_link(link), &wake);
+        table.requesters.insert((link, number), requester);
+        Ok(self.events(Place::Requester(link, number), wake))
+    }
+
+    fn events(self: &Arc<Self>, place: Place, wake: Arc<Notify>) -> Found<NetworkService> {
         let subscription = Subscription {
             hub: Arc::clone(self),
-            number,
+            place,
             wake,
         };
         let events = futures::stream::unfold(Some(subscription), async |subscription| {
@@ -126,18 +148,50 @@ impl Hub {
             let more = event.is_ok().then_some(subscription);
             Some((event, more))
         });
-        Ok(events.boxed())
+        events.boxed()
     }
 
-    /// What the subscriber is to be told next.
-    fn take(&self, number: u64) -> Option<Result<ConnectionEvent>> {
+    /// What is to be told next at this place.
+    fn take(&self, place: Place) -> Option<Result<ConnectionEvent>> {
         let table = &mut *self.table.lock();
-        let subscriber = table.subscribers.get_mut(&number)?;
-        subscriber.next(|selector| table.connections.matching(selector))
+        let listed = &table.connections;
+        match place {
+            Place::Subscriber(number) => {
+                let subscriber = table.subscribers.get_mut(&number)?;
+                subscriber.next(|selector| listed.matching(selector))
+            }
+            Place::Requester(link, number) => {
+                let requester = table.requesters.get_mut(&(link, number))?;
+                requester.next(|id| listed.requested_by(link, id))
+            }
+        }
     }
 }
 
 impl Table {
+    /// A number for one subscriber more.
+    fn admit(&mut self) -> Result<u64> {
+        if self.subscribers.len() + self.requesters.len() >= MAX_SUBSCRIBERS {
+            let text =
+                format!("{MAX_SUBSCRIBERS} monitors are open, which is the most that one program serves");
+            return Err(Error::exhausted("too-many-monitors", text));
+        }
+        self.last += 1;
+        Ok(self.last)
+    }
+
+    /// The connection is like this since it was answered.
+    fn change(&mut self, standing: Standing, connection: &Arc<Connection>) {
+        let changed = Standing {
+            print: Fingerprint::of(connection),
+            is_news: true,
+            ..standing
+        };
+        self.connections.insert(connection, changed);
+        self.publish(Kind::Update, connection);
+        self.tell_requesters(standing.link, &connection.id, Requester::changed);
+    }
+
     fn publish(&mut self, kind: Kind, connection: &Arc<Connection>) {
         let segments = connection.path.iter().flat_map(|path| &path.path_segments);
         let ids: BTreeSet<_> = segments.map(|segment| segment.id.as_str()).chain([""]).collect();
@@ -147,12 +201,43 @@ impl Table {
             }
         }
     }
+
+    /// Forgets a subscriber.
+    fn leave(&mut self, number: u64) {
+        let Some(subscriber) = self.subscribers.remove(&number) else {
+            return;
+        };
+        let id = asked_id(subscriber.selector());
+        if let Some(numbers) = self.by_id.get_mut(id) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_id.remove(id);
+            }
+        }
+    }
+
+    fn tell_requesters(&mut self, link: LinkId, id: &str, tell: impl Fn(&mut Requester, &Arc<str>)) {
+        let mut requesters = self.requesters.range_mut((link, 0)..=(link, u64::MAX)).peekable();
+        if requesters.peek().is_some() {
+            let id = id.into();
+            requesters.for_each(|(_, requester)| tell(requester, &id));
+        }
+    }
 }
 
-/// A subscriber's place in the hub, free when this is dropped.
+/// Where somebody is in the hub who is told of connections.
+#[derive(Clone, Copy)]
+enum Place {
+    /// By a selector.
+    Subscriber(u64),
+    /// Of what was requested by a transport connection.
+    Requester(LinkId, u64),
+}
+
+/// A place in the hub, free when this is dropped.
 struct Subscription {
     hub: Arc<Hub>,
-    number: u64,
+    place: Place,
     wake: Arc<Notify>,
 }
 
@@ -164,7 +249,7 @@ impl Subscription {
             if shutdown.is_cancelled() {
                 return None;
             }
-            if let Some(event) = self.hub.take(self.number) {
+            if let Some(event) = self.hub.take(self.place) {
                 return Some(event);
             }
             tokio::select! {
@@ -179,15 +264,9 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut table = self.hub.table.lock();
-        let Some(subscriber) = table.subscribers.remove(&self.number) else {
-            return;
-        };
-        let id = asked_id(subscriber.selector());
-        if let Some(numbers) = table.by_id.get_mut(id) {
-            numbers.remove(&self.number);
-            if numbers.is_empty() {
-                table.by_id.remove(id);
-            }
+        match self.place {
+            Place::Subscriber(number) => table.leave(number),
+            Place::Requester(link, number) => drop(table.requesters.remove(&(link, number))),
         }
     }
 }

@@ -10,7 +10,7 @@ use nsm_api::matching::connection_matches;
 
 use super::fingerprint::Fingerprint;
 use super::subscriber::asked_id;
-use crate::core::Packed;
+use crate::core::{LinkId, Packed};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -24,16 +24,26 @@ pub(super) struct List {
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) connection: Packed<Connection>,
-    pub(super) print: Fingerprint,
     /// The hashes of the ids on its path.
     hashes: Box<[u64]>,
+    pub(super) standing: Standing,
+}
+
+/// What is known of a connection beside itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) print: Fingerprint,
     /// Since when it is as its own hop says; what was relayed of an earlier epoch comes too late.
     pub(super) epoch: u64,
+    /// By which transport connection it was requested last.
+    pub(super) link: LinkId,
+    /// Whether it has changed since that request was answered.
+    pub(super) is_news: bool,
 }
 
 impl List {
     /// Lists a connection in place of what was listed under its id.
-    pub(super) fn insert(&mut self, connection: &Connection, print: Fingerprint, epoch: u64) {
+    pub(super) fn insert(&mut self, connection: &Connection, standing: Standing) {
         let hashes = self.hashes(connection);
         let connections = &mut self.connections;
         let (id, old) = match connections.remove_entry(connection.id.as_str()) {
@@ -49,9 +59,8 @@ impl List {
         }
         let listed = Listed {
             connection: Packed::new(connection),
-            print,
             hashes,
-            epoch,
+            standing,
         };
         connections.insert(id, listed);
     }
@@ -60,12 +69,33 @@ impl List {
         self.connections.get(id)
     }
 
-    pub(super) fn remove(&mut self, id: &str) -> Option<Connection> {
-        let (id, listed) = self.connections.remove_entry(id)?;
-        for hash in listed.hashes {
+    pub(super) fn remove(&mut self, id: &str) -> Option<(Arc<str>, Listed)> {
+        let (id, mut listed) = self.connections.remove_entry(id)?;
+        for hash in std::mem::take(&mut listed.hashes) {
             self.by_segment.remove(&(hash, Arc::clone(&id)));
         }
-        Some(listed.connection.open())
+        Some((id, listed))
+    }
+
+    /// The connection was requested by this transport connection.
+    pub(super) fn moved(&mut self, id: &str, link: LinkId) {
+        if let Some(listed) = self.connections.get_mut(id) {
+            listed.standing.link = link;
+        }
+    }
+
+    /// The ids of those that were requested by `link`.
+    pub(super) fn of_link(&self, link: LinkId) -> impl Iterator<Item = Arc<str>> {
+        let listed = self.connections.iter();
+        listed
+            .filter(move |(_, listed)| listed.standing.link == link)
+            .map(|(id, _)| Arc::clone(id))
+    }
+
+    /// The connection, if it was requested by `link`.
+    pub(super) fn requested_by(&self, link: LinkId, id: &str) -> Option<Connection> {
+        let listed = self.connections.get(id)?;
+        (listed.standing.link == link).then(|| listed.connection.open())
     }
 
     /// Those that `selector` chooses.
@@ -116,6 +146,17 @@ mod tests {
         }
     }
 
+    fn insert(list: &mut List, ids: &[&str], epoch: u64) {
+        let connection = connection(ids);
+        let standing = Standing {
+            print: Fingerprint::of(&connection),
+            epoch,
+            link: LinkId::default(),
+            is_news: false,
+        };
+        list.insert(&connection, standing);
+    }
+
     fn found(list: &List, asked: &str) -> Vec<String> {
         let segment = PathSegment {
             id: asked.into(),
@@ -132,26 +173,14 @@ mod tests {
     #[test]
     fn a_connection_is_found_by_every_id_that_its_path_has_now() {
         let mut list = List::default();
-        list.insert(
-            &connection(&["a", "b", "c"]),
-            Fingerprint::of(&connection(&["a", "b", "c"])),
-            1,
-        );
-        list.insert(
-            &connection(&["a", "d", "e"]),
-            Fingerprint::of(&connection(&["a", "d", "e"])),
-            2,
-        );
+        insert(&mut list, &["a", "b", "c"], 1);
+        insert(&mut list, &["a", "d", "e"], 2);
         assert_eq!(found(&list, "a"), ["b", "d"]);
         assert_eq!(
             (found(&list, "c"), found(&list, "")),
             (vec!["b".into()], vec!["b".into(), "d".into()])
         );
-        list.insert(
-            &connection(&["a", "b", "f"]),
-            Fingerprint::of(&connection(&["a", "b", "f"])),
-            3,
-        );
+        insert(&mut list, &["a", "b", "f"], 3);
         assert_eq!(
             (found(&list, "c").len(), found(&list, "f")),
             (0, vec!["b".to_string()])

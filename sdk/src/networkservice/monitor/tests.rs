@@ -6,10 +6,11 @@ use futures::{FutureExt, StreamExt};
 use nsm_api::connection::{ConnectionEvent, PathSegment};
 use tokio_util::sync::CancellationToken;
 
+use super::link::ServesLinks;
 use super::subscriber::MAX_QUEUE;
 use super::*;
 use crate::core::testing::{Probe, end_at, request, standard_cases};
-use crate::core::{Chain, Error, Peer, Remote, Way};
+use crate::core::{Chain, Error, LinkId, Peer, Remote, Store, Way};
 use crate::elements::begin::Begin;
 use crate::elements::connect::Connect;
 use crate::elements::updatepath::UpdatePath;
@@ -42,14 +43,15 @@ fn last(name: &str) -> Hop {
     }
 }
 
-/// A hop from which requests go on to `next` until the way is broken.
-fn before(name: &str, next: &Hop, broken: &CancellationToken) -> Hop {
+/// A hop from which requests go on to `next` until the way is broken; the next hop may serve monitors of links.
+fn before(name: &str, next: &Hop, broken: &CancellationToken, serves: Serves) -> Hop {
     let (component, probe) = (Component::new(name), Probe::new());
     let opened = Arc::default();
     let way = Fragile {
         way: end_at(&next.component, next.chain.clone()),
         broken: broken.clone(),
         opened: Arc::clone(&opened),
+        store: serves.store(),
     };
     let chain = crate::chain![
         UpdatePath,
@@ -86,7 +88,30 @@ struct Fragile {
     way: Way<NetworkService>,
     broken: CancellationToken,
     opened: Arc<AtomicUsize>,
+    store: Option<Store>,
 }
+
+/// What hops have to be asked.
+#[derive(Clone, Copy, Debug)]
+enum Serves {
+    /// About each connection.
+    Connections,
+    /// Once for all.
+    Links,
+}
+
+impl Serves {
+    fn store(self) -> Option<Store> {
+        let store = Store::default();
+        if let Self::Links = self {
+            store.insert(ServesLinks);
+        }
+        Some(store)
+    }
+}
+
+/// Both ways to ask.
+const BOTH: [Serves; 2] = [Serves::Connections, Serves::Links];
 
 impl Fragile {
     fn check(&self) -> Result<()> {
@@ -101,6 +126,9 @@ impl Fragile {
 impl Remote<NetworkService> for Fragile {
     fn peer(&self) -> &Peer {
         self.way.0.peer()
+    }
+    fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
     async fn request(&self, ctx: &Ctx, message: &Request) -> Result<Request> {
         self.check()?;
@@ -233,16 +261,18 @@ fn renew(message: &mut Request) {
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_changes_nothing_is_not_told() {
-    let ([manager, ..], mut message, _) = mesh().await;
-    let mut events = manager.watch_all().await.skip_initial().await;
-    for _ in 0..3 {
+    for serves in BOTH {
+        let ([manager, ..], mut message, _) = mesh(serves).await;
+        let mut events = manager.watch_all().await.skip_initial().await;
+        for _ in 0..3 {
+            manager.ask(&mut message).await.expect("refreshed");
+        }
+        assert!(events.is_silent().await);
+        renew(&mut message);
         manager.ask(&mut message).await.expect("refreshed");
+        assert_eq!(events.next().await.0, Kind::Update);
+        assert!(events.is_silent().await);
     }
-    assert!(events.is_silent().await);
-    renew(&mut message);
-    manager.ask(&mut message).await.expect("refreshed");
-    assert_eq!(events.next().await.0, Kind::Update);
-    assert!(events.is_silent().await);
 }
 
 fn segments(segments: &[(&str, &str)]) -> MonitorScopeSelector {
@@ -316,11 +346,11 @@ async fn c50_selectors_choose_by_service_and_by_both() {
 }
 
 /// nsmgr, forwarder and endpoint, a connection through all three, and the tokens that break the ways between them.
-async fn mesh() -> ([Hop; 3], Request, [CancellationToken; 2]) {
+async fn mesh(serves: Serves) -> ([Hop; 3], Request, [CancellationToken; 2]) {
     let broken = [CancellationToken::new(), CancellationToken::new()];
     let endpoint = last("nse");
-    let forwarder = before("forwarder", &endpoint, &broken[1]);
-    let manager = before("nsmgr", &forwarder, &broken[0]);
+    let forwarder = before("forwarder", &endpoint, &broken[1], serves);
+    let manager = before("nsmgr", &forwarder, &broken[0], serves);
     let mut message = request();
     manager.ask(&mut message).await.expect("established");
     assert_eq!(message.path().path_segments.len(), 4);
@@ -329,97 +359,107 @@ async fn mesh() -> ([Hop; 3], Request, [CancellationToken; 2]) {
 
 #[tokio::test(start_paused = true)]
 async fn c51_an_endpoint_that_closes_by_itself_is_told_as_down_in_the_coordinates_of_each_hop() {
-    let ([manager, forwarder, endpoint], message, _) = mesh().await;
-    let mut at_manager = manager.watch_all().await.skip_initial().await;
-    let mut at_forwarder = forwarder.watch_all().await.skip_initial().await;
-    let at_endpoint = Request {
-        connection: Connection {
-            id: id_at(&message, 3),
-            path: message.connection.path.clone().map(|mut path| {
-                path.index = 3;
-                path
-            }),
-            ..message.connection.clone()
-        },
-        ..message.clone()
-    };
-    endpoint.close(&at_endpoint).await.expect("closed");
-    assert_eq!(
-        at_forwarder.next().await,
-        (Kind::Update, vec![(id_at(&message, 2), 2, State::Down)])
-    );
-    assert_eq!(
-        at_manager.next().await,
-        (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
-    );
-    assert!(at_manager.is_silent().await && at_forwarder.is_silent().await);
-    let mut late = manager.watch_all().await;
-    assert_eq!(late.next().await.1, [(id_at(&message, 1), 1, State::Down)]);
+    for serves in BOTH {
+        let ([manager, forwarder, endpoint], message, _) = mesh(serves).await;
+        let mut at_manager = manager.watch_all().await.skip_initial().await;
+        let mut at_forwarder = forwarder.watch_all().await.skip_initial().await;
+        let at_endpoint = Request {
+            connection: Connection {
+                id: id_at(&message, 3),
+                path: message.connection.path.clone().map(|mut path| {
+                    path.index = 3;
+                    path
+                }),
+                ..message.connection.clone()
+            },
+            ..message.clone()
+        };
+        endpoint.close(&at_endpoint).await.expect("closed");
+        assert_eq!(
+            at_forwarder.next().await,
+            (Kind::Update, vec![(id_at(&message, 2), 2, State::Down)])
+        );
+        assert_eq!(
+            at_manager.next().await,
+            (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
+        );
+        assert!(at_manager.is_silent().await && at_forwarder.is_silent().await);
+        let mut late = manager.watch_all().await;
+        assert_eq!(late.next().await.1, [(id_at(&message, 1), 1, State::Down)]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn c52_an_endpoint_that_dies_is_told_as_down_once() {
-    let ([manager, _forwarder, _endpoint], message, broken) = mesh().await;
-    let mut events = manager.watch_all().await.skip_initial().await;
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+    for serves in BOTH {
+        let ([manager, _forwarder, _endpoint], message, broken) = mesh(serves).await;
+        let mut events = manager.watch_all().await.skip_initial().await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        broken[1].cancel();
+        assert_eq!(
+            events.next().await,
+            (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
+        );
+        assert!(events.is_silent().await);
     }
-    broken[1].cancel();
-    assert_eq!(
-        events.next().await,
-        (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
-    );
-    assert!(events.is_silent().await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_is_told_once_and_opens_no_other_monitor() {
-    let ([manager, forwarder, endpoint], mut message, _) = mesh().await;
-    let mut events = manager.watch_all().await.skip_initial().await;
-    // By the clock of the test, until the hops listen to each other.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(events.is_silent().await);
-    for payload in ["IP", "ETHERNET", "IP"] {
-        message.connection.payload = payload.into();
-        manager.ask(&mut message).await.expect("refreshed");
-        assert_eq!(events.next().await.0, Kind::Update);
+    for serves in BOTH {
+        let ([manager, forwarder, endpoint], mut message, _) = mesh(serves).await;
+        let mut events = manager.watch_all().await.skip_initial().await;
+        // By the clock of the test, until the hops listen to each other.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(events.is_silent().await);
+        for payload in ["IP", "ETHERNET", "IP"] {
+            message.connection.payload = payload.into();
+            manager.ask(&mut message).await.expect("refreshed");
+            assert_eq!(events.next().await.0, Kind::Update);
+            assert!(events.is_silent().await);
+        }
+        let opened = [&manager, &forwarder].map(|hop| hop.opened.load(Ordering::Relaxed));
+        assert_eq!(opened, [1, 1]);
+        endpoint.component.end().await;
+        assert_eq!(events.next().await.1[0].2, State::Down);
+        manager
+            .ask(&mut message)
+            .await
+            .expect_err("the endpoint has ended");
     }
-    let opened = [&manager, &forwarder].map(|hop| hop.opened.load(Ordering::Relaxed));
-    assert_eq!(opened, [1, 1]);
-    endpoint.component.end().await;
-    assert_eq!(events.next().await.1[0].2, State::Down);
-    manager
-        .ask(&mut message)
-        .await
-        .expect_err("the endpoint has ended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_next_hop_that_is_gone_before_it_can_be_watched_is_down_too() {
-    let ([manager, ..], mut message, broken) = mesh().await;
-    let mut events = manager.watch_all().await.skip_initial().await;
-    manager.ask(&mut message).await.expect("refreshed");
-    broken[0].cancel();
-    let began = tokio::time::Instant::now();
-    assert_eq!(
-        events.next().await,
-        (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
-    );
-    assert!(began.elapsed() < Duration::from_millis(50), "nobody tries again");
+    for serves in BOTH {
+        let ([manager, ..], mut message, broken) = mesh(serves).await;
+        let mut events = manager.watch_all().await.skip_initial().await;
+        manager.ask(&mut message).await.expect("refreshed");
+        broken[0].cancel();
+        let began = tokio::time::Instant::now();
+        assert_eq!(
+            events.next().await,
+            (Kind::Update, vec![(id_at(&message, 1), 1, State::Down)])
+        );
+        assert!(began.elapsed() < Duration::from_millis(50), "nobody tries again");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn c53_a_failed_refresh_through_this_hop_is_told_as_down() {
-    let ([manager, _forwarder, endpoint], mut message, _) = mesh().await;
-    let mut events = manager.watch_all().await.skip_initial().await;
-    endpoint
-        .probe
-        .answer(|_| Err(Error::unavailable("told-so", "told to fail")));
-    let ours = id_at(&message, 1);
-    manager.ask(&mut message).await.expect_err("told to fail");
-    assert_eq!(events.next().await, (Kind::Update, vec![(ours, 1, State::Down)]));
-    assert!(events.is_silent().await);
+    for serves in BOTH {
+        let ([manager, _forwarder, endpoint], mut message, _) = mesh(serves).await;
+        let mut events = manager.watch_all().await.skip_initial().await;
+        endpoint
+            .probe
+            .answer(|_| Err(Error::unavailable("told-so", "told to fail")));
+        let ours = id_at(&message, 1);
+        manager.ask(&mut message).await.expect_err("told to fail");
+        assert_eq!(events.next().await, (Kind::Update, vec![(ours, 1, State::Down)]));
+        assert!(events.is_silent().await);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -539,13 +579,13 @@ async fn what_a_relay_tells_too_late_is_not_told() {
     let connection = Arc::new(request().connection);
     let mut down = Arc::clone(&connection);
     Arc::make_mut(&mut down).set_state(State::Down);
-    let old = hub.update(&connection, Fingerprint::of(&connection));
+    let old = hub.update(&connection, Fingerprint::of(&connection), LinkId::default());
     let mut answered = connection.as_ref().clone();
     answered.payload = "IP".into();
-    let new = hub.update(&answered, Fingerprint::of(&answered));
+    let new = hub.update(&answered, Fingerprint::of(&answered), LinkId::default());
     assert_ne!(old, new);
     assert_eq!(
-        hub.update(&answered, Fingerprint::of(&answered)),
+        hub.update(&answered, Fingerprint::of(&answered), LinkId::default()),
         new,
         "what is known begins nothing"
     );

@@ -5,24 +5,26 @@
 //! stands there: a refresh does not open another. What is told while a request is under way is held back until its
 //! answer is known, so that what both tell is told on once.
 //! The stream is opened [`AFTER`] the first answer: whoever waits for the connection has it by then, and what opening
-//! costs, which is as much as a request, does not delay that. A connection that is closed before costs none.
-//! **Cost**: one task and one stream.
+//! costs, which is as much as a request, does not delay that. A connection that is closed before costs none. A next hop
+//! that serves monitors of the link ([`Ear`]) has one stream for all of them.
+//! **Cost**: one task; one stream where the next hop does not share it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use nsm_api::connection::{Connection, ConnectionEventType as Kind, State};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, watch as values};
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::fingerprint::Fingerprint;
-use super::watch::{Change, Watch, is_refusal};
-use crate::core::{Component, Ctx, NetworkService, Packed, Result, Task, Way};
+use super::link::Ear;
+use super::watch::{self, Change, Selected, Watch, is_refusal};
+use crate::core::{Component, Ctx, Found, NetworkService, Packed, Result, Task, Way};
 
 /// How long after its first answer a connection begins to be listened to.
-const AFTER: Duration = Duration::from_millis(20);
+pub(super) const AFTER: Duration = Duration::from_millis(20);
 
 /// Somebody who listens to the next hop.
 pub(crate) struct Upstream {
@@ -80,8 +82,8 @@ impl Upstream {
             goes_on: Notify::new(),
         });
         let listening = listen(
-            ctx.component().clone(),
-            way.clone(),
+            Ear::of(ctx.component(), &way, &connection.id),
+            (ctx.component().clone(), way.clone()),
             Arc::clone(&course),
             (epoch, Packed::new(connection)),
             tell,
@@ -153,8 +155,8 @@ fn next_id(connection: &Connection) -> &str {
 }
 
 async fn listen(
-    component: Component,
-    way: Way<NetworkService>,
+    ear: Option<Ear>,
+    next_hop: (Component, Way<NetworkService>),
     course: Arc<Course>,
     (mut epoch, known): Answer,
     tell: impl Fn(u64, Told) + Send + Sync,
@@ -163,9 +165,12 @@ async fn listen(
         course.state.lock().stands = false;
         tell(epoch, Told::End(Box::new(known)));
     };
-    sleep(AFTER).await;
-    let mut watch = match open(&component, &way, &known).await {
-        Ok(watch) => watch,
+    let events = match ear {
+        Some(ear) => Ok(ear.hear()),
+        None => Box::pin(open(next_hop, &known)).await,
+    };
+    let mut watch = match events {
+        Ok(events) => Watch::of(known, events),
         Err(error) if is_refusal(&error) => {
             return debug!(%error, "the next hop cannot be listened to");
         }
@@ -174,7 +179,6 @@ async fn listen(
             return ended(epoch, known.open());
         }
     };
-    drop(known);
     loop {
         let event = watch.event().await;
         if let Some((since, answer)) = course.answer().await {
@@ -196,10 +200,14 @@ async fn listen(
     }
 }
 
-/// Opens the stream; what that takes is gone when it is open.
-async fn open(component: &Component, way: &Way<NetworkService>, known: &Packed<Connection>) -> Result<Watch> {
-    let connection = known.open();
-    Box::pin(Watch::persist(component, way, &connection)).await
+/// Opens a stream for this connection alone; what that takes is gone when it is open.
+async fn open(
+    (component, way): (Component, Way<NetworkService>),
+    known: &Packed<Connection>,
+) -> Result<Found<NetworkService>> {
+    sleep(AFTER).await;
+    let selected = Selected::only(&known.open());
+    watch::open(&component, &way, selected).await
 }
 
 /// How a client's connection stands, by what the next hop tells.
@@ -225,16 +233,16 @@ pub(crate) enum Broken {
 /// The one who listens for all elements of a client.
 struct Shared {
     upstream: Upstream,
-    news: watch::Sender<News>,
+    news: values::Sender<News>,
 }
 
 /// What is heard of a client's connection after an answer; nothing where it has no way.
-pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<watch::Receiver<News>> {
+pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<values::Receiver<News>> {
     let print = Fingerprint::of(connection);
     let shared = ctx.store().take::<Shared>();
     let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, print, connection));
     let shared = shared.or_else(|| {
-        let news = watch::Sender::new(News::default());
+        let news = values::Sender::new(News::default());
         let sender = news.clone();
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
         let upstream = Upstream::listen(ctx, 0, print, connection, tell)?;

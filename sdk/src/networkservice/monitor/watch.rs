@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tonic::Code;
 use tracing::debug;
 
+use super::link::OfLink;
 use crate::core::{Backoff, Component, Ctx, Error, Found, NetworkService, Packed, Result, Way};
 use crate::elements::dial::GONE;
 
@@ -40,38 +41,11 @@ pub(crate) struct Change {
 }
 
 impl Watch {
-    /// Asks the hop at the end of `way` about `connection`, which is known as it is there.
-    pub(crate) async fn open(
-        component: &Component,
-        way: &Way<NetworkService>,
-        connection: &Connection,
-    ) -> Result<Self> {
-        let ctx = Ctx::own(component, OPEN);
-        let opened = way.0.find(&ctx, selector(connection));
-        let events = ctx.bounded("open a monitor of the next hop", opened).await?;
-        Ok(Self {
-            known: Packed::new(connection),
+    /// The changes that `events` tell of `connection`, which is known as it is there.
+    pub(super) fn of(connection: Packed<Connection>, events: Found<NetworkService>) -> Self {
+        Self {
+            known: connection,
             events,
-        })
-    }
-
-    /// The same in a few tries, for the next hop may be busy. One whose connection has ended does not come back by it.
-    pub(crate) async fn persist(
-        component: &Component,
-        way: &Way<NetworkService>,
-        connection: &Connection,
-    ) -> Result<Self> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
-        let mut tries = 1;
-        loop {
-            match Self::open(component, way, connection).await {
-                Err(error) if tries < OPEN_TRIES && !is_refusal(&error) && !is_broken(&error) => {
-                    debug!(id = connection.id, %error, "opening a monitor of the next hop");
-                    tries += 1;
-                    sleep(backoff.next(component)).await;
-                }
-                done => return done,
-            }
         }
     }
 
@@ -121,6 +95,67 @@ impl Watch {
     }
 }
 
+/// What a monitor tells of.
+pub(super) enum Selected {
+    /// A connection.
+    Connection(MonitorScopeSelector),
+    /// Everything that was requested over the link.
+    Link,
+}
+
+impl Selected {
+    pub(super) fn only(connection: &Connection) -> Self {
+        let own = connection.path.as_ref().and_then(|path| path.current());
+        let segment = PathSegment {
+            id: connection.id.clone(),
+            name: own.map(|segment| segment.name.clone()).unwrap_or_default(),
+            ..Default::default()
+        };
+        Self::Connection(MonitorScopeSelector {
+            path_segments: vec![segment],
+            network_services: Vec::new(),
+        })
+    }
+}
+
+/// Opens a monitor of the hop at the end of `way`, in a few tries, for that hop may be busy. One whose connection has
+/// ended does not come back by it.
+pub(super) async fn open(
+    component: &Component,
+    way: &Way<NetworkService>,
+    selected: Selected,
+) -> Result<Found<NetworkService>> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut tries = 1;
+    loop {
+        match ask(component, way, &selected).await {
+            Err(error) if tries < OPEN_TRIES && !is_refusal(&error) && !is_broken(&error) => {
+                debug!(%error, "opening a monitor of the next hop");
+                tries += 1;
+                sleep(backoff.next(component)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn ask(
+    component: &Component,
+    way: &Way<NetworkService>,
+    selected: &Selected,
+) -> Result<Found<NetworkService>> {
+    let ctx = Ctx::own(component, OPEN);
+    let selector = match selected {
+        Selected::Connection(selector) => selector.clone(),
+        Selected::Link => {
+            ctx.call().insert(OfLink);
+            MonitorScopeSelector::default()
+        }
+    };
+    ctx.bounded("open a monitor of the next hop", way.0.find(&ctx, selector))
+        .await
+}
+
 /// Whether the next hop does not serve monitors, or not to us: that says nothing about the connection.
 pub(crate) fn is_refusal(error: &Error) -> bool {
     matches!(
@@ -132,19 +167,6 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
 /// Whether the connection to the next hop has ended.
 fn is_broken(error: &Error) -> bool {
     matches!(error.reason(), GONE | "peer-unreachable")
-}
-
-fn selector(connection: &Connection) -> MonitorScopeSelector {
-    let own = connection.path.as_ref().and_then(|path| path.current());
-    let segment = PathSegment {
-        id: connection.id.clone(),
-        name: own.map(|segment| segment.name.clone()).unwrap_or_default(),
-        ..Default::default()
-    };
-    MonitorScopeSelector {
-        path_segments: vec![segment],
-        network_services: Vec::new(),
-    }
 }
 
 /// `known` as it is by what the next hop told, if that tells of it: in our coordinates or in those of the next hop.
@@ -212,9 +234,11 @@ mod tests {
         let probe = Probe::<NetworkService>::new();
         probe.as_ref().find(events);
         let (component, way) = (Component::new("hop-1"), end(crate::chain![probe]));
-        let mut watch = Watch::open(&component, &way, &connection(1))
+        let known = connection(1);
+        let events = open(&component, &way, Selected::only(&known))
             .await
             .expect("opens");
+        let mut watch = Watch::of(Packed::new(&known), events);
         let mut changes = Vec::new();
         while let Some(event) = watch.event().await {
             changes.extend(watch.apply(event.expect("no errors")));
@@ -314,7 +338,9 @@ mod tests {
 
     #[test]
     fn the_selector_names_our_segment() {
-        let selector = selector(&connection(1));
+        let Selected::Connection(selector) = Selected::only(&connection(1)) else {
+            panic!("a selector");
+        };
         let segment = &selector.path_segments[0];
         assert_eq!((segment.name.as_str(), segment.id.as_str()), ("hop-1", "id-1"));
     }
