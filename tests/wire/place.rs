@@ -85,6 +85,7 @@ impl Place {
             token: token(call)?,
             local: Some(Arc::clone(&self.credentials.svid)),
             files: passed.map(|file| Arc::new(Passed(file)) as _),
+            ..Default::default()
         };
         Ok(Ctx::new(&self.component, peer, Some(Instant::now() + CALL)))
     }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,11 +92,21 @@ pub trait FilePassing: Send + Sync + 'static {
 impl Inode {
     /// The inode of an open file.
     pub fn of(file: impl std::os::fd::AsFd) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(file)?;
-        Ok(Self {
+        Ok(rustix::fs::fstat(file)?.into())
+    }
+
+    /// The inode of what is at `path`.
+    pub fn at(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(rustix::fs::stat(path.as_ref())?.into())
+    }
+}
+
+impl From<rustix::fs::Stat> for Inode {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Self {
             dev: stat.st_dev,
             ino: stat.st_ino,
-        })
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! Opens the way to where the call goes next.
 //!
 //! **Guarantees**: elements behind find a [`Way`] to [`NextUrl`]. A connection that moves to another URL is closed at
-//! the old one first. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
+//! the old one first, unless that was a socket of this machine which is gone. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
 //! close of a connection reaches nobody but who was requested: the number in a URL of a descriptor may be another
 //! socket's by then.
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
@@ -31,7 +31,7 @@ use super::begin::NOT_THE_OWNER;
 use super::clienturl::NextUrl;
 use super::connect::LocalOnly;
 use super::updatepath::SegmentId;
-use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Message, Next, Packed, Result, Way};
+use crate::core::{Api, Ctx, Dialer, Element, Error, Found, Inode, Message, Next, Packed, Result, Way};
 
 /// See the [module](self).
 pub struct Dial<A: Api> {
@@ -49,9 +49,32 @@ pub(crate) struct NobodyThere;
 /// How long undoing a request may take whose answer was not heard: a next hop that hangs costs no more.
 const TO_UNDO: Duration = Duration::from_secs(1);
 
-/// The URL to which the way of this connection leads.
+/// Where the way of this connection leads.
 #[derive(Clone)]
-struct Dialed(String);
+struct Dialed {
+    url: String,
+    /// The socket that was there, if it is one of this machine.
+    socket: Option<Inode>,
+}
+
+impl Dialed {
+    fn new(url: &str) -> Self {
+        Self {
+            url: url.to_string(),
+            socket: socket(url),
+        }
+    }
+}
+
+/// The path of a socket of this machine.
+fn local(url: &str) -> Option<&str> {
+    url.strip_prefix("unix://")
+}
+
+/// The socket of this machine that is at `url` now.
+fn socket(url: &str) -> Option<Inode> {
+    Inode::at(local(url)?).ok()
+}
 
 impl<A: Api> Dial<A> {
     /// Dials for at most `timeout`, or as long as the call has when that is zero.
@@ -67,7 +90,7 @@ impl<A: Api> Dial<A> {
         };
         let dialed = ctx.bounded("reach it", self.dialer.dial(url, ctx.deadline()));
         dialed.await.map(Way).map_err(|error| {
-            if url.starts_with("unix:") {
+            if local(url).is_some() {
                 ctx.call().insert(NobodyThere);
             }
             error.context(format!("failed to dial {url}"))
@@ -149,9 +172,19 @@ impl<A: Api> Dial<A> {
         next.close(ctx, message).await
     }
 
-    /// Closes the connection at the URL that it leaves.
-    async fn leave(&self, ctx: &Ctx, old: &str, message: &A::Message, next: Next<'_, A>) -> Result<()> {
+    /// Closes the connection at the URL that it leaves. Whoever listened on a socket of this machine that is gone, or
+    /// whose number another one has now, is gone with it.
+    async fn leave(&self, ctx: &Ctx, old: &Dialed, message: &A::Message, next: Next<'_, A>) -> Result<()> {
+        let Dialed {
+            url: old,
+            socket: was,
+        } = old;
         let ctx = ctx.postponed();
+        if local(old).is_some() && socket(old) != *was {
+            debug!(id = message.id(), old, "the socket is gone");
+            forget::<A>(&ctx);
+            return Ok(());
+        }
         let way = self.reopen(&ctx, old).await.inspect_err(|_| forget::<A>(&ctx))?;
         ctx.store().insert(way);
         let new = ctx.call().insert(NextUrl(old.to_string()));
@@ -196,12 +229,12 @@ impl<A: Api> Element<A> for Dial<A> {
         if known.is_none() && ctx.store().has::<Way<A>>() {
             return next.request(ctx, message).await;
         }
-        let stays = known.as_ref().is_some_and(|known| known.0 == url);
-        if let Some(Dialed(old)) = known.filter(|_| !stays) {
+        let stays = known.as_ref().is_some_and(|known| known.url == url);
+        if let Some(old) = known.filter(|_| !stays) {
             self.leave(ctx, &old, message, next).await?;
         }
         ctx.store().insert(self.open(ctx, &url).await?);
-        ctx.store().insert(Dialed(url.clone()));
+        ctx.store().insert(Dialed::new(&url));
         let asked = Packed::new(message);
         ctx.call()
             .insert(SegmentId(ctx.component().next_id(message.id())));
@@ -225,7 +258,7 @@ impl<A: Api> Element<A> for Dial<A> {
     }
 
     async fn close(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
-        let Some(Dialed(known)) = ctx.store().get() else {
+        let Some(Dialed { url: known, .. }) = ctx.store().get() else {
             return self.close_unknown(ctx, message, next).await;
         };
         let known = ctx.call().get().map_or(known, |NextUrl(url)| url);
@@ -259,6 +292,7 @@ impl<A: Api> Element<A> for Dial<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use parking_lot::Mutex;
@@ -355,6 +389,32 @@ mod tests {
         assert!(error.text().starts_with("failed to dial unix:///a"), "{error}");
         client.ask(B, true).await.expect("sent");
         assert_eq!(client.b.requests().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_listened_on_a_socket_that_is_gone_is_not_told_to_close_nor_whoever_has_its_number_now() {
+        for is_replaced in [false, true] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("socket");
+            let old = format!("unix://{}", path.display());
+            let _before = UnixListener::bind(&path).expect("a socket");
+            let (left, new) = (Probe::<NetworkService>::new(), Probe::new());
+            let wire = Wire::new([
+                (&*old, crate::chain![Arc::clone(&left)]),
+                (B, crate::chain![Arc::clone(&new)]),
+            ]);
+            let chain = crate::chain![Dial::new(wire as _, Duration::ZERO), Connect];
+            let connection = Connection::new();
+            let ask = async |ctx: Ctx, url: &str| {
+                ctx.call().insert(NextUrl(url.into()));
+                chain.request(&ctx, &mut request()).await
+            };
+            ask(connection.first(), &old).await.expect("sent");
+            std::fs::remove_file(&path).expect("removed");
+            let _now = is_replaced.then(|| UnixListener::bind(&path).expect("another socket"));
+            ask(connection.again(), B).await.expect("nobody is missed");
+            assert_eq!((left.closes().len(), new.requests().len()), (0, 1));
+        }
     }
 
     #[tokio::test]

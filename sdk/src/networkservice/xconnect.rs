@@ -9,7 +9,8 @@
 //! the metrics of our path segment: the interface at each end, and what has gone through it as far as was read last,
 //! seen from the wire (`rx` came from the pod). A refresh has the counters read anew for the next one, and does not wait
 //! for it.
-//! **On failure**: what is new is undone by the data plane; a failed refresh leaves the wire as it was, unless it was
+//! **On failure**: what is new is undone by the data plane, and what an earlier life of the program left of it goes too,
+//! since the endpoint is told to close; a failed refresh leaves the wire as it was, unless it was
 //! to lead to another endpoint: then the wire is gone, since the endpoint that the connection leaves may give its
 //! addresses to others. Until the other endpoint has answered the wire to the former one carries packets, for at most
 //! [`OVERLAP`].
@@ -28,6 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nsm_api::mechanism::Kernel;
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::files;
 use super::mechanismtranslation::Downstream;
@@ -108,7 +110,20 @@ impl XConnect {
                     .clone_from(&request.connection.network_service_endpoint_name);
             }
         });
+        if done.is_err() && before.is_none() {
+            self.forsake(ctx, &wire).await;
+        }
         done.map(|()| wire)
+    }
+
+    /// Removes what an earlier life of this program may have left of a wire that could not be made: the endpoint is told
+    /// to close, and may give its addresses to others.
+    async fn forsake(&self, ctx: &Ctx, wire: &Part) {
+        let ctx = ctx.postponed();
+        let removed = ctx.bounded("remove what was left of the wire", self.planes.disconnect(wire));
+        if let Err(error) = removed.await {
+            debug!(%error, "what an earlier life left of a wire may stay until its time has passed");
+        }
     }
 
     /// Asks the endpoint, and makes the wire to it.

@@ -183,16 +183,8 @@ impl Network {
 
 /// What a URL stands for: a socket by its number, anything else by its name.
 fn place(url: &str) -> String {
-    let file = url
-        .strip_prefix("unix://")
-        .and_then(|path| rustix::fs::stat(path).ok());
-    file.map_or_else(
-        || url.to_string(),
-        |file| {
-            let (dev, ino) = (file.st_dev, file.st_ino);
-            Inode { dev, ino }.to_string()
-        },
-    )
+    let socket = url.strip_prefix("unix://").and_then(|path| Inode::at(path).ok());
+    socket.map_or_else(|| url.to_string(), |socket| socket.to_string())
 }
 
 /// How one component calls others; a [`Dialer`] of every API.

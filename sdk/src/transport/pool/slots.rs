@@ -139,13 +139,10 @@ impl Target {
     pub(super) fn of(address: &Address) -> Result<Self> {
         match address {
             Address::Tcp(authority) => Ok(Self::Tcp(authority.clone())),
-            Address::Unix(path) => match rustix::fs::stat(path) {
-                Ok(stat) => Ok(Self::Socket(Inode {
-                    dev: stat.st_dev,
-                    ino: stat.st_ino,
-                })),
+            Address::Unix(path) => match Inode::at(path) {
+                Ok(socket) => Ok(Self::Socket(socket)),
                 Err(error) => {
-                    let why = explain(address, &error.into());
+                    let why = explain(address, &error);
                     Err(Error::unavailable(
                         "peer-unreachable",
                         format!("cannot connect to {address}: {why}"),
