@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Pod, Program};
 
@@ -176,6 +176,13 @@ const CLOSES: [(&str, bool, bool); 3] = [
     ("without_a_registry_our_client_closes_at_theirs", true, false),
 ];
 
+/// How often their manager may lose its forwarder: while that one tries to register again, its socket is passed anew
+/// each second, and a close that comes in between is sent to the one before.
+const TRIES: usize = 5;
+
+/// What our client says when its manager could not close.
+const UNCLOSED: &str = "not closed; it goes when its tokens expire";
+
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     let heals = CASES.map(|(name, loss, is_go, client_is_go)| {
         let case = Case {
@@ -202,7 +209,17 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         let mix = theirs
             .chain(client_is_go.then_some(Hop::Client))
             .fold(Mix::default(), Mix::turned);
-        bench.test(name, mix, closes)
+        bench.trial(name, async move |bench| {
+            for _ in 0..TRIES {
+                match bench.on(mix, closes).await {
+                    Err(error) if is_go && format!("{error:#}").contains(UNCLOSED) => {
+                        println!("{name}: once more: {error:#}")
+                    }
+                    done => return done,
+                }
+            }
+            bail!("their manager has lost its forwarder {TRIES} times")
+        })
     });
     heals.into_iter().chain(closes).collect()
 }
@@ -319,6 +336,9 @@ async fn closes(mesh: &mut Mesh) -> Result<()> {
     carries(mesh, "nse", &mesh.far).await.context("at first")?;
     mesh.take(Hop::Registry)?.kill()?;
     stops(client).await?;
+    if mesh.log("nsc")?.contains(UNCLOSED) {
+        bail!("the client was told of an error: {UNCLOSED}");
+    }
     mesh.clean().await.context("without a registry")?;
     mesh.start(Hop::Registry).await?;
     mesh.registers(&["forwarder", "nse"]).await

@@ -202,6 +202,12 @@ impl Mesh {
         self.clean().await
     }
 
+    /// What a program has logged so far.
+    pub(crate) fn log(&self, program: &str) -> Result<String> {
+        let file = self.folder.path().join(format!("{program}.log"));
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    }
+
     /// Keeps the logs and says where they are.
     pub(crate) fn keep(self) -> String {
         let Self { mut folder, .. } = self;

@@ -274,6 +274,42 @@ async fn a_request_that_is_cut_is_undone_by_the_close() {
     assert!(!node.connection.store.has::<Made>());
 }
 
+/// Makes no wires.
+struct Failing(Model);
+
+#[async_trait]
+impl DataPlane for Failing {
+    async fn connect(&self, _: &Wire, _: Option<&Wire>, _: tokio::time::Instant) -> Result<()> {
+        Err(Error::internal("kernel", "told to fail"))
+    }
+
+    async fn disconnect(&self, wire: &Wire) -> Result<()> {
+        self.0.disconnect(wire).await
+    }
+
+    async fn counters(&self, wire: &Wire) -> Result<(Counters, Counters)> {
+        self.0.counters(wire).await
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_life_left_goes_when_it_cannot_be_made_again() {
+    let node = Node::new();
+    node.connect().await;
+    let chain = crate::chain![
+        XConnect::new(&Planes::new(Arc::new(Failing(node.model.clone())))),
+        MechanismTranslation,
+        Arc::clone(&node.probe)
+    ];
+    assert!(node.reaches());
+    let another_life = Connection::new();
+    chain
+        .request(&another_life.first(), &mut node.asked())
+        .await
+        .expect_err("told to fail");
+    assert!(!node.reaches(), "the endpoint may give its addresses to others");
+}
+
 /// Fails, or hangs, when a wire is to be removed.
 struct Stubborn {
     model: Model,
