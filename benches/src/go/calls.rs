@@ -26,9 +26,10 @@ struct Taken {
 pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Figure>> {
     let mut taken: [Taken; 3] = Default::default();
     for turn in 0..rounds.div_ceil(A_TURN) {
-        for (mesh, taken) in meshes.iter().zip(&mut taken) {
+        for at in 0..meshes.len() {
+            let at = (turn + at) % meshes.len();
             quiet(&meshes).await?;
-            once(mesh, turn, taken).await?;
+            once(meshes[at], turn, &mut taken[at]).await?;
         }
     }
     let mut figures = Vec::new();
