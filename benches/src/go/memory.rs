@@ -36,10 +36,11 @@ pub(super) async fn many(meshes: [&Mesh; 2], connections: usize) -> Result<Vec<F
     Ok(figures)
 }
 
-/// Connections that come and go: what the worst of the programs weighs afterwards, against what it weighed before.
+/// Connections that come and go: what the worst of the programs weighs afterwards, against what it weighed when each
+/// caller had made one, for what they call over stays.
 pub(super) async fn closed(mesh: &Mesh, connections: usize) -> Result<Vec<Figure>> {
-    let first = mesh.attach("first", 1, 1).await?;
-    mesh.close_all(first, 1).await;
+    let first = mesh.attach("first", AT_ONCE, AT_ONCE).await?;
+    mesh.close_all(first, AT_ONCE).await;
     let idle = resident(mesh)?;
     let cycles = (0..connections).map(|number| async move {
         let (id, service) = wire("gone", number);
