@@ -22,6 +22,7 @@ mod heal;
 mod hostile;
 mod input;
 mod kernel;
+mod kills;
 mod life;
 mod mesh;
 mod moves;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         traces::tests,
         dns::tests,
         soak::tests,
+        kills::tests,
     ];
     let tests = tests.iter().flat_map(|tests| tests(&bench)).collect();
     let done = libtest_mimic::run(&arguments, tests).exit_code();
@@ -139,11 +141,26 @@ impl Bench {
     where
         F: AsyncFnOnce(World) -> Result<()> + Send + 'static,
     {
+        self.alone_with(name, &[], run)
+    }
+
+    /// The same, with variables that all programs have.
+    fn alone_with<F>(
+        &self,
+        name: &'static str,
+        variables: &'static [(&'static str, &'static str)],
+        run: F,
+    ) -> Trial
+    where
+        F: AsyncFnOnce(World) -> Result<()> + Send + 'static,
+    {
         self.trial(name, async move |shared| {
             if let Some(world) = shared.take() {
                 world.end().await.context("the node before could not be ended")?;
             }
-            run(World::new().await.context("cannot start a node")?).await
+            let variables = variables.iter().map(|(name, value)| (*name, value.to_string()));
+            let world = World::with(variables.collect()).await;
+            run(world.context("cannot start a node")?).await
         })
     }
 

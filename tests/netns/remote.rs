@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Bench;
-use crate::soak::{cycle, cycles};
+use crate::soak::{CYCLES, cycle, cycles};
 use crate::world::{PATIENCE, links, programs, same, says, stops, wait_for};
 
 /// What the link between the nodes carries in one packet.
@@ -445,7 +445,7 @@ async fn soak(apart: &mut Apart) -> Result<()> {
     cycle(&client, 32).await?;
     apart.clean().await?;
     let before = apart.descriptors()?;
-    cycle(&client, cycles()? / 5).await?;
+    cycle(&client, cycles(CYCLES)? / 5).await?;
     apart.clean().await?;
     let mut now = apart.descriptors()?;
     let settled = wait_for(PATIENCE, "every program holds what it held", async || {

@@ -20,7 +20,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
 }
 
 /// How many wires come and go, unless told otherwise.
-const CYCLES: usize = 500;
+pub(crate) const CYCLES: usize = 500;
 
 /// How many at a time.
 const AT_A_TIME: usize = 16;
@@ -62,7 +62,7 @@ fn memory(world: &World) -> Result<BTreeMap<String, u64>> {
 }
 
 async fn soak(world: &mut World) -> Result<()> {
-    let cycles = cycles()?;
+    let cycles = cycles(CYCLES)?;
     let client = world.quiet()?;
     cycle(&client, cycles / 10).await?;
     world.clean().await?;
@@ -90,13 +90,13 @@ async fn soak(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// How many wires are to come and go.
-pub(crate) fn cycles() -> Result<usize> {
+/// How many wires are to come and go: so many, unless told otherwise.
+pub(crate) fn cycles(usual: usize) -> Result<usize> {
     match std::env::var("NSM_SOAK_CYCLES") {
         Ok(text) => text
             .parse()
             .with_context(|| format!("NSM_SOAK_CYCLES is {text:?}")),
-        Err(_) => Ok(CYCLES),
+        Err(_) => Ok(usual),
     }
 }
 

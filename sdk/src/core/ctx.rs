@@ -32,6 +32,7 @@ pub struct Ctx {
     call: Store,
     events: Option<Events>,
     established: bool,
+    is_event: bool,
     trace: Option<Trace>,
 }
 
@@ -49,6 +50,7 @@ impl Ctx {
             call: Store::default(),
             events: None,
             established: false,
+            is_event: false,
             trace: None,
         }
     }
@@ -72,6 +74,11 @@ impl Ctx {
     /// The caller, as the transport has proven it.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Whether the connection makes the call for itself, and not its caller.
+    pub(crate) fn is_event(&self) -> bool {
+        self.is_event
     }
 
     /// When the call must have ended.
@@ -211,6 +218,7 @@ impl Ctx {
             budget,
             cancel,
             call: Store::default(),
+            is_event: true,
             // What the first request was part of has ended long ago.
             trace: None,
             ..self.clone()

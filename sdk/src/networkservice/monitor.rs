@@ -64,7 +64,7 @@ struct Listing {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        self.hub.delete(&self.id);
+        self.hub.delete(&self.id, None);
     }
 }
 
@@ -135,7 +135,10 @@ impl Element<NetworkService> for Monitor {
     async fn close(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         drop(ctx.store().take::<Upstream>());
         let done = next.close(ctx, message).await;
-        drop(ctx.store().take::<Listing>());
+        if let Some(listing) = ctx.store().take::<Listing>() {
+            let closed_by = (!ctx.is_event()).then_some(ctx.peer().link);
+            self.hub.delete(&listing.id, closed_by);
+        }
         done
     }
 

@@ -95,8 +95,9 @@ impl Hub {
         true
     }
 
-    /// Removes a connection. While the program ends nobody is told: the wire may outlive it.
-    pub(super) fn delete(&self, id: &str) {
+    /// Removes a connection, if it is listed. Whoever has closed it by their link know that by the answer. While the
+    /// program ends nobody is told: the wire may outlive it.
+    pub(super) fn delete(&self, id: &str, closed_by: Option<LinkId>) {
         let mut table = self.table.lock();
         let Some((id, listed)) = table.connections.remove(id) else {
             return;
@@ -104,8 +105,10 @@ impl Hub {
         if !self.component.shutdown().is_cancelled() {
             let connection = Arc::new(listed.connection.open());
             table.publish(Kind::Delete, &connection);
-            table.tell_requesters(listed.standing.link, &id, |requester, id| {
-                requester.deleted(id, &connection);
+            let link = listed.standing.link;
+            table.tell_requesters(link, &id, |requester, id| match closed_by == Some(link) {
+                true => requester.answered(id),
+                false => requester.deleted(id, &connection),
             });
         }
     }

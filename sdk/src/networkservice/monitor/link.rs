@@ -27,8 +27,8 @@ use super::watch::{Selected, open};
 use crate::core::{Component, Ctx, Error, Found, LinkId, NetworkService, Result, Task, Way};
 
 /// In [`Ctx::call`] of a find: tell of what was requested over the transport connection of this very call, first of
-/// what is there, then of changes but those that are the answers to its own requests. A transfer without any
-/// connection ends the first part. The selector is not looked at.
+/// what is there, then of what becomes of it but by calls over that same connection, which are answered. A transfer
+/// without any connection ends the first part. The selector is not looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfLink;
 
@@ -230,7 +230,7 @@ impl State {
         }
     }
 
-    /// Keeps what nobody listens to yet. Of what was deleted no more than that: mostly it was our own doing.
+    /// Keeps what nobody listens to yet; of what was deleted no more than that.
     fn keep(&mut self, id: Arc<str>, event: ConnectionEvent) {
         let since = Instant::now();
         let is_kept = |early: &Early| early.since + EARLY > since;

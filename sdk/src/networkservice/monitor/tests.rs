@@ -592,7 +592,7 @@ async fn what_a_relay_tells_too_late_is_not_told() {
     hub.relay(old, &down);
     let mut events = Events(hub.subscribe(MonitorScopeSelector::default()).expect("a stream"));
     assert_eq!(events.next().await.1, [("nsc-0".into(), 0, State::Up)]);
-    hub.delete("nsc-0");
+    hub.delete("nsc-0", None);
     hub.relay(new, &down);
     assert_eq!(events.next().await.0, Kind::Delete);
     assert!(events.is_silent().await);

@@ -8,7 +8,7 @@ use nsm_api::connection::{Path, PathSegment, State};
 use super::super::Monitor;
 use super::*;
 use crate::core::testing::{end_at, request};
-use crate::core::{Chain, Message, Peer, Remote, Request, Store};
+use crate::core::{Chain, Element, Event, Events, Message, Next, Peer, Remote, Request, Store};
 use crate::elements::begin::Begin;
 use crate::elements::updatepath::UpdatePath;
 
@@ -45,17 +45,38 @@ impl Remote<NetworkService> for Counted {
     }
 }
 
+/// Lets connections of an endpoint end by themselves, by the id that they have at the hop before.
+#[derive(Clone, Default)]
+struct Ends(Arc<Mutex<BTreeMap<String, Events>>>);
+
+#[async_trait]
+impl Element<NetworkService> for Ends {
+    fn name(&self) -> &'static str {
+        "ends"
+    }
+    async fn request(&self, ctx: &Ctx, message: &mut Request, _: Next<'_, NetworkService>) -> Result<()> {
+        let id = asked_as(&message.connection).expect("a hop before").to_string();
+        self.0.lock().insert(id, ctx.begun()?.clone());
+        Ok(())
+    }
+}
+
 /// An endpoint, and two who request there by a transport connection of their own.
 struct Setup {
     endpoint: Component,
+    ends: Ends,
     component: Component,
     ways: [(Arc<Counted>, Way<NetworkService>); 2],
 }
 
 fn setup() -> Setup {
-    let endpoint = Component::new("nse");
-    let chain: Chain<NetworkService> =
-        crate::chain![UpdatePath, Begin::server(&endpoint), Monitor::new(&endpoint)];
+    let (endpoint, ends) = (Component::new("nse"), Ends::default());
+    let chain: Chain<NetworkService> = crate::chain![
+        UpdatePath,
+        Begin::server(&endpoint),
+        Monitor::new(&endpoint),
+        ends.clone()
+    ];
     let way = |_| {
         let store = Store::default();
         store.insert(ServesLinks);
@@ -69,6 +90,7 @@ fn setup() -> Setup {
     let ways = [0, 1].map(way);
     Setup {
         endpoint,
+        ends,
         component: Component::new("forwarder"),
         ways,
     }
@@ -99,6 +121,12 @@ impl Setup {
     async fn close(&self, at: usize, message: &Request) {
         let ctx = Ctx::own(&self.component, TIME);
         self.ways[at].1.0.close(&ctx, message).await.expect("closed");
+    }
+
+    /// The endpoint closes the connection by itself.
+    async fn end(&self, id: &str) {
+        let events = self.ends.0.lock().get(id).cloned().expect("requested");
+        events.run(Event::Close).await.expect("closed");
     }
 
     fn listen(&self, at: usize, id: &str) -> Listener {
@@ -134,17 +162,16 @@ impl Listener {
 #[tokio::test(start_paused = true)]
 async fn all_connections_of_a_link_share_one_stream_that_ends_with_the_last_listener() {
     let setup = setup();
-    let mut messages = Vec::new();
     let mut listeners = Vec::new();
     for id in ["a", "b", "c"] {
-        messages.push(setup.ask(0, id).await);
+        setup.ask(0, id).await;
         listeners.push(setup.listen(0, id));
     }
     for (listener, id) in listeners.iter_mut().zip(["a", "b", "c"]) {
         let told = (Kind::InitialStateTransfer, Some((id.to_string(), State::Up)));
         assert_eq!(listener.next().await, told);
     }
-    setup.close(0, &messages[1]).await;
+    setup.end("b").await;
     assert_eq!(listeners[1].next().await.0, Kind::Delete);
     assert!(listeners[0].is_silent().await && listeners[2].is_silent().await);
     assert_eq!(setup.opened(), [1, 0]);
@@ -160,12 +187,12 @@ async fn all_connections_of_a_link_share_one_stream_that_ends_with_the_last_list
 #[tokio::test(start_paused = true)]
 async fn nobody_is_told_of_what_somebody_else_has_requested() {
     let setup = setup();
-    let theirs = setup.ask(1, "theirs").await;
+    setup.ask(1, "theirs").await;
     setup.ask(0, "ours").await;
     let (mut ours, mut curious) = (setup.listen(0, "ours"), setup.listen(0, "theirs"));
     assert_eq!(ours.next().await.1, Some(("ours".into(), State::Up)));
     assert_eq!(curious.next().await, (Kind::InitialStateTransfer, None));
-    setup.close(1, &theirs).await;
+    setup.end("theirs").await;
     assert!(curious.is_silent().await && ours.is_silent().await);
 }
 
@@ -175,10 +202,10 @@ async fn what_was_requested_again_by_another_link_is_told_there() {
     setup.ask(0, "a").await;
     let mut before = setup.listen(0, "a");
     before.next().await;
-    let message = setup.ask(1, "a").await;
+    setup.ask(1, "a").await;
     let mut now = setup.listen(1, "a");
     now.next().await;
-    setup.close(1, &message).await;
+    setup.end("a").await;
     assert_eq!(now.next().await.0, Kind::Delete);
     assert!(before.is_silent().await);
 }
@@ -189,8 +216,8 @@ async fn what_is_told_before_somebody_listens_is_not_lost() {
     setup.ask(0, "a").await;
     let mut open = setup.listen(0, "a");
     open.next().await;
-    let message = setup.ask(0, "b").await;
-    setup.close(0, &message).await;
+    setup.ask(0, "b").await;
+    setup.end("b").await;
     assert!(
         open.is_silent().await,
         "an answer is no news, and others are told of b"
@@ -204,6 +231,27 @@ async fn what_is_told_before_somebody_listens_is_not_lost() {
     sleep(EARLY).await;
     setup.ask(0, "c").await;
     assert!(setup.listen(0, "c").is_silent().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_closed_a_connection_is_not_told_so() {
+    let setup = setup();
+    let message = setup.ask(0, "a").await;
+    let mut before = setup.listen(0, "a");
+    before.next().await;
+    setup.close(0, &message).await;
+    assert!(before.is_silent().await);
+    drop(before);
+    setup.ask(0, "a").await;
+    let mut again = setup.listen(0, "a");
+    again.next().await;
+    let message = setup.ask(0, "b").await;
+    setup.close(0, &message).await;
+    setup.ask(0, "b").await;
+    assert!(
+        setup.listen(0, "b").is_silent().await,
+        "of its former life nothing is told"
+    );
 }
 
 #[tokio::test(start_paused = true)]
