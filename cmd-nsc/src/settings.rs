@@ -37,8 +37,8 @@ pub struct Settings {
     /// How long one attempt may take
     #[arg(long, env = "NSM_REQUEST_TIMEOUT", default_value = "15s")]
     pub(crate) request_timeout: Duration,
-    /// How long a token is valid that we sign
-    #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m")]
+    /// How long a token is valid that we sign; a negative time makes tokens that have expired, which everybody refuses
+    #[arg(long, env = "NSM_MAX_TOKEN_LIFETIME", default_value = "10m", value_parser = Duration::of_tokens)]
     pub(crate) max_token_lifetime: Duration,
     /// Whether to look by pings whether our wires live
     #[arg(

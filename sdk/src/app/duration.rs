@@ -56,6 +56,23 @@ impl FromStr for Duration {
     }
 }
 
+impl Duration {
+    /// The shortest time that is none.
+    const INSTANT: Self = Self(time::Duration::from_nanos(1));
+
+    /// How long tokens are valid: as any time, and a negative one is over as soon as a token is signed, as with the
+    /// reference, whose examples show so what becomes of expired tokens.
+    ///
+    /// Errors: [`ParseDurationError`].
+    pub fn of_tokens(text: &str) -> Result<Self, ParseDurationError> {
+        let parsed = |text: &str| text.parse().map_err(|_| ParseDurationError(text.to_string()));
+        match text.strip_prefix('-') {
+            Some(over) => parsed(over).map(|_: Self| Self::INSTANT),
+            None => parsed(text),
+        }
+    }
+}
+
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
@@ -71,6 +88,15 @@ impl From<Duration> for time::Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_negative_time_of_tokens_is_over_at_once() {
+        assert_eq!(Duration::of_tokens("10m"), "10m".parse());
+        assert_eq!(Duration::of_tokens("-1m"), Ok(Duration::INSTANT));
+        for bad in ["-", "-x", "--1m", ""] {
+            assert!(Duration::of_tokens(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn reads_what_go_writes() {
