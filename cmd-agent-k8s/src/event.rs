@@ -35,8 +35,8 @@ pub(crate) struct Telling {
     pub(crate) at: Timestamp,
 }
 
-/// The Event for it, about the life of the pod that has this uid. What is told again of a connection has the same name: it
-/// is the same Event, whoever tells it.
+/// The Event for it, about the life of the pod that has this uid. What is told of a connection again, in the same words,
+/// has the same name: it is the same Event, whoever tells it. (Kubernetes lets nobody change the words of one.)
 pub(crate) fn event(telling: &Telling, uid: &str) -> Event {
     let Telling {
         notice,
@@ -45,19 +45,20 @@ pub(crate) fn event(telling: &Telling, uid: &str) -> Event {
         count,
         at,
     } = telling;
+    let note = note(notice);
     let series = (*count > 1).then_some(EventSeries {
         count: *count,
         last_observed_time: MicroTime(*at),
     });
     Event {
         metadata: ObjectMeta {
-            name: Some(name(notice, pod, uid)),
+            name: Some(name(notice, pod, uid, &note)),
             namespace: Some(pod.namespace.clone()),
             ..ObjectMeta::default()
         },
         action: Some(action(notice.became).into()),
         event_time: Some(MicroTime(*at)),
-        note: Some(note(notice)),
+        note: Some(note),
         reason: Some(notice.reason.clone()),
         regarding: Some(ObjectReference {
             api_version: Some("v1".into()),
@@ -82,9 +83,9 @@ pub(crate) fn event(telling: &Telling, uid: &str) -> Event {
     }
 }
 
-fn name(notice: &Notice, pod: &Pod, uid: &str) -> String {
+fn name(notice: &Notice, pod: &Pod, uid: &str, note: &str) -> String {
     let mut hasher = DefaultHasher::new();
-    (uid, &notice.id, &notice.reason).hash(&mut hasher);
+    (uid, &notice.id, &notice.reason, note).hash(&mut hasher);
     let cut = pod.name.floor_char_boundary(MAX_NAME);
     let begins = pod
         .name
@@ -170,18 +171,19 @@ pub(crate) mod tests {
     #[test]
     fn the_same_has_the_same_name_and_something_else_another() {
         let (one, mut other) = (refused(), refused());
-        let name = |notice: &Notice| name(notice, &pod(), "0b5e");
+        let name = |notice: &Notice| name(notice, &pod(), "0b5e", &note(notice));
         assert_eq!(name(&one), name(&other));
         other.text = "another text".into();
-        assert_eq!(name(&one), name(&other));
+        assert_ne!(name(&one), name(&other), "nobody may change its note");
+        other = refused();
         other.reason = "no-endpoint".into();
         assert_ne!(name(&one), name(&other));
-        assert_ne!(name(&one), super::name(&one, &pod(), "another life"));
+        assert_ne!(name(&one), super::name(&one, &pod(), "another life", &note(&one)));
         let long = Pod {
             name: format!("{}.b", "a-".repeat(120)),
             ..pod()
         };
-        assert!(super::name(&one, &long, "0b5e").len() < 253);
+        assert!(super::name(&one, &long, "0b5e", "").len() < 253);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const MAX_CONNECTIONS: usize = 4096;
 /// How often the same is told of a connection.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How soon something else is told of it.
+/// How soon another refusal is told of it.
 const OTHER: Duration = Duration::from_secs(1);
 
 /// How many are told at once.
@@ -73,7 +73,9 @@ impl Limits {
             let pause = match notice.became {
                 Became::Attached => Duration::ZERO,
                 _ if is_same => AGAIN,
-                _ => OTHER,
+                // However fast it was mended.
+                Became::Healed => Duration::ZERO,
+                Became::Refused => OTHER,
             };
             if now.duration_since(before.at) < pause {
                 return None;
@@ -156,6 +158,16 @@ mod tests {
         assert_eq!(limits.judge(&attached), Some(1));
         assert_eq!(limits.judge(&attached), None);
         assert_eq!(limits.judge(&refused), Some(1), "it is news again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_mended_is_told_however_soon_after_a_refusal() {
+        let mut limits = Limits::new();
+        let healed = notice("1", Became::Healed, "healed");
+        assert_eq!(limits.judge(&notice("1", Became::Refused, "no-endpoint")), Some(1));
+        assert_eq!(limits.judge(&notice("1", Became::Refused, "endpoint-lost")), None);
+        assert_eq!(limits.judge(&healed), Some(1));
+        assert_eq!(limits.judge(&healed), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -86,7 +86,6 @@ async fn put(client: &Client, event: &Event) -> Result<(), Failed> {
     }
     debug!(name = event.name_any(), "it is told again");
     let again = serde_json::json!({
-        "note": event.note,
         "series": {
             // A second life of ours counts from one again.
             "count": event.series.as_ref().map_or(2, |series| series.count),
