@@ -164,7 +164,10 @@ mod tests {
     async fn what_is_mended_is_told_however_soon_after_a_refusal() {
         let mut limits = Limits::new();
         let healed = notice("1", Became::Healed, "healed");
-        assert_eq!(limits.judge(&notice("1", Became::Refused, "no-endpoint")), Some(1));
+        assert_eq!(
+            limits.judge(&notice("1", Became::Refused, "no-endpoint")),
+            Some(1)
+        );
         assert_eq!(limits.judge(&notice("1", Became::Refused, "endpoint-lost")), None);
         assert_eq!(limits.judge(&healed), Some(1));
         assert_eq!(limits.judge(&healed), None);

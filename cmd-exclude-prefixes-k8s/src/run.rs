@@ -39,10 +39,13 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     };
     let _writer = component.spawn("exclude prefixes", writer.run());
     let start = Start::new(&component, TOKEN_LIFETIME);
-    let urls = tokio::select! {
-        _everything = is_written.wait_for(|is_written| *is_written) => listen(&component, &start, &settings).await?,
+    // What the channel lends is given back at once: the writer waits for it when it writes again.
+    let everything = async { is_written.wait_for(|is_written| *is_written).await.is_ok() };
+    tokio::select! {
+        _is_written = everything => {}
         () = component.stop().cancelled() => return Ok(()),
-    };
+    }
+    let urls = listen(&component, &start, &settings).await?;
     start.ready(&urls).await;
     Ok(())
 }
