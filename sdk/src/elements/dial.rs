@@ -2,9 +2,9 @@
 //! Opens the way to where the call goes next.
 //!
 //! **Guarantees**: elements behind find a [`Way`] to [`NextUrl`]. A connection that moves to another URL is closed at
-//! the old one first, unless that was a socket of this machine which is gone. Each call asks the [`Dialer`] again, which shares what is open and replaces what has aged. A
-//! close of a connection reaches nobody but who was requested: the number in a URL of a descriptor may be another
-//! socket's by then.
+//! the old one first, unless that was a socket of this machine which is gone. Each call asks the [`Dialer`] again, which
+//! shares what is open and replaces what has aged. A close of a connection reaches nobody but who was requested: the
+//! number in a URL of a descriptor may be another socket's by then.
 //! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`]; there also [`NobodyThere`].
@@ -180,7 +180,7 @@ impl<A: Api> Dial<A> {
             socket: was,
         } = old;
         let ctx = ctx.postponed();
-        if local(old).is_some() && socket(old) != *was {
+        if socket(old) != *was {
             debug!(id = message.id(), old, "the socket is gone");
             forget::<A>(&ctx);
             return Ok(());

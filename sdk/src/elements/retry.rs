@@ -3,7 +3,8 @@
 //!
 //! **Guarantees**: each attempt has a part of the time, a close half of what is left, and begins with the message as it
 //! came; between attempts it waits, at first 200 ms, then longer, but never long for somebody who is to listen on a
-//! socket of this machine: who ends there is back soon, and looking costs next to nothing. An error that no repetition mends is answered at once.
+//! socket of this machine: who ends there is back soon, and looking costs next to nothing. An error that no repetition
+//! mends is answered at once.
 //! **Placement**: first in a client chain.
 //! **On failure**: answers the last error, and how often it was tried.
 //! **Cost**: one copy of the message an attempt.

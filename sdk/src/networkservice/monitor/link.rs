@@ -55,7 +55,7 @@ const EARLY: Duration = Duration::from_secs(5);
 /// See the [module](self).
 pub(super) struct LinkMonitor {
     state: Mutex<State>,
-    task: Mutex<Option<Task>>,
+    _task: Task,
 }
 
 #[derive(Default)]
@@ -148,13 +148,10 @@ impl Mailbox {
 
 impl LinkMonitor {
     fn new(component: &Component, way: Way<NetworkService>) -> Arc<Self> {
-        let monitor = Arc::new(Self {
+        Arc::new_cyclic(|monitor| Self {
             state: Mutex::default(),
-            task: Mutex::default(),
-        });
-        let listening = run(component.clone(), way, Arc::downgrade(&monitor));
-        *monitor.task.lock() = Some(component.spawn("link-monitor", listening));
-        monitor
+            _task: component.spawn("link-monitor", run(component.clone(), way, monitor.clone())),
+        })
     }
 
     fn listen(self: Arc<Self>, id: &str) -> Ear {
