@@ -43,6 +43,9 @@ const CLOSERS: usize = 4;
 /// How long the kernel may take to remove a device.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the answer to a handshake may take that has arrived.
+const TO_ANSWER: Duration = Duration::from_millis(100);
+
 type Gotatun = device::Device<(Socket, Writer, Reader)>;
 
 /// Starts an engine that makes tunnels in this program.
@@ -280,7 +283,10 @@ impl Driver for Userspace {
         }
         let is_another = before.private_key != after.private_key || before.listen_port != after.listen_port;
         if !is_another && let Some(gotatun) = &alive.gotatun {
-            return change_peers(gotatun, &before.peers, &after.peers).await;
+            return match before.peers.is_empty() {
+                true => first_peers(gotatun, &alive.socket, &after.peers).await,
+                false => change_peers(gotatun, &before.peers, &after.peers).await,
+            };
         }
         if before.listen_port != after.listen_port {
             let wish = self.wish(after.listen_port);
@@ -326,13 +332,34 @@ impl Driver for Userspace {
     }
 }
 
+/// Gives a tunnel that had none its peers. One that has begun a handshake meanwhile is answered before it is sent
+/// anything: of two handshakes that cross, wireguard-go may keep the keys of neither.
+async fn first_peers(gotatun: &Gotatun, socket: &Socket, peers: &[Peer]) -> Result<()> {
+    let (beginner, answered) = (socket.first_sender(), socket.sends());
+    let has_begun = |peer: &Peer| beginner == Some(peer.endpoint);
+    let silent = peers.iter().cloned().map(|mut peer| {
+        peer.keepalive = peer.keepalive.filter(|_| !has_begun(&peer));
+        peer
+    });
+    let silent: Vec<_> = silent.collect();
+    let added = gotatun.write(async |device| {
+        // It listens for peers only from the time on when it has one; this tells it to begin.
+        device.clear_peers();
+        device.add_peers(silent.iter().map(peer));
+    });
+    added
+        .await
+        .map_err(|error| broken("give a tunnel its peers", &error))?;
+    if peers.iter().any(has_begun) {
+        // What it sent may have been no handshake: then it is asked.
+        let _ = timeout(TO_ANSWER, answered).await;
+    }
+    change_peers(gotatun, &silent, peers).await
+}
+
 /// Changes what differs. Where a peer was heard from stays, unless its endpoint was changed.
 async fn change_peers(gotatun: &Gotatun, before: &[Peer], after: &[Peer]) -> Result<()> {
     let changed = gotatun.write(async |device| {
-        if before.is_empty() {
-            // It listens for peers only from the time on when it has one; this tells it to begin.
-            device.clear_peers();
-        }
         for old in before {
             if !after.iter().any(|peer| peer.public_key == old.public_key) {
                 device.remove_peer(&Point::from(*old.public_key.as_bytes())).await;

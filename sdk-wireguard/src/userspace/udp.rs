@@ -22,9 +22,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt as options};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt as options};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::{Notify, futures::Notified};
 use tokio::time::sleep;
 
 /// The longest UDP datagram, and so the longest train of packets.
@@ -87,6 +88,8 @@ struct Inner {
     is_ipv6: bool,
     /// Whether the way out takes trains of packets.
     takes_trains: AtomicBool,
+    /// Told of all that is sent.
+    sends: Notify,
 }
 
 impl Socket {
@@ -98,11 +101,25 @@ impl Socket {
             port: address.port(),
             is_ipv6: address.is_ipv6(),
             takes_trains: AtomicBool::new(true),
+            sends: Notify::new(),
         })))
     }
 
     pub(super) fn port(&self) -> u16 {
         self.0.port
+    }
+
+    /// Who sent the first of what has arrived and was not taken yet.
+    pub(super) fn first_sender(&self) -> Option<SocketAddr> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (.., sender) = rustix::net::recvfrom(&self.0.io, &mut [0; 1], flags).ok()?;
+        let sender = SocketAddr::try_from(sender?).ok()?;
+        Some(SocketAddr::new(sender.ip().to_canonical(), sender.port()))
+    }
+
+    /// Waits for the next that is sent from now on.
+    pub(super) fn sends(&self) -> Notified<'_> {
+        self.0.sends.notified()
     }
 
     /// An address as the socket's family has it.
@@ -127,7 +144,9 @@ impl Socket {
             let fd = self.0.io.as_raw_fd();
             sendmsg(fd, &slices, control, MsgFlags::MSG_DONTWAIT, Some(&to)).map_err(io::Error::from)
         };
-        self.0.io.async_io(Interest::WRITABLE, send).await.map(drop)
+        let sent = self.0.io.async_io(Interest::WRITABLE, send).await.map(drop);
+        self.0.sends.notify_waiters();
+        sent
     }
 
     /// Sends a train, or its packets one by one where trains are not taken.

@@ -12,7 +12,11 @@ crate::tests![
     wireguard_go_is_reached_over_ipv4,
     wireguard_go_is_reached_over_ipv6,
     wireguard_go_begins_and_moves_to_another_port,
+    wireguard_go_has_begun_before_it_is_a_peer,
 ];
+
+/// The bytes of a message that begins a handshake; an answer has 92, and a keepalive 32.
+const INITIATION: u64 = 148;
 
 /// A `wireguard-go` whose device is in a node's own namespace.
 struct Go {
@@ -118,5 +122,31 @@ fn wireguard_go_begins_and_moves_to_another_port(one: Kind, other: Kind) {
     assert!(world.other.place.reaches(pod_ip));
     // A refresh does not send packets back to where nobody is.
     world.make(&world.one, &tunnel);
+    assert!(pod.reaches("10.1.0.2".parse().expect("an address")));
+}
+
+fn wireguard_go_has_begun_before_it_is_a_peer(one: Kind, other: Kind) {
+    let world = World::new(one, other);
+    let (go, pod) = (Go::new(&world), Place::new());
+    let mut tunnel = tunnel("client-1", &pod);
+    let port = world.make(&world.one, &tunnel).listen_port;
+    pod.run("ip addr add 10.1.0.1/24 dev nsm");
+    let (key, ip) = (tunnel.private_key.public(), world.one.addresses[0]);
+    let set = format!(
+        "listen-port 51820 peer {key} allowed-ips 0.0.0.0/0 endpoint {ip}:{port} persistent-keepalive 10"
+    );
+    go.set(&world.other.place, &set);
+    // The kernel's engine answers nobody whom it does not know.
+    if one == Kind::Userspace {
+        world.until("its handshake waits", || world.one.place.has_heard(port));
+    }
+    let there = SocketAddr::new(world.other.addresses[0], 51_820);
+    tunnel.peers = vec![Peer::only(go.public_key.parse().expect("a key"), there)];
+    world.make(&world.one, &tunnel);
+    world.established(&world.one, "client-1");
+    if one == Kind::Userspace {
+        let sent = world.statistics(&world.one, "client-1").tx_bytes;
+        assert!(sent < INITIATION, "{sent} bytes are more than an answer");
+    }
     assert!(pod.reaches("10.1.0.2".parse().expect("an address")));
 }

@@ -111,12 +111,28 @@ impl Place {
 
     /// Whether a UDP socket listens on `port`.
     pub(crate) fn listens(&self, port: u16) -> bool {
+        !self.sockets(port).is_empty()
+    }
+
+    /// Whether something has arrived on `port` that nobody has taken.
+    pub(crate) fn has_heard(&self, port: u16) -> bool {
+        let is_waiting = |socket: &String| {
+            let queues = socket.split_whitespace().nth(4).expect("its queues");
+            !queues.ends_with(":00000000")
+        };
+        self.sockets(port).iter().any(is_waiting)
+    }
+
+    /// What the kernel says of the UDP sockets on `port`.
+    fn sockets(&self, port: u16) -> Vec<String> {
         let end = format!(":{port:04X} ");
-        ["udp", "udp6"].iter().any(|table| {
-            let table =
-                std::fs::read_to_string(format!("/proc/{}/net/{table}", self.0.id())).unwrap_or_default();
-            table.lines().any(|line| line.contains(&end))
-        })
+        let tables = ["udp", "udp6"].map(|table| format!("/proc/{}/net/{table}", self.0.id()));
+        let tables = tables.map(|table| std::fs::read_to_string(table).unwrap_or_default());
+        let sockets = tables.iter().flat_map(|table| table.lines());
+        sockets
+            .filter(|line| line.contains(&end))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Whether packets, sent now, are answered within a time that a handshake fits in.
@@ -215,8 +231,12 @@ impl World {
     }
 
     pub(crate) fn try_make(&self, node: &Node, tunnel: &Tunnel) -> nsm_sdk::core::Result<Made> {
-        self.runtime
-            .block_on(async { node.engine().make(tunnel, soon()).await })
+        let (engine, tunnel) = (node.engine().clone(), tunnel.clone());
+        // On a thread of the runtime, as in a forwarder.
+        let made = self
+            .runtime
+            .spawn(async move { engine.make(&tunnel, soon()).await });
+        self.runtime.block_on(made).expect("no panic")
     }
 
     pub(crate) fn remove(&self, node: &Node, id: &str) {
