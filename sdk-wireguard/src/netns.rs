@@ -29,9 +29,12 @@ pub(crate) struct NetnsId {
 }
 
 impl NetnsId {
-    /// Whether `stat` is of its file.
-    pub(crate) fn is(&self, stat: &Stat) -> bool {
-        (self.device, self.inode) == (stat.st_dev, stat.st_ino)
+    /// What the namespace is called whose file has this `stat`.
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        }
     }
 
     /// What no namespace is called.
@@ -140,11 +143,7 @@ fn handle(path: &Path) -> Result<(OwnedFd, NetnsId)> {
         ));
     }
     let stat = fstat(&handle).map_err(|errno| gone(path, errno))?;
-    let id = NetnsId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    };
-    Ok((handle, id))
+    Ok((handle, NetnsId::of(&stat)))
 }
 
 fn gone(path: &Path, errno: Errno) -> Error {

@@ -32,7 +32,7 @@ use crate::ports::Ports;
 use crate::tunnel::{Made, Peer, Statistics, Tunnel};
 use crate::worker::{Workers, nursery};
 
-use self::pod::Pod;
+use self::pod::{Pod, Pods};
 use self::tun::{Gone, Reader, Tun, Writer};
 use self::udp::Socket;
 
@@ -63,6 +63,7 @@ pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Eng
         config: config.clone(),
         makers,
         closers: Workers::start(&node, CLOSERS)?,
+        pods: Pods::start()?,
     };
     Ok(Arc::new(Owner::new(component, driver)))
 }
@@ -72,6 +73,7 @@ struct Userspace {
     config: Config,
     makers: Workers,
     closers: Workers,
+    pods: Pods,
 }
 
 /// A tunnel of this program. When it is dropped everything of it ends soon.
@@ -184,23 +186,23 @@ impl Userspace {
     /// Ends a tunnel when its pod has ended, until what is returned is dropped.
     fn watch(&self, netns: NetnsId, alive: Weak<Mutex<Option<Alive>>>) -> oneshot::Sender<()> {
         let (watch, mut unwatched) = oneshot::channel();
-        let workers = self.closers.clone();
+        let pods = self.pods.clone();
         self.component.spawn_detached("wireguard-pod", async move {
             let mut has_been_seen = false;
             loop {
                 let found = tokio::select! {
-                    found = workers.run(move |_| Ok(pod::look(netns))) => found,
+                    found = pods.look(netns) => found,
                     _ = &mut unwatched => return,
                 };
                 match found {
-                    Ok(Pod::Process(process)) => {
+                    Some(Pod::Process(process)) => {
                         tokio::select! {
                             Ok(()) = pod::ended(process) => has_been_seen = true,
                             _ = &mut unwatched => return,
                             else => return,
                         }
                     }
-                    Ok(Pod::Nothing) if has_been_seen => break,
+                    Some(Pod::Nothing) if has_been_seen => break,
                     _ => return,
                 }
             }

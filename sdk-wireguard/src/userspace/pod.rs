@@ -5,17 +5,27 @@
 //! **Guarantees**: a pod has ended when a process was seen in its namespace and none is any more, and no mount keeps the
 //! namespace that we or the first process of the node can see. Where no process can be seen (they are in a PID namespace
 //! that is not ours) nothing is taken for an end.
-//! **Cost**: a descriptor a tunnel. Looking takes a system call for every process of the node, on a thread of
-//! [`worker`](crate::worker), after a tunnel was made and when the process that was seen has ended.
+//! **Cost**: a descriptor a tunnel. Looking takes a system call for every process of the node, on a thread of its own
+//! that leaves the processors to all others; while it looks others ask, and are answered by the next look together.
 
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
+use nsm_sdk::core::Result;
 use rustix::fs::stat;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setpriority_process};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::netns::NetnsId;
+use crate::worker::thread;
+
+/// The lowest priority.
+const LAST: i32 = 19;
+
+/// How many ask before others wait.
+const MAX_ASKING: usize = 1024;
 
 /// What there is of a pod.
 pub(super) enum Pod {
@@ -27,36 +37,100 @@ pub(super) enum Pod {
     Nothing,
 }
 
-/// Looks for what is in the namespace `netns`.
-pub(super) fn look(netns: NetnsId) -> Pod {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    match processes.find_map(|process| open(process, netns)) {
-        Some(process) => Pod::Process(process),
-        None if is_mounted(netns) => Pod::Mount,
-        None => Pod::Nothing,
+struct Ask {
+    netns: NetnsId,
+    reply: oneshot::Sender<Pod>,
+}
+
+/// Looks for the pods of all tunnels of an engine.
+#[derive(Clone)]
+pub(super) struct Pods(mpsc::Sender<Ask>);
+
+impl Pods {
+    /// Starts the thread, which ends when all that is returned is gone.
+    pub(super) fn start() -> Result<Self> {
+        let (asks, mut asking) = mpsc::channel::<Ask>(MAX_ASKING);
+        thread(move || {
+            // Of this thread alone. With its old priority it looks as well, at the cost of whoever makes a tunnel.
+            let _ = setpriority_process(None, LAST);
+            while let Some(first) = asking.blocking_recv() {
+                let mut asks = vec![first];
+                while let Ok(ask) = asking.try_recv() {
+                    asks.push(ask);
+                }
+                asks.retain(|ask| !ask.reply.is_closed());
+                if !asks.is_empty() {
+                    answer(asks);
+                }
+            }
+        })?;
+        Ok(Self(asks))
+    }
+
+    /// What is in the namespace `netns`; nothing is told when the thread is gone.
+    pub(super) async fn look(&self, netns: NetnsId) -> Option<Pod> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask { netns, reply }).await.ok()?;
+        answer.await.ok()
     }
 }
 
-/// Opens `process` if it is in `netns`.
-fn open(process: i32, netns: NetnsId) -> Option<OwnedFd> {
-    let path = format!("/proc/{process}/ns/net");
-    let is_in = || stat(path.as_str()).is_ok_and(|stat| netns.is(&stat));
-    if !is_in() {
-        return None;
+/// Answers all with one look at the processes of the node.
+fn answer(asks: Vec<Ask>) {
+    let processes = processes(asks.iter().map(|ask| ask.netns).collect());
+    let mut mounts = None;
+    for Ask { netns, reply } in asks {
+        let process = processes.get(&netns).and_then(|process| process.try_clone().ok());
+        let pod = match process {
+            Some(process) => Pod::Process(process),
+            None if is_mounted(netns, mounts.get_or_insert_with(read_mounts)) => Pod::Mount,
+            None => Pod::Nothing,
+        };
+        // Who has gone meanwhile needs no answer.
+        let _ = reply.send(pod);
     }
+}
+
+/// A process in each of these namespaces that has one.
+fn processes(mut wanted: HashSet<NetnsId>) -> HashMap<NetnsId, OwnedFd> {
+    let mut found = HashMap::new();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        if wanted.is_empty() {
+            break;
+        }
+        let Some(netns) = netns_of(process).filter(|netns| wanted.contains(netns)) else {
+            continue;
+        };
+        if let Some(process) = open(process, netns) {
+            wanted.remove(&netns);
+            found.insert(netns, process);
+        }
+    }
+    found
+}
+
+fn netns_of(process: i32) -> Option<NetnsId> {
+    let stat = stat(format!("/proc/{process}/ns/net")).ok()?;
+    Some(NetnsId::of(&stat))
+}
+
+/// Opens `process`, which was in `netns`.
+fn open(process: i32, netns: NetnsId) -> Option<OwnedFd> {
     let opened = pidfd_open(Pid::from_raw(process)?, PidfdFlags::empty()).ok();
     // What was opened may be another process under the same number: then the first has ended.
-    opened.filter(|_| is_in())
+    opened.filter(|_| netns_of(process) == Some(netns))
+}
+
+/// What is mounted where we are, and where the first process of the node is.
+fn read_mounts() -> String {
+    let of = |process| std::fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    ["self", "1"].map(of).concat()
 }
 
 /// Whether a file of a name keeps the namespace, as `ip netns` and container runtimes make them.
-fn is_mounted(netns: NetnsId) -> bool {
-    let name = format!(" {netns} ");
-    ["self", "1"].iter().any(|process| {
-        let mounts = std::fs::read_to_string(format!("/proc/{process}/mountinfo"));
-        mounts.is_ok_and(|mounts| mounts.contains(&name))
-    })
+fn is_mounted(netns: NetnsId, mounts: &str) -> bool {
+    mounts.contains(&format!(" {netns} "))
 }
 
 /// Waits until `process` has ended.
@@ -80,12 +154,18 @@ mod tests {
     use super::*;
     use crate::netns::{HERE, identify};
 
-    #[test]
-    fn a_namespace_with_a_process_in_it_has_one() {
+    #[tokio::test]
+    async fn a_namespace_with_a_process_in_it_has_one_whoever_asks_beside() {
         let here = identify(Path::new(HERE)).expect("we are in a namespace");
-        assert!(matches!(look(here), Pod::Process(_)));
-        let nowhere = NetnsId::nowhere();
-        assert!(matches!(look(nowhere), Pod::Nothing));
+        let pods = Pods::start().expect("a thread");
+        let looks = [here, NetnsId::nowhere(), here].map(|netns| pods.look(netns));
+        let [one, nothing, other] = futures::future::join_all(looks)
+            .await
+            .try_into()
+            .unwrap_or_else(|_| panic!("three answers"));
+        assert!(matches!(one, Some(Pod::Process(_))));
+        assert!(matches!(nothing, Some(Pod::Nothing)));
+        assert!(matches!(other, Some(Pod::Process(_))));
     }
 
     #[tokio::test]
