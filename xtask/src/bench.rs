@@ -14,6 +14,7 @@ use crate::kubernetes;
 use crate::report::run;
 use crate::suites;
 use crate::tools::{self, DNSMASQ, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
+use crate::vm;
 use crate::{profile_folder, root};
 
 /// What each suite needs.
@@ -25,7 +26,7 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// Build the programs as they are shipped, run a suite of benchmarks, and print its figures beside their goals.
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
-/// and memory of wires between nodes), `dns` (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry beside programs
+/// and memory of wires between nodes; those of the kernel's WireGuard, where this one has none, with `--vm`), `dns` (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry beside programs
 /// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes` (start of pods, requests,
 /// memory and updates in a cluster of two nodes on this machine, which is built and needs root), `explain` (`nsm explain`
 /// with many endpoints), `examples` (how long the pages of deployments/examples take in namespaces). Every figure that
@@ -41,6 +42,10 @@ pub(crate) struct Args {
     /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure on Debian's kernel in a virtual machine, for what the kernel of this machine lacks: WireGuard. It is
+    /// emulated, and much slower; only what is compared within it says something
+    #[arg(long)]
+    vm: bool,
     /// Options of the suite itself; `-- --help` tells them
     #[arg(last = true, value_name = "OPTION")]
     options: Vec<String>,
@@ -51,6 +56,15 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         if self.suite == "kubernetes" {
             return self.on_a_cluster();
+        }
+        if self.vm {
+            let is_possible = self.suite == "two-nodes";
+            anyhow::ensure!(
+                is_possible,
+                "--vm is for the suite two-nodes, not for {}",
+                self.suite
+            );
+            tools::need(suites::MACHINE)?;
         }
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {
@@ -64,13 +78,28 @@ impl Args {
             _ => None,
         };
         eprintln!("building the programs that images have: about 10 minutes at first");
-        let program = images::programs()?.join("nsm-bench");
+        let programs = images::programs()?;
+        if self.vm {
+            return self.in_a_machine(&programs);
+        }
+        let program = programs.join("nsm-bench");
         let mut bench = self.bench(&program)?;
         if let Some(peer) = peer {
             bench.arg("--peer").arg(peer);
         }
         bench.args(&self.options);
         Err(bench.exec()).with_context(|| format!("could not start {}", program.display()))
+    }
+
+    /// Measures on another kernel.
+    fn in_a_machine(self, programs: &Path) -> Result<()> {
+        let options: Vec<_> = [self.suite].into_iter().chain(self.options).collect();
+        let figures = vm::bench(programs, &options)?;
+        if let Some(file) = self.json {
+            let copied = std::fs::copy(&figures, &file);
+            copied.with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// Measures what is built as tests have it, and what is built for people, on a cluster that ends with it.

@@ -152,7 +152,7 @@ const WORKSPACE: &[Tool] = &[
 ];
 
 /// What boots another kernel, and what its tests start and look with.
-const MACHINE: &[Tool] = &[
+pub(crate) const MACHINE: &[Tool] = &[
     QEMU,
     KERNEL,
     MODPROBE,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs tests on Debian's kernel in a virtual machine, for what the kernel of this machine may lack.
+//! Runs tests and benchmarks on Debian's kernel in a virtual machine, for what the kernel of this machine may lack.
 //!
 //! The machine is QEMU's with software emulation, which works wherever QEMU does: also inside another virtual machine
 //! or a container. Its files are ours, read-only; it can write to one folder.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -13,36 +13,36 @@ use anyhow::{Context, Result, bail};
 use crate::built;
 use crate::profile_folder;
 use crate::report::{Tally, run, run_tests_into};
-use crate::tools::{self, Kernel};
+use crate::tools;
 
-/// What runs inside.
+/// What runs inside, and the steps that it takes.
 const SCRIPT: &str = include_str!("vm.sh");
+const TESTS: &str = include_str!("vm/tests.sh");
+const BENCH: &str = include_str!("vm/bench.sh");
 
-/// What its tests start.
+/// What its steps start.
 const PROGRAMS: [&str; 6] = ["nsmgr", "forwarder", "registry-memory", "nse-icmp", "nsc", "nsm"];
 
 /// The tests that run inside.
-const TESTS: [&str; 2] = ["wireguard", "netns"];
+const SUITES: [&str; 2] = ["wireguard", "netns"];
 
-/// How long all of it may take, in seconds: more than the limits of the steps inside (`vm.sh`) would be too long.
-const LIMIT: &str = "900";
+/// How long all of it may take, in seconds: more than the limits of the steps inside would be too long.
+const LIMIT_OF_TESTS: u32 = 900;
+const LIMIT_OF_BENCH: u32 = 1_800;
 
 /// Runs the tests inside, and counts them. The tests must be built, and the programs for release.
 ///
 /// What the machine printed, its kernel's log and the logs of programs in tests that failed are left in a folder, which
 /// is named when something fails.
 pub(crate) fn tests() -> Result<Tally> {
-    let kernel = tools::kernel()?;
-    let virtme = tools::virtme()?;
-    let shared = profile_folder("debug")?.with_file_name("vm");
-    if shared.exists() {
-        fs::remove_dir_all(&shared).with_context(|| format!("cannot remove {}", shared.display()))?;
-    }
-    fill(&shared)?;
-    println!("starting Linux {}", kernel.version);
+    let built = profile_folder("release")?;
+    let suites = built::tests(SUITES.map(|name| ("", name)))?;
+    let suites = SUITES.iter().zip(suites).map(|(name, file)| (*name, file));
+    let programs = PROGRAMS.iter().map(|name| (*name, built.join(name)));
+    let shared = share(programs.chain(suites), TESTS)?;
     let log = shared.join("log");
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let tally = run_tests_into(&mut machine(&virtme, &kernel, &shared)?, output).map(|mut tally| {
+    let tally = run_tests_into(&mut machine(&shared, LIMIT_OF_TESTS)?, output).map(|mut tally| {
         if tally.failed == 0
             && let Err(error) = verdict(&shared)
         {
@@ -57,28 +57,43 @@ pub(crate) fn tests() -> Result<Tally> {
     tally
 }
 
-/// Puts into the folder what the machine needs: programs without what only debuggers need, and the script.
+/// Runs a benchmark inside, with the programs of a folder. Returns the file with its figures.
+pub(crate) fn bench(programs: &Path, options: &[String]) -> Result<PathBuf> {
+    let measured = PROGRAMS.iter().chain(&["nsm-bench"]);
+    let shared = share(measured.map(|name| (*name, programs.join(name))), BENCH)?;
+    run(machine(&shared, LIMIT_OF_BENCH)?.args(options))?;
+    verdict(&shared)?;
+    Ok(shared.join("figures.json"))
+}
+
+/// A folder with what the machine needs: programs without what only debuggers need, and what is run there.
 ///
 /// Programs are those built for release: an emulated processor is slow, and they have no more patience than on others.
-fn fill(shared: &Path) -> Result<()> {
-    let built = profile_folder("release")?;
-    let programs = shared.join("programs");
-    fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
-    let tests = TESTS.iter().zip(built::tests(TESTS.map(|name| ("", name)))?);
-    let tests = tests.map(|(name, file)| (*name, file));
-    let all = PROGRAMS.iter().map(|name| (*name, built.join(name))).chain(tests);
-    for (name, file) in all {
-        run(Command::new("strip").arg("-o").arg(programs.join(name)).arg(file))?;
+fn share(programs: impl Iterator<Item = (&'static str, PathBuf)>, steps: &str) -> Result<PathBuf> {
+    let shared = profile_folder("debug")?.with_file_name("vm");
+    if shared.exists() {
+        fs::remove_dir_all(&shared).with_context(|| format!("cannot remove {}", shared.display()))?;
     }
-    fs::write(shared.join("vm.sh"), SCRIPT).context("cannot write the script")
+    let folder = shared.join("programs");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (name, file) in programs {
+        run(Command::new("strip").arg("-o").arg(folder.join(name)).arg(file))?;
+    }
+    for (name, script) in [("vm.sh", SCRIPT), ("steps.sh", steps)] {
+        fs::write(shared.join(name), script).with_context(|| format!("cannot write {name}"))?;
+    }
+    Ok(shared)
 }
 
 /// The command that starts the machine, ends when it does, and does not outlive us.
-fn machine(virtme: &Path, kernel: &Kernel, shared: &Path) -> Result<Command> {
+fn machine(shared: &Path, limit: u32) -> Result<Command> {
+    let kernel = tools::kernel()?;
+    let virtme = tools::virtme()?;
+    println!("starting Linux {}", kernel.version);
     let mut machine = Command::new("setpriv");
     machine
         .args(["--pdeathsig", "TERM", "--"])
-        .args(["timeout", "--kill-after=10", LIMIT])
+        .args(["timeout", "--kill-after=10", &limit.to_string()])
         // QEMU opens both again by their names, and would truncate a file.
         .args(["sh", "-c", "exec \"$0\" \"$@\" 2>&1"])
         .arg(virtme.join("vng"))
@@ -89,7 +104,7 @@ fn machine(virtme: &Path, kernel: &Kernel, shared: &Path) -> Result<Command> {
         .arg(format!("--rwdir={}", shared.display()))
         .args(["--", "bash"])
         .args([&shared.join("vm.sh"), shared])
-        .env("PATH", tools::path_with(virtme)?)
+        .env("PATH", tools::path_with(&virtme)?)
         .stdin(Stdio::null());
     Ok(machine)
 }

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# The suite "vm", inside the virtual machine: bash vm.sh <folder shared with the machine outside>.
-# Leaves "status" there once everything ran: the number of the steps that failed.
+# Inside the virtual machine: bash vm.sh <folder shared with the machine outside> [option]...
+# Runs the steps that lie there, which see the options, and leaves "status" once they ran: the number of those that
+# failed.
 set -u -o pipefail
 shared=$1
+shift
 memory=/mnt
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 failed=0
@@ -47,28 +49,13 @@ modules() {
     done
 }
 
-devices() {
-    ip link set lo up &&
-        ip link add nsm-dummy type dummy && ip link set nsm-dummy up &&
-        ip link add link nsm-dummy name nsm-vlan type vlan id 100 && ip link set nsm-vlan up &&
-        ip -details link show nsm-vlan | grep --quiet 'vlan protocol 802.1Q id 100' &&
-        ip link del nsm-vlan && ip link del nsm-dummy
-}
-
-export -f copy modules devices
+export -f copy modules
 export shared memory TMPDIR=$memory
 
 echo "-- the kernel is $(uname -r), with $(nproc) CPUs"
 step copy 120 bash -o pipefail -c copy
 step modules 60 bash -c modules
-step devices 30 bash -c devices
-# Where the kernel is not used after all, tests fail.
-export NSM_WIREGUARD_TEST_KERNEL=1
-# Our own engine alone is tested outside, where hundreds of tunnels at once are not too much for their patience, too.
-step engines 420 "$memory/programs/wireguard" --color never --skip many:: kernel
-for wires in vxlan wireguard; do
-    step "wires by $wires" 180 "$memory/programs/netns" --color never "$wires"
-done
+. "$shared/steps.sh"
 
 dmesg > "$shared/dmesg"
 # Folders of tests that passed are gone.
