@@ -10,9 +10,10 @@
 //! **Reads / writes**: `excluded_prefixes`, which the client half puts back; reads addresses and routes.
 //! **On failure**: what a first request was answered is closed by the runner.
 //! **On close**: what the connection had is free for others.
-//! **Cost**: a lock and a comparison with every other connection of the program; a file system watch.
+//! **Cost**: a lock, and a few look-ups for each address; a file system watch.
 
 mod groups;
+mod merged;
 mod used;
 
 use std::path::Path;

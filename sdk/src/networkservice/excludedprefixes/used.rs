@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the connections of one program have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+
+use super::merged::Merged;
 
 /// What each connection has, by its number.
 #[derive(Default)]
@@ -14,16 +16,21 @@ pub(super) struct Shared(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     next: u64,
-    connections: BTreeMap<u64, Entry>,
+    connections: BTreeMap<u64, Has>,
+    /// What those of each group have, and those of none.
+    groups: BTreeMap<Option<usize>, Parts>,
 }
 
-struct Entry {
-    group: Option<usize>,
-    has: Has,
+/// What several connections have.
+#[derive(Default)]
+struct Parts {
+    addresses: Merged,
+    hosts: Merged,
+    learned: Merged,
 }
 
 /// What one connection has, or several.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Has {
     /// The addresses of both ends.
     pub(super) addresses: Vec<IpNet>,
@@ -51,7 +58,44 @@ struct Number {
 
 impl Drop for Number {
     fn drop(&mut self) {
-        self.shared.0.lock().connections.remove(&self.number);
+        self.shared.0.lock().withdraw(self.number, self.group);
+    }
+}
+
+impl Table {
+    fn enter(&mut self, number: u64, group: Option<usize>, has: Has) {
+        let parts = self.groups.entry(group).or_default();
+        for (nets, merged) in parts.beside(&has) {
+            nets.iter().for_each(|net| merged.add(*net));
+        }
+        self.connections.insert(number, has);
+    }
+
+    /// Takes out what the connection has.
+    fn withdraw(&mut self, number: u64, group: Option<usize>) -> Option<Has> {
+        let has = self.connections.remove(&number)?;
+        let parts = self.groups.get_mut(&group)?;
+        for (nets, merged) in parts.beside(&has) {
+            nets.iter().for_each(|net| merged.remove(*net));
+        }
+        Some(has)
+    }
+
+    /// What those have who are not in the group with us.
+    fn strangers(&mut self, group: Option<usize>) -> impl Iterator<Item = &mut Parts> {
+        let others = self.groups.iter_mut();
+        let others = others.filter(move |(other, _)| group.is_none() || **other != group);
+        others.map(|(_, parts)| parts)
+    }
+}
+
+impl Parts {
+    fn beside<'a>(&mut self, has: &'a Has) -> [(&'a [IpNet], &mut Merged); 3] {
+        [
+            (&has.addresses, &mut self.addresses),
+            (&has.hosts, &mut self.hosts),
+            (&has.learned, &mut self.learned),
+        ]
     }
 }
 
@@ -69,47 +113,54 @@ impl Used {
 
     /// What the connections outside of our group have, merged, without what covers one of our `own` addresses.
     pub(super) fn others(&self, own: &[IpNet]) -> Has {
-        let table = self.0.shared.0.lock();
-        let of = |part: fn(&Has) -> &[IpNet]| {
-            let nets = self.strangers(&table).flat_map(|entry| part(&entry.has)).copied();
-            let strange = nets.filter(|net| !own.iter().any(|own| net.contains(&own.addr())));
-            IpNet::aggregate(&strange.collect())
-        };
+        let (mut table, Number { number, group, .. }) = (self.0.shared.0.lock(), &*self.0);
+        let ours = table.withdraw(*number, *group);
+        let mut others = Has::default();
+        for parts in table.strangers(*group) {
+            others.addresses.extend(outside(&mut parts.addresses, own));
+            others.hosts.extend(outside(&mut parts.hosts, own));
+            others.learned.extend(outside(&mut parts.learned, own));
+        }
+        if let Some(ours) = ours {
+            table.enter(*number, *group, ours);
+        }
+        drop(table);
         Has {
-            addresses: of(|has| &has.addresses),
-            hosts: of(|has| &has.hosts),
-            learned: of(|has| &has.learned),
+            addresses: IpNet::aggregate(&others.addresses),
+            hosts: IpNet::aggregate(&others.hosts),
+            learned: IpNet::aggregate(&others.learned),
         }
     }
 
     /// Notes what the connection has, unless a stranger has got a prefix with one of the addresses meanwhile.
     /// Those that were `kept` from before are ours whatever others have. A member of a group teaches nobody.
     pub(super) fn claim(&self, mut has: Has, kept: &[IpNet]) -> bool {
-        let mut table = self.0.shared.0.lock();
-        let mut new = has.addresses.iter().filter(|own| !kept.contains(own));
-        let is_taken = |own: &IpNet| {
-            let mut theirs = self.strangers(&table).flat_map(|entry| &entry.has.addresses);
-            theirs.any(|other| other.contains(&own.addr()))
-        };
-        if new.any(is_taken) {
-            return false;
-        }
-        let group = self.0.group;
+        let (mut table, Number { number, group, .. }) = (self.0.shared.0.lock(), &*self.0);
         if group.is_some() {
             has.learned.clear();
         }
-        table.connections.insert(self.0.number, Entry { group, has });
-        true
+        let before = table.connections.get(number);
+        if before == Some(&has) && has.addresses.iter().all(|own| kept.contains(own)) {
+            return true;
+        }
+        let before = table.withdraw(*number, *group);
+        let mut new = has.addresses.iter().filter(|own| !kept.contains(own));
+        let is_taken = new.any(|own| {
+            let mut strangers = table.strangers(*group);
+            strangers.any(|parts| parts.addresses.containing(own.addr()).next().is_some())
+        });
+        match is_taken {
+            false => table.enter(*number, *group, has),
+            true => before
+                .into_iter()
+                .for_each(|before| table.enter(*number, *group, before)),
+        }
+        !is_taken
     }
+}
 
-    fn strangers<'a>(&self, table: &'a Table) -> impl Iterator<Item = &'a Entry> {
-        let (number, group) = (self.0.number, self.0.group);
-        let others = table
-            .connections
-            .iter()
-            .filter(move |(other, _)| **other != number);
-        others
-            .map(|(_, entry)| entry)
-            .filter(move |entry| group.is_none() || entry.group != group)
-    }
+/// What is covered, without what covers one of our `own` addresses.
+fn outside(merged: &mut Merged, own: &[IpNet]) -> Vec<IpNet> {
+    let ours: BTreeSet<_> = own.iter().flat_map(|own| merged.containing(own.addr())).collect();
+    merged.all_but(&ours)
 }
