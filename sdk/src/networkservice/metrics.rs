@@ -6,9 +6,9 @@
 //! **Placement**: in a server chain before `connect`, so that the whole path of the answer is seen.
 //! **Reads / writes**: the metrics of every segment; what was last seen in [`Ctx::store`].
 //! **On close**: adds what has grown since, then forgets the connection; the sums stay.
-//! **Cost**: one look-up a metric and call.
+//! **Cost**: one look-up a metric and call; 16 bytes a metric and connection.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,24 +26,46 @@ const MAX_METRICS: usize = 1024;
 
 /// The counters of a program, for whoever exports them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(Arc<Mutex<BTreeMap<String, u64>>>);
+pub struct Counters(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Which counter a metric of a segment has, by the names of both.
+    numbers: BTreeMap<String, BTreeMap<String, usize>>,
+    counts: Vec<u64>,
+}
 
 impl Counters {
     /// Every counter by its name, as it is now. Counters only grow.
     pub fn read(&self) -> BTreeMap<String, u64> {
-        self.0.lock().clone()
-    }
-
-    fn add(&self, name: &str, growth: u64) {
-        let mut counters = self.0.lock();
-        if let Some(counter) = counters.get_mut(name) {
-            *counter = counter.saturating_add(growth);
-        } else if counters.len() < MAX_COUNTERS {
-            counters.insert(name.to_string(), growth);
-        } else {
-            drop(counters);
-            warn!(name, "{MAX_COUNTERS} counters are in use; not counted");
+        let table = self.0.lock();
+        let mut all = BTreeMap::<_, u64>::new();
+        for (segment, metrics) in &table.numbers {
+            for (metric, number) in metrics {
+                let sum = all.entry(format!("{segment}_{metric}")).or_default();
+                *sum = sum.saturating_add(table.counts[*number]);
+            }
         }
+        all
+    }
+}
+
+impl Table {
+    /// The counter of this metric; nothing when there are too many, or when there is nothing to be counted yet.
+    fn number(&mut self, segment: &str, metric: &str, is_zero: bool) -> Option<usize> {
+        let known = self.numbers.get(segment).and_then(|metrics| metrics.get(metric));
+        if known.is_some() || is_zero {
+            return known.copied();
+        }
+        let new = self.counts.len();
+        if new >= MAX_COUNTERS {
+            warn!(segment, metric, "{MAX_COUNTERS} counters are in use; not counted");
+            return None;
+        }
+        let metrics = self.numbers.entry(segment.to_string()).or_default();
+        metrics.insert(metric.to_string(), new);
+        self.counts.push(0);
+        Some(new)
     }
 }
 
@@ -53,9 +75,26 @@ pub struct Metrics {
     counters: Counters,
 }
 
-/// What was last seen of a connection, by the names of the counters.
+/// What was last seen of a connection, by the numbers of the counters, in their order.
 #[derive(Default)]
-struct Seen(HashMap<String, u64>);
+struct Seen(Vec<(usize, u64)>);
+
+impl Seen {
+    /// How much the metric has grown, if there is a place for it.
+    fn growth(&mut self, number: usize, value: u64) -> Option<u64> {
+        match self.0.binary_search_by_key(&number, |(number, _)| *number) {
+            Ok(at) => {
+                let before = std::mem::replace(&mut self.0[at].1, value);
+                Some(value.checked_sub(before).unwrap_or(value))
+            }
+            Err(_) if self.0.len() >= MAX_METRICS => None,
+            Err(at) => {
+                self.0.insert(at, (number, value));
+                Some(value)
+            }
+        }
+    }
+}
 
 impl Metrics {
     /// Sums up in `counters`.
@@ -71,23 +110,21 @@ impl Metrics {
         };
         let id = path.path_segments.first().map_or("", |segment| &segment.id);
         let metrics = path.path_segments.iter().flat_map(|segment| {
-            let whole = |(metric, value): (&String, &String)| {
-                let value: u64 = value.parse().ok()?;
-                Some((format!("{}_{metric}", segment.name), value))
-            };
-            segment.metrics.iter().filter_map(whole)
+            let of_segment = segment.metrics.iter();
+            of_segment.filter_map(|(metric, value)| Some((&segment.name, metric, value.parse().ok()?)))
         });
-        for (name, value) in metrics.take(MAX_METRICS) {
-            let before = ctx.store().update(|seen: &mut Seen| {
-                let has_place = seen.0.len() < MAX_METRICS || seen.0.contains_key(&name);
-                has_place.then(|| seen.0.insert(name.clone(), value).unwrap_or(0))
-            });
-            let growth = before.map(|before| value.checked_sub(before).unwrap_or(value));
-            if let Some(growth) = growth.filter(|growth| *growth > 0) {
-                trace!(name, growth, connection = id, "metric");
-                self.counters.add(&name, growth);
+        let mut table = self.counters.0.lock();
+        ctx.store().update(|seen: &mut Seen| {
+            for (segment, metric, value) in metrics.take(MAX_METRICS) {
+                let number = table.number(segment, metric, value == 0);
+                let grown = number.and_then(|number| Some((number, seen.growth(number, value)?)));
+                if let Some((number, growth)) = grown.filter(|(_, growth)| *growth > 0) {
+                    trace!(segment, metric, growth, connection = id, "metric");
+                    let count = &mut table.counts[number];
+                    *count = count.saturating_add(growth);
+                }
             }
-        }
+        });
     }
 }
 
@@ -113,6 +150,8 @@ impl Element<NetworkService> for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use nsm_api::connection::PathSegment;
+
     use super::*;
     use crate::core::testing::{Connection, Probe, before, request, standard_cases};
 
@@ -175,13 +214,28 @@ mod tests {
     }
 
     #[test]
+    fn counters_of_one_name_are_one() {
+        let (counters, connection) = (Counters::default(), Connection::new());
+        let mut message = with([("a_b", "1")]);
+        let path = message.connection.path.as_mut().expect("a path");
+        let other = PathSegment {
+            name: "nsc_a".into(),
+            metrics: [("b".to_string(), "2".to_string())].into(),
+            ..Default::default()
+        };
+        path.path_segments.push(other);
+        Metrics::new(&counters).record(&connection.again(), &message.connection);
+        assert_eq!(counters.read(), [("nsc_a_b".to_string(), 3)].into());
+    }
+
+    #[test]
     fn the_number_of_counters_is_bounded() {
-        let counters = Counters::default();
-        for number in 0..MAX_COUNTERS + 10 {
-            counters.add(&number.to_string(), 1);
+        let mut table = Table::default();
+        assert_eq!(table.number("nsc", "none yet", true), None);
+        for number in 0..MAX_COUNTERS {
+            assert_eq!(table.number("nsc", &number.to_string(), false), Some(number));
         }
-        assert_eq!(counters.read().len(), MAX_COUNTERS);
-        counters.add("0", u64::MAX);
-        assert_eq!(counters.read()["0"], u64::MAX);
+        assert_eq!(table.number("nsc", "one more", false), None);
+        assert_eq!(table.number("nsc", "7", true), Some(7));
     }
 }
