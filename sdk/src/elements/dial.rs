@@ -5,7 +5,8 @@
 //! the old one first, unless that was a socket of this machine which is gone. Each call asks the [`Dialer`] again, which
 //! shares what is open and replaces what has aged. A close of a connection reaches nobody but who was requested: the
 //! number in a URL of a descriptor may be another socket's by then.
-//! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`.
+//! **Placement**: behind whatever chooses the URL, before `sendfd`, `recvfd`, `trimpath` and `connect`. Elements behind
+//! leave the message of a call that was not sent so that they can be asked with it again.
 //! **Reads / writes**: reads [`NextUrl`]; without one, or with a way of somebody else in [`Ctx::store`], passes.
 //! Writes the [`Way`] into [`Ctx::store`], for a find into [`Ctx::call`]; there also [`NobodyThere`].
 //! **On failure**: a way that was new is forgotten, so that another candidate can be tried, unless an established
@@ -117,18 +118,10 @@ impl<A: Api> Dial<A> {
     }
 
     /// Passes a request on, again when it could not even be sent.
-    async fn ask(
-        &self,
-        ctx: &Ctx,
-        url: &str,
-        asked: &Packed<A::Message>,
-        message: &mut A::Message,
-        next: Next<'_, A>,
-    ) -> Result<()> {
+    async fn ask(&self, ctx: &Ctx, url: &str, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         match next.request(ctx, message).await {
             Err(error) if error.reason() == GONE => {
                 ctx.store().insert(self.open(ctx, url).await?);
-                *message = asked.open();
                 next.request(ctx, message).await
             }
             done => done,
@@ -144,12 +137,12 @@ impl<A: Api> Dial<A> {
         message: &mut A::Message,
         next: Next<'_, A>,
     ) -> Result<()> {
-        match self.ask(ctx, url, asked, message, next).await {
+        match self.ask(ctx, url, message, next).await {
             Err(error) if error.reason() == NOT_THE_OWNER => {
                 debug!(id = asked.open().id(), %error, "asking under another id");
                 ctx.call().insert(SegmentId(ctx.component().uuid()));
                 *message = asked.open();
-                let again = self.ask(ctx, url, asked, message, next).await;
+                let again = self.ask(ctx, url, message, next).await;
                 // Who refuses a random id means something else, which hops before us do not try to mend.
                 again.map_err(|error| match error.reason() {
                     NOT_THE_OWNER => error.because("peer"),
@@ -158,6 +151,22 @@ impl<A: Api> Dial<A> {
             }
             done => done,
         }
+    }
+
+    /// Passes the first request at this URL on, and undoes what may have come of it when its answer was not heard.
+    async fn begin(&self, ctx: &Ctx, url: &str, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
+        let asked = Packed::new(message);
+        let done = self.introduce(ctx, url, &asked, message, next).await;
+        if let Err(error) = &done {
+            let unheard = is_unheard(error);
+            if !A::CLOSE_UNKNOWN && unheard {
+                undo(ctx, asked.open(), next).await;
+            }
+            if unheard || !ctx.is_established() {
+                forget::<A>(ctx);
+            }
+        }
+        done
     }
 
     /// Passes on what we know nothing of, where whoever is next may know more.
@@ -233,26 +242,18 @@ impl<A: Api> Element<A> for Dial<A> {
         if let Some(old) = known.filter(|_| !stays) {
             self.leave(ctx, &old, message, next).await?;
         }
-        ctx.store().insert(self.open(ctx, &url).await?);
-        ctx.store().insert(Dialed::new(&url));
-        let asked = Packed::new(message);
+        let way = self.open(ctx, &url).await?;
+        let before = ctx.store().insert(way.clone());
+        // The same way ends at the same socket.
+        if !stays || !before.is_some_and(|before| Arc::ptr_eq(&before.0, &way.0)) {
+            ctx.store().insert(Dialed::new(&url));
+        }
         ctx.call()
             .insert(SegmentId(ctx.component().next_id(message.id())));
         let done = match stays {
-            true => self.ask(ctx, &url, &asked, message, next).await,
-            false => self.introduce(ctx, &url, &asked, message, next).await,
+            true => self.ask(ctx, &url, message, next).await,
+            false => self.begin(ctx, &url, message, next).await,
         };
-        if let Err(error) = done.as_ref()
-            && !stays
-        {
-            let unheard = is_unheard(error);
-            if !A::CLOSE_UNKNOWN && unheard {
-                undo(ctx, asked.open(), next).await;
-            }
-            if unheard || !ctx.is_established() {
-                forget::<A>(ctx);
-            }
-        }
         ctx.call().take::<SegmentId>();
         done
     }

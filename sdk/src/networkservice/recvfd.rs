@@ -55,6 +55,11 @@ impl Received {
     pub(super) fn has(&self, inode: Inode) -> bool {
         self.0.url(inode).is_some()
     }
+
+    /// What the caller has passed, if this process names it so.
+    pub(super) fn inode(&self, url: &str) -> Option<Inode> {
+        self.0.inode(url)
+    }
 }
 
 impl RecvFd {

@@ -4,12 +4,12 @@
 //! The client half works on what is asked of the called peer, the server half on what the caller is answered.
 //! **Guarantees**: no `file://` leaves this process towards a peer; a file leaves no later than the message that
 //! names it, again with every attempt. What comes back under an inode that was sent has its path again, and a path
-//! that a peer answers is refused. The server half does not return to the caller a file that the caller has passed.
+//! that a peer answers is refused. A request that fails has its paths again. The server half does not return to the caller a file that the caller has passed.
 //! **Placement**: the client half last before `connect` and behind `dial`; the server half behind the server half of
 //! [`recvfd`](super::recvfd).
 //! **Reads / writes**: `inodeURL` of the mechanism and of the preferences.
 //! **On close**: the client half passes and names the file as in a request; a file that is gone is no obstacle.
-//! **Cost**: two system calls a file.
+//! **Cost**: three system calls a file; none for what the caller itself has passed.
 
 use std::sync::Arc;
 
@@ -78,9 +78,8 @@ async fn call(ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) 
         Err(error) => Err(error.clone()),
     };
     request.mechanism_preferences = offered;
-    done?;
     let way = ctx.store().get::<Way<NetworkService>>();
-    if way.is_some_and(|way| way.0.peer().identity.is_some()) {
+    if done.is_ok() && way.is_some_and(|way| way.0.peer().identity.is_some()) {
         refuse_paths(url(request).into_iter())?;
     }
     if let (Some(url), Ok(sent)) = (url(request), sent)
@@ -88,7 +87,7 @@ async fn call(ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) 
     {
         *url = original;
     }
-    Ok(())
+    done
 }
 
 /// Sends every file that the request names by path.
@@ -96,6 +95,10 @@ fn send_all(ctx: &Ctx, request: &mut Request) -> Result<Sent> {
     let files = files(ctx);
     let mut sent = Sent::new();
     for url in urls(request) {
+        if let Some((inode, _)) = sent.iter().find(|(_, original)| original == url) {
+            url.clone_from(inode);
+            continue;
+        }
         let Some(path) = path(url) else { continue };
         let (file, inode) = open(&path)?;
         let inode = inode.to_string();
@@ -115,9 +118,14 @@ async fn serve(ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>)
     let Some(files) = ctx.peer().files.as_deref() else {
         return Ok(());
     };
-    if let Some(url) = url(request)
-        && let Some(path) = path(url)
-    {
+    let Some(url) = url(request) else { return Ok(()) };
+    let passed = ctx
+        .store()
+        .with(|received: &Received| received.inode(url))
+        .flatten();
+    if let Some(inode) = passed {
+        *url = inode.to_string();
+    } else if let Some(path) = path(url) {
         let (file, inode) = open(&path)?;
         if !ctx.store().update(|received: &mut Received| received.has(inode)) {
             files.send(file).map_err(|error| unsent(url, &error))?;

@@ -89,6 +89,20 @@ async fn every_attempt_sends_the_file_again() {
 }
 
 #[tokio::test]
+async fn a_request_that_fails_has_its_paths_again() {
+    let (_file, url, _) = file();
+    let probe = Probe::answering(|_| Err(Error::unavailable("told-so", "told to fail")));
+    let mut request = naming(&url);
+    request.mechanism_preferences = vec![kernel(&url)];
+    let asked = request.clone();
+    before(SendFd::client(), &probe)
+        .request(&towards(Pipe::new().peer()).first(), &mut request)
+        .await
+        .expect_err("told to fail");
+    assert_eq!(request, asked);
+}
+
+#[tokio::test]
 async fn a_file_that_does_not_exist_fails_the_request_but_not_the_close() {
     let (pipe, probe) = (Pipe::new(), Probe::new());
     let connection = towards(pipe.peer());
