@@ -61,9 +61,9 @@ pub trait Message: Pack + Clone + Default + Send + Sync + Debug + 'static {
     fn remember(&mut self) {}
     /// What to close when the caller closes by `self` what `stored` established.
     fn closing(self, stored: Self) -> Self;
-    /// What an application that repeats `self` means, when `returned` is what it was last told and `current`
-    /// is what has become of it since.
-    fn merge(self, _returned: Self, _current: Self) -> Self {
+    /// What an application that repeats `self` means, when `current` is what has become of the message since, and `told`
+    /// what it was told last, if that is something else.
+    fn merge(self, _told: Option<Self>, _current: Self) -> Self {
         self
     }
 }
@@ -203,21 +203,26 @@ impl Message for Request {
 
     /// The application decides the endpoint's name and the context where it changed them, and offers new
     /// preferences; the rest of the connection is as it has become.
-    fn merge(self, returned: Self, current: Self) -> Self {
-        let mut connection = current.connection;
-        let (asked, told) = (self.connection, returned.connection);
-        if asked.network_service_endpoint_name != told.network_service_endpoint_name {
-            connection.network_service_endpoint_name = asked.network_service_endpoint_name;
+    fn merge(self, told: Option<Self>, current: Self) -> Self {
+        let (asked, mut connection) = (self.connection, current.connection);
+        let told = told.as_ref().map_or(&connection, |told| &told.connection);
+        let is_moved = asked.network_service_endpoint_name != told.network_service_endpoint_name;
+        if asked.context != told.context {
+            let extra = told.context.as_ref().map(|context| context.extra_context.clone());
+            connection.context = match connection.context.take() {
+                None => asked.context,
+                Some(current) => {
+                    let mut context = asked.context.unwrap_or_default();
+                    context.extra_context =
+                        merge_extra(extra.as_ref(), &context.extra_context, current.extra_context);
+                    Some(context)
+                }
+            };
+        } else if connection.context.is_none() {
+            connection.context = asked.context;
         }
-        match connection.context.take() {
-            None => connection.context = asked.context,
-            unchanged if asked.context == told.context => connection.context = unchanged,
-            Some(current) => {
-                let mut context = asked.context.unwrap_or_default();
-                let told = told.context.as_ref().map(|context| &context.extra_context);
-                context.extra_context = merge_extra(told, &context.extra_context, current.extra_context);
-                connection.context = Some(context);
-            }
+        if is_moved {
+            connection.network_service_endpoint_name = asked.network_service_endpoint_name;
         }
         Self {
             connection,

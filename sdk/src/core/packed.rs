@@ -127,6 +127,38 @@ impl<T: Pack> Packed<T> {
     }
 }
 
+/// A message that is kept: as it is while there is no time to pack it.
+#[derive(Debug)]
+pub(crate) enum Kept<T> {
+    Whole(Box<T>),
+    Packed(Packed<T>),
+}
+
+impl<T: Pack + Clone> Kept<T> {
+    pub(crate) fn new(message: &T) -> Self {
+        Self::Whole(Box::new(message.clone()))
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
+    /// Packs it, if it is not packed.
+    pub(crate) fn pack(&mut self) {
+        if let Self::Whole(message) = self {
+            *self = Self::Packed(Packed::new(message));
+        }
+    }
+
+    /// The message.
+    pub(crate) fn open(&self) -> T {
+        match self {
+            Self::Whole(message) => T::clone(message),
+            Self::Packed(packed) => packed.open(),
+        }
+    }
+}
+
 impl<T> fmt::Debug for Packed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Packed({} bytes)", self.bytes.len())

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{timeout, timeout_at};
 use tracing::{Instrument, debug, debug_span, info};
 
 use super::{Call, NOT_THE_OWNER, Place, Reply};
 use crate::core::events::Queued;
 use crate::core::{
-    Api, Chain, Component, Ctx, Error, Event, Events, Message, Packed, Result, Store, Unfinished,
+    Api, Chain, Component, Ctx, Error, Event, Events, Kept, Message, Result, Store, Unfinished,
 };
 use crate::policy::DENIED;
 
@@ -43,11 +44,11 @@ pub(super) struct Actor<A: Api> {
 /// What the last successful request left.
 struct Committed<A: Api> {
     /// As it is now.
-    message: Packed<A::Message>,
+    message: Kept<A::Message>,
     /// Our place on its path.
     index: u32,
-    /// As the application was told.
-    returned: Option<Packed<A::Message>>,
+    /// As the application was told, where it has become something else since.
+    told: Option<Kept<A::Message>>,
     /// The circumstances of the last successful request.
     ctx: Ctx,
     /// The time that the first request had.
@@ -120,11 +121,22 @@ impl<A: Api> Actor<A> {
                 if self.committed.is_none() {
                     break;
                 }
+                self.settle().await;
             }
             self.leave().await;
         }
         .instrument(span)
         .await;
+    }
+
+    /// Packs what a request has left, when its caller has the answer: meanwhile other hops are at work. An application
+    /// has few connections, and what it repeats is compared with this.
+    async fn settle(&mut self) {
+        let committed = self.committed.as_deref_mut().filter(|_| !self.client);
+        if let Some(committed) = committed.filter(|committed| !committed.message.is_packed()) {
+            yield_now().await;
+            committed.message.pack();
+        }
     }
 
     /// Frees the place in the table, and sends those who wait for their turn to whoever takes it next.
@@ -215,14 +227,14 @@ impl<A: Api> Actor<A> {
         let message = match self.committed.as_deref() {
             Some(Committed {
                 message: current,
-                returned: Some(returned),
+                told,
                 ..
-            }) if self.client => message.merge(returned.open(), current.open()),
+            }) if self.client => message.merge(told.as_ref().map(Kept::open), current.open()),
             _ => message,
         };
         let answer = self.pass(ctx, message).await?;
-        if let Some(committed) = self.committed.as_deref_mut().filter(|_| self.client) {
-            committed.returned = Some(Packed::new(&answer));
+        if let Some(committed) = self.committed.as_deref_mut() {
+            committed.told = None;
         }
         Ok(answer)
     }
@@ -246,14 +258,14 @@ impl<A: Api> Actor<A> {
             }
         })?;
         message.establish();
-        let (budget, returned) = match self.committed.take() {
-            Some(before) => (before.budget, before.returned),
+        let (budget, told) = match self.committed.take() {
+            Some(before) => (before.budget, before.told.or(Some(before.message))),
             None => (ctx.budget(), None),
         };
         self.committed = Some(Box::new(Committed {
-            message: Packed::new(&message),
+            message: Kept::new(&message),
             index: message.path().index,
-            returned,
+            told: told.filter(|_| self.client),
             ctx: ctx.attempt(),
             budget,
             life: Life::Up,
@@ -336,7 +348,8 @@ impl<A: Api> Actor<A> {
         message.reselect();
         if let Some(committed) = self.committed.as_deref_mut() {
             committed.life = Life::Lost;
-            committed.message = Packed::new(&message);
+            let before = std::mem::replace(&mut committed.message, Kept::new(&message));
+            committed.told = committed.told.take().or(Some(before)).filter(|_| self.client);
         }
         let ctx = ctx.event(ctx.budget()).within(within);
         self.pass(ctx, message).await.map(drop)
