@@ -33,7 +33,7 @@ use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next,
 use fingerprint::Fingerprint;
 use hub::Hub;
 use link::OfLink;
-use upstream::{Told, Upstream};
+use upstream::{Answered, Told, Upstream};
 
 /// See the [module](self).
 pub struct Monitor {
@@ -77,7 +77,7 @@ impl Monitor {
     }
 
     /// Tells from now on what the next hop tells.
-    fn relay(&self, ctx: &Ctx, epoch: u64, print: Fingerprint, connection: &Connection) {
+    fn relay(&self, ctx: &Ctx, answered: &Answered<'_>) {
         let hub = Arc::clone(&self.hub);
         let tell = move |epoch, told| match told {
             Told::Change(change) => {
@@ -91,7 +91,7 @@ impl Monitor {
                 hub.relay(epoch, &Arc::from(down));
             }
         };
-        if let Some(upstream) = Upstream::listen(ctx, epoch, print, connection, tell) {
+        if let Some(upstream) = Upstream::listen(ctx, answered, tell) {
             ctx.store().insert(upstream);
         }
     }
@@ -120,14 +120,14 @@ impl Element<NetworkService> for Monitor {
         message.connection.set_state(State::Up);
         let connection = &message.connection;
         let print = Fingerprint::of(connection);
-        let epoch = self.hub.update(connection, print, ctx.peer().link);
+        let answered = self.hub.update(connection, print, ctx.peer().link);
         if !ctx.store().has::<Listing>() {
             let hub = Arc::clone(&self.hub);
             ctx.store().insert(Listing { hub, id });
         }
-        match upstream.filter(|upstream| upstream.go_on(ctx, epoch, print, connection)) {
+        match upstream.filter(|upstream| upstream.go_on(ctx, &answered)) {
             Some(upstream) => drop(ctx.store().insert(upstream)),
-            None => self.relay(ctx, epoch, print, connection),
+            None => self.relay(ctx, &answered),
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::fingerprint::Fingerprint;
 use super::list::{List, Standing};
 use super::requester::Requester;
 use super::subscriber::{Subscriber, asked_id, check};
+use super::upstream::Answered;
 use crate::core::{Component, Error, Found, LinkId, NetworkService, Result};
 
 /// How many subscribers one program serves.
@@ -45,17 +46,27 @@ impl Hub {
     }
 
     /// Lists the connection as its own hop says it is, which was requested by `link`. That begins an epoch, unless it is
-    /// listed so already. Returns the epoch.
-    pub(super) fn update(&self, connection: &Connection, print: Fingerprint, link: LinkId) -> u64 {
+    /// listed so already.
+    pub(super) fn update<'c>(
+        &self,
+        connection: &'c Connection,
+        print: Fingerprint,
+        link: LinkId,
+    ) -> Answered<'c> {
         let mut table = self.table.lock();
-        let listed = table
-            .connections
-            .get(&connection.id)
-            .map(|listed| listed.standing);
-        if let Some(listed) = listed.filter(|listed| listed.print == print) {
+        let listed = table.connections.get(&connection.id);
+        let answered = |epoch, kept| Answered {
+            epoch,
+            print,
+            connection,
+            kept: Some(kept),
+        };
+        if let Some(listed) = listed.filter(|listed| listed.standing.print == print) {
+            let answered = answered(listed.standing.epoch, Arc::clone(&listed.connection));
             table.connections.moved(&connection.id, link);
-            return listed.epoch;
+            return answered;
         }
+        let was_news = listed.is_some_and(|listed| listed.standing.is_news);
         table.last += 1;
         let standing = Standing {
             print,
@@ -63,13 +74,13 @@ impl Hub {
             link,
             is_news: false,
         };
-        table.connections.insert(connection, standing);
-        table.publish(Kind::Update, &Arc::new(connection.clone()));
-        match listed {
-            Some(listed) if listed.is_news => table.tell_requesters(link, &connection.id, Requester::changed),
-            _ => table.tell_requesters(link, &connection.id, |requester, id| requester.answered(id)),
+        let kept = table.connections.insert(connection, standing);
+        table.publish(Kind::Update, connection);
+        match was_news {
+            true => table.tell_requesters(link, &connection.id, Requester::changed),
+            false => table.tell_requesters(link, &connection.id, |requester, id| requester.answered(id)),
         }
-        standing.epoch
+        answered(standing.epoch, kept)
     }
 
     /// Lists the connection as another hop says it is, if it is listed and its epoch is still that one.
@@ -195,12 +206,14 @@ impl Table {
         self.tell_requesters(standing.link, &connection.id, Requester::changed);
     }
 
-    fn publish(&mut self, kind: Kind, connection: &Arc<Connection>) {
+    fn publish(&mut self, kind: Kind, connection: &Connection) {
         let segments = connection.path.iter().flat_map(|path| &path.path_segments);
         let ids: BTreeSet<_> = segments.map(|segment| segment.id.as_str()).chain([""]).collect();
+        let mut told = None;
         for number in ids.into_iter().filter_map(|id| self.by_id.get(id)).flatten() {
             if let Some(subscriber) = self.subscribers.get_mut(number) {
-                subscriber.tell(kind, connection);
+                let told = told.get_or_insert_with(|| Arc::new(connection.clone()));
+                subscriber.tell(kind, told);
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct List {
 
 #[derive(Debug)]
 pub(super) struct Listed {
-    pub(super) connection: Packed<Connection>,
+    pub(super) connection: Arc<Packed<Connection>>,
     /// The hashes of the ids on its path.
     hashes: Box<[u64]>,
     pub(super) standing: Standing,
@@ -43,7 +43,7 @@ pub(super) struct Standing {
 
 impl List {
     /// Lists a connection in place of what was listed under its id.
-    pub(super) fn insert(&mut self, connection: &Connection, standing: Standing) {
+    pub(super) fn insert(&mut self, connection: &Connection, standing: Standing) -> Arc<Packed<Connection>> {
         let hashes = self.hashes(connection);
         let connections = &mut self.connections;
         let (id, old) = match connections.remove_entry(connection.id.as_str()) {
@@ -57,12 +57,14 @@ impl List {
             self.by_segment
                 .extend(hashes.iter().map(|hash| (*hash, Arc::clone(&id))));
         }
+        let kept = Arc::new(Packed::new(connection));
         let listed = Listed {
-            connection: Packed::new(connection),
+            connection: Arc::clone(&kept),
             hashes,
             standing,
         };
         connections.insert(id, listed);
+        kept
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Listed> {

@@ -59,16 +59,33 @@ struct Progress {
 }
 
 /// What was answered to a request, and the epoch that it has begun.
-type Answer = (u64, Packed<Connection>);
+type Answer = (u64, Arc<Packed<Connection>>);
+
+/// A connection as it was answered to a request.
+pub(super) struct Answered<'c> {
+    /// Since when it is like this.
+    pub(super) epoch: u64,
+    pub(super) print: Fingerprint,
+    pub(super) connection: &'c Connection,
+    /// The same as somebody keeps it.
+    pub(super) kept: Option<Arc<Packed<Connection>>>,
+}
+
+impl Answered<'_> {
+    /// What is kept of it.
+    fn keep(&self) -> Answer {
+        let kept = self.kept.clone();
+        let kept = kept.unwrap_or_else(|| Arc::new(Packed::new(self.connection)));
+        (self.epoch, kept)
+    }
+}
 
 impl Upstream {
-    /// Listens to the hop at the end of the connection's way, if it has one. `connection` is as that was answered in
-    /// `epoch`; both are told with everything that is heard until there is another answer.
+    /// Listens to the hop at the end of the connection's way, if it has one. What was answered is told with everything
+    /// that is heard until there is another answer.
     pub(super) fn listen(
         ctx: &Ctx,
-        epoch: u64,
-        print: Fingerprint,
-        connection: &Connection,
+        answered: &Answered<'_>,
         tell: impl Fn(u64, Told) + Send + Sync + 'static,
     ) -> Option<Self> {
         let way: Way<NetworkService> = ctx.store().get()?;
@@ -77,19 +94,19 @@ impl Upstream {
                 is_held: false,
                 answer: None,
                 stands: true,
-                known: Some((epoch, print)),
+                known: Some((answered.epoch, answered.print)),
             }),
             goes_on: Notify::new(),
         });
         let listening = listen(
-            Ear::of(ctx.component(), &way, &connection.id),
+            Ear::of(ctx.component(), &way, &answered.connection.id),
             (ctx.component().clone(), way.clone()),
             Arc::clone(&course),
-            (epoch, Packed::new(connection)),
+            answered.keep(),
             tell,
         );
         Some(Self {
-            next: next_id(connection).to_string(),
+            next: next_id(answered.connection).to_string(),
             task: ctx.component().spawn("upstream", listening),
             way,
             course,
@@ -103,17 +120,18 @@ impl Upstream {
 
     /// Goes on with the answer of another request; false when the connection does not go to where this listens any
     /// more, or when something is wrong there.
-    pub(super) fn go_on(&self, ctx: &Ctx, epoch: u64, print: Fingerprint, connection: &Connection) -> bool {
+    pub(super) fn go_on(&self, ctx: &Ctx, answered: &Answered<'_>) -> bool {
         let is_same = |way: &Way<NetworkService>| Arc::ptr_eq(&way.0, &self.way.0);
-        let leads_here = ctx.store().with(is_same).unwrap_or(false) && next_id(connection) == self.next;
+        let leads_here =
+            ctx.store().with(is_same).unwrap_or(false) && next_id(answered.connection) == self.next;
         let mut state = self.course.state.lock();
         if !leads_here || !state.stands || self.task.is_finished() {
             return false;
         }
-        let answered = Some((epoch, print));
-        if state.known != answered {
-            state.known = answered;
-            state.answer = Some((epoch, Packed::new(connection)));
+        let known = Some((answered.epoch, answered.print));
+        if state.known != known {
+            state.known = known;
+            state.answer = Some(answered.keep());
         }
         state.is_held = false;
         drop(state);
@@ -238,14 +256,19 @@ struct Shared {
 
 /// What is heard of a client's connection after an answer; nothing where it has no way.
 pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<values::Receiver<News>> {
-    let print = Fingerprint::of(connection);
+    let answered = Answered {
+        epoch: 0,
+        print: Fingerprint::of(connection),
+        connection,
+        kept: None,
+    };
     let shared = ctx.store().take::<Shared>();
-    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, 0, print, connection));
+    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, &answered));
     let shared = shared.or_else(|| {
         let news = values::Sender::new(News::default());
         let sender = news.clone();
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
-        let upstream = Upstream::listen(ctx, 0, print, connection, tell)?;
+        let upstream = Upstream::listen(ctx, &answered, tell)?;
         Some(Shared { upstream, news })
     })?;
     let news = shared.news.subscribe();

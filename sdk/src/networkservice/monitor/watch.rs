@@ -25,7 +25,7 @@ const OPEN_TRIES: u32 = 4;
 
 /// The changes of one connection that the next hop tells.
 pub(crate) struct Watch {
-    known: Packed<Connection>,
+    known: Arc<Packed<Connection>>,
     events: Found<NetworkService>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Change {
 
 impl Watch {
     /// The changes that `events` tell of `connection`, which is known as it is there.
-    pub(super) fn of(connection: Packed<Connection>, events: Found<NetworkService>) -> Self {
+    pub(super) fn of(connection: Arc<Packed<Connection>>, events: Found<NetworkService>) -> Self {
         Self {
             known: connection,
             events,
@@ -55,7 +55,7 @@ impl Watch {
     }
 
     /// The connection is known to be like this meanwhile.
-    pub(crate) fn know(&mut self, connection: Packed<Connection>) {
+    pub(crate) fn know(&mut self, connection: Arc<Packed<Connection>>) {
         self.known = connection;
     }
 
@@ -85,7 +85,7 @@ impl Watch {
             }
         }
         is_changed.then(|| {
-            self.known = Packed::new(&known);
+            self.known = Arc::new(Packed::new(&known));
             Change {
                 kind,
                 connection: Arc::new(known),
@@ -238,7 +238,7 @@ mod tests {
         let events = open(&component, &way, Selected::only(&known))
             .await
             .expect("opens");
-        let mut watch = Watch::of(Packed::new(&known), events);
+        let mut watch = Watch::of(Arc::new(Packed::new(&known)), events);
         let mut changes = Vec::new();
         while let Some(event) = watch.event().await {
             changes.extend(watch.apply(event.expect("no errors")));
