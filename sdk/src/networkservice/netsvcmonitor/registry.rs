@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `netsvcmonitor` asks the registry.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,7 +8,7 @@ use nsm_api::matching;
 use nsm_api::registry::{
     NetworkService as Service, NetworkServiceEndpoint, NetworkServiceEndpointQuery, NetworkServiceQuery,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -25,8 +23,10 @@ const LOOKUPS: usize = 16;
 /// What is looked at of a connection.
 pub(super) struct Chosen {
     pub(super) id: String,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Box<[(String, String)]>,
     pub(super) endpoint: String,
+    /// When the first promise on its path ends: nobody looks at it then.
+    pub(super) until: Option<Instant>,
 }
 
 /// Where services and endpoints are found.
@@ -56,7 +56,7 @@ impl Registry {
     }
 
     /// Tells every state of the service, for ever.
-    pub(super) async fn follow(&self, name: &str, states: &watch::Sender<Option<Arc<Service>>>) {
+    pub(super) async fn follow(&self, name: &str, tell: impl Fn(Service)) {
         let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
         loop {
             let query = NetworkServiceQuery {
@@ -74,7 +74,7 @@ impl Registry {
                         let is_deleted = found.deleted;
                         let service = found.network_service.filter(|service| service.name == name);
                         if let Some(service) = service.filter(|_| !is_deleted) {
-                            tell(states, service);
+                            tell(service);
                         }
                     }
                 }
@@ -118,7 +118,8 @@ impl Registry {
             match self.endpoint(&connection.endpoint).await {
                 Ok(None) => return false,
                 Ok(Some(endpoint)) => {
-                    return matching::endpoints(&connection.labels, service, &[endpoint]).is_empty();
+                    let labels = connection.labels.iter().cloned().collect();
+                    return matching::endpoints(&labels, service, &[endpoint]).is_empty();
                 }
                 Err(error) => {
                     debug!(id = connection.id, %error, "looking an endpoint up");
@@ -127,15 +128,4 @@ impl Registry {
             }
         }
     }
-}
-
-/// Tells a state of a service that is new; registries repeat themselves.
-fn tell(states: &watch::Sender<Option<Arc<Service>>>, service: Service) {
-    states.send_if_modified(|state| {
-        let is_new = state.as_deref() != Some(&service);
-        if is_new {
-            *state = Some(Arc::new(service));
-        }
-        is_new
-    });
 }
