@@ -22,6 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How much is gathered: what fits into one TLS record.
 const MOST: usize = 16 * 1024;
 
+/// How much there usually is: a call with what goes before and after its message.
+const USUAL: usize = 4096;
+
 /// See the [module](self).
 pub(crate) struct Cork<S> {
     stream: S,
@@ -71,6 +74,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cork<S> {
         }
         if buf.len() > MOST {
             return Pin::new(&mut self.stream).poll_write(cx, buf);
+        }
+        if self.gathered.is_empty() {
+            self.gathered.reserve(USUAL);
         }
         self.gathered.extend_from_slice(buf);
         self.is_fresh = true;
