@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cuts what is behind this hop from the path of an answer, where this hop is the last.
+//! Cuts what is behind this hop from the path of an answer, where this hop is the last, and what hops behind have
+//! counted from the path of a request, for they say it anew.
 //!
 //! **Guarantees**: a terminating endpoint answers with a path that ends with itself; a hop that passes the request
 //! on keeps the segments of those behind it.
@@ -40,13 +41,16 @@ impl Element<NetworkService> for TrimPath {
     }
 
     async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        let ours = usize::try_from(message.path().index).unwrap_or(usize::MAX);
         if self.is_client {
+            let path = message.connection.path.iter_mut();
+            let behind = path.flat_map(|path| path.path_segments.iter_mut().skip(ours.saturating_add(1)));
+            behind.for_each(|segment| segment.metrics.clear());
             next.request(ctx, message).await?;
             ctx.store().insert(PassedOn);
             return Ok(());
         }
         let _stale = ctx.store().take::<PassedOn>();
-        let ours = usize::try_from(message.path().index).unwrap_or(usize::MAX);
         next.request(ctx, message).await?;
         if ctx.store().take::<PassedOn>().is_none() {
             message.path_mut().path_segments.truncate(ours.saturating_add(1));
@@ -90,6 +94,21 @@ mod tests {
             .await
             .expect("passes");
         assert_eq!((hops(&probe.requests()[0]), hops(&message)), (4, 1));
+    }
+
+    #[tokio::test]
+    async fn what_hops_behind_have_counted_is_not_sent_to_them() {
+        let (probe, mut message) = (Probe::new(), with_tail(1));
+        for segment in &mut message.path_mut().path_segments {
+            segment.metrics.insert("rx_bytes".into(), "1".into());
+        }
+        before(TrimPath::client(), &probe)
+            .request(&Connection::new().first(), &mut message)
+            .await
+            .expect("passes");
+        let sent = probe.requests();
+        let counts = sent[0].path().path_segments.iter().map(|hop| hop.metrics.len());
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 0]);
     }
 
     #[tokio::test]

@@ -226,7 +226,7 @@ fn count(metrics: &mut BTreeMap<String, String>, names: [&'static str; 5], pod: 
     }
 }
 
-/// Sets what the path, which comes back with each refresh, mostly has already.
+/// Sets what the path may have already, as hops of others send it with each refresh.
 fn set(metrics: &mut BTreeMap<String, String>, name: &str, value: &str) {
     match metrics.get_mut(name) {
         Some(told) if told == value => {}
