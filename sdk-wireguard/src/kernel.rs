@@ -40,7 +40,7 @@ const THREADS: usize = 2;
 /// Errors: `no-wireguard`, `netns-gone`, `not-a-netns`, `not-privileged`, `wireguard`.
 pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Engine>> {
     let node = Arc::new(Netns::open(&config.node)?);
-    let workers = Workers::start(&node, THREADS)?;
+    let workers = Workers::new(&node, THREADS);
     let nursery = nursery().await?;
     workers.run(move |home| try_out(home, &nursery)).await?;
     let driver = Kernel {

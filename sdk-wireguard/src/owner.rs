@@ -120,16 +120,36 @@ impl<D: Driver> Inner<D> {
         }
     }
 
-    /// Returns what was made, and whether it is new.
-    async fn make(&self, tunnel: &Tunnel) -> Result<(Made, bool)> {
-        let place = (identify(&tunnel.netns)?, tunnel.name.clone());
-        self.leaving.clear(&tunnel.id, &place).await;
-        let slot = self.slot(&tunnel.id)?;
-        let made = self.make_in(&mut *slot.lock().await, tunnel).await;
+    /// Makes a tunnel and tells of it. One that is new and that nobody waits for any more is removed before somebody
+    /// else can ask for it.
+    async fn make(&self, tunnel: &Tunnel, reply: oneshot::Sender<Result<Made>>) {
+        let slot = match self.slot_for(tunnel).await {
+            Ok(slot) => slot,
+            // Who does not wait needs no error.
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let mut held = slot.lock().await;
+        let made = self.make_in(&mut held, tunnel).await;
+        let is_new = made.as_ref().is_ok_and(|(_, is_new)| *is_new);
+        let is_unwanted = reply.send(made.map(|(made, _)| made)).is_err();
+        if is_new
+            && is_unwanted
+            && let Err(error) = self.empty(&mut held).await
+        {
+            tracing::warn!(%error, tunnel = tunnel.id, "a tunnel that nobody waits for cannot be removed");
+        }
+        drop(held);
         self.tidy(&tunnel.id, slot);
-        made
     }
 
+    /// The place of a tunnel, when whatever leaves that place is gone.
+    async fn slot_for(&self, tunnel: &Tunnel) -> Result<Slot<D::Device>> {
+        let place = (identify(&tunnel.netns)?, tunnel.name.clone());
+        self.leaving.clear(&tunnel.id, &place).await;
+        self.slot(&tunnel.id)
+    }
+
+    /// Returns what was made, and whether it is new.
     async fn make_in(&self, held: &mut Option<Held<D::Device>>, tunnel: &Tunnel) -> Result<(Made, bool)> {
         let netns = identify(&tunnel.netns)?;
         if let Some(present) = held.as_mut()
@@ -220,15 +240,7 @@ impl<D: Driver> Engine for Owner<D> {
         let aim = format!("make the WireGuard tunnel {} in time", tunnel.id);
         let (reply, answer) = oneshot::channel();
         self.component.spawn_detached("wireguard-make", async move {
-            let made = inner.make(&tunnel).await;
-            let is_new = made.as_ref().is_ok_and(|(_, is_new)| *is_new);
-            let is_unwanted = reply.send(made.map(|(made, _)| made)).is_err();
-            if is_new
-                && is_unwanted
-                && let Err(error) = inner.remove(&tunnel.id).await
-            {
-                tracing::warn!(%error, tunnel = tunnel.id, "a tunnel that nobody waits for cannot be removed");
-            }
+            inner.make(&tunnel, reply).await;
         });
         wait(answer, &aim, deadline).await
     }

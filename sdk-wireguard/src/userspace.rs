@@ -54,7 +54,7 @@ type Gotatun = device::Device<(Socket, Writer, Reader)>;
 pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Engine>> {
     let node = Arc::new(Netns::open(&config.node)?);
     let nursery = nursery().await?;
-    let makers = Workers::start(&node, MAKERS)?;
+    let makers = Workers::new(&node, MAKERS);
     makers
         .run(move |home| home.visit(&nursery, tun::build).map(drop))
         .await?;
@@ -62,7 +62,7 @@ pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Eng
         component: component.clone(),
         config: config.clone(),
         makers,
-        closers: Workers::start(&node, CLOSERS)?,
+        closers: Workers::new(&node, CLOSERS),
         pods: Pods::start()?,
     };
     Ok(Arc::new(Owner::new(component, driver)))

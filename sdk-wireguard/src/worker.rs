@@ -2,18 +2,19 @@
 //! Threads that may enter namespaces and sleep in the kernel, so that the runtime's do neither.
 //!
 //! **Guarantees**: a thread that cannot come home from a visit is never used again; the queue is bounded.
+//! **Cost**: a thread is there from the first job on that finds all others at work.
 //! **On close**: threads end when the last [`Workers`] is gone and the queue is empty.
 
 use std::marker::PhantomData;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nsm_sdk::core::{Error, Result};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::link::Netlink;
-use crate::netns::{HERE, Netns};
+use crate::netns::Netns;
 
 /// How many jobs wait for a thread.
 const MAX_WAITING: usize = 4096;
@@ -62,21 +63,37 @@ impl Home {
 }
 
 type Job = Box<dyn FnOnce(&mut Home) + Send>;
-type Queue = Arc<Mutex<mpsc::Receiver<Job>>>;
 
 /// Threads that do jobs in the order in which they came.
 #[derive(Clone)]
-pub(crate) struct Workers(mpsc::Sender<Job>);
+pub(crate) struct Workers {
+    jobs: mpsc::Sender<Job>,
+    crew: Arc<Crew>,
+}
+
+/// What the threads share.
+struct Crew {
+    node: Arc<Netns>,
+    queue: Mutex<mpsc::Receiver<Job>>,
+    /// Jobs that are not done yet.
+    jobs: AtomicUsize,
+    threads: AtomicUsize,
+    most: usize,
+}
 
 impl Workers {
-    /// Starts `count` threads that belong in `node`.
-    pub(crate) fn start(node: &Arc<Netns>, count: usize) -> Result<Self> {
-        let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        let queue = Arc::new(Mutex::new(receiver));
-        for _ in 0..count {
-            spawn(node.clone(), queue.clone())?;
-        }
-        Ok(Self(sender))
+    /// Threads that belong in `node`, at most `most` at a time.
+    pub(crate) fn new(node: &Arc<Netns>, most: usize) -> Self {
+        let (jobs, queue) = mpsc::channel(MAX_WAITING);
+        let crew = Crew {
+            node: node.clone(),
+            queue: Mutex::new(queue),
+            jobs: AtomicUsize::new(0),
+            threads: AtomicUsize::new(0),
+            most,
+        };
+        let crew = Arc::new(crew);
+        Self { jobs, crew }
     }
 
     /// Has `job` done. It is done to its end, whether or not anybody waits.
@@ -86,46 +103,75 @@ impl Workers {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |home| drop(reply.send(job(home))));
-        self.0.send(job).await.map_err(|_| ended())?;
+        let place = self.jobs.reserve().await.map_err(|_| ended())?;
+        self.crew.hire()?;
+        place.send(job);
         answer.await.map_err(|_| ended())?
     }
 
     /// Hands over what takes the kernel long to close. If there is nobody to hand it to, it is closed here.
     pub(crate) fn close(&self, closing: impl FnOnce() + Send + 'static) {
-        let job: Job = Box::new(move |_| closing());
-        if let Err(mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) =
-            self.0.try_send(job)
-        {
-            drop(thread(move || {
-                if let Ok(mut home) = Netns::open(Path::new(HERE)).and_then(|here| Home::at(here.into())) {
-                    job(&mut home);
-                }
-            }));
+        match self.jobs.try_reserve() {
+            Ok(place) if self.crew.hire().is_ok() => place.send(Box::new(move |_| closing())),
+            _ => drop(thread(closing)),
         }
     }
 }
 
-fn ended() -> Error {
-    Error::unavailable("wireguard", "the WireGuard engine has ended")
-}
-
-fn spawn(node: Arc<Netns>, queue: Queue) -> Result<()> {
-    thread(move || {
-        let mut home = match Home::at(node.clone()) {
-            Ok(home) => home,
-            Err(error) => return tracing::error!(%error, "a WireGuard thread cannot start"),
-        };
-        while !home.is_lost {
-            // Holding the lock while waiting is the point: it makes the threads take turns.
-            let Some(job) = queue.lock().blocking_recv() else {
-                return;
-            };
-            job(&mut home);
+impl Crew {
+    /// Counts a job that comes, and starts a thread for it if all are at work.
+    fn hire(self: &Arc<Self>) -> Result<()> {
+        let jobs = self.jobs.fetch_add(1, Ordering::AcqRel) + 1;
+        let another = |threads| (threads < jobs.min(self.most)).then_some(threads + 1);
+        let hired = (self.threads).fetch_update(Ordering::AcqRel, Ordering::Acquire, another);
+        if hired.is_err() {
+            return Ok(());
         }
-        if let Err(error) = spawn(node, queue) {
+        self.clone().start().inspect_err(|_| {
+            self.jobs.fetch_sub(1, Ordering::AcqRel);
+        })
+    }
+
+    /// Starts a thread that is counted already.
+    fn start(self: Arc<Self>) -> Result<()> {
+        let crew = self.clone();
+        let started = thread(move || match Home::at(crew.node.clone()) {
+            Ok(home) => crew.work(home),
+            Err(error) => {
+                tracing::error!(%error, "a WireGuard thread cannot start");
+                crew.threads.fetch_sub(1, Ordering::AcqRel);
+                // Whoever waits for it is told by this.
+                drop(crew.next());
+                crew.jobs.fetch_sub(1, Ordering::AcqRel);
+            }
+        });
+        started.inspect_err(|_| {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+        })
+    }
+
+    /// Does jobs until there are none to come, or the thread is lost and replaced.
+    fn work(self: Arc<Self>, mut home: Home) {
+        while !home.is_lost {
+            let Some(job) = self.next() else { return };
+            job(&mut home);
+            self.jobs.fetch_sub(1, Ordering::AcqRel);
+        }
+        if let Err(error) = self.start() {
             tracing::error!(%error, "a WireGuard thread cannot be replaced");
         }
-    })
+    }
+
+    /// The next job; nothing when there are none to come.
+    fn next(&self) -> Option<Job> {
+        // Holding the lock while waiting is the point: it makes the threads take turns.
+        self.queue.lock().blocking_recv()
+    }
+}
+
+fn ended() -> Error {
+    let text = "the WireGuard engine has ended, or can start no thread; then its log says why";
+    Error::unavailable("wireguard", text)
 }
 
 /// Starts a thread that may sleep in the kernel.
@@ -142,4 +188,47 @@ pub(crate) async fn nursery() -> Result<Arc<Netns>> {
     let (reply, answer) = oneshot::channel();
     thread(move || drop(reply.send(Netns::new_on_this_thread())))?;
     Ok(Arc::new(answer.await.map_err(|_| ended())??))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::netns::HERE;
+
+    fn here() -> Arc<Netns> {
+        Arc::new(Netns::open(Path::new(HERE)).expect("we are in a namespace"))
+    }
+
+    #[tokio::test]
+    async fn threads_come_with_jobs_that_find_all_others_at_work() {
+        let workers = Workers::new(&here(), 2);
+        let threads = || workers.crew.threads.load(Ordering::Acquire);
+        assert_eq!(threads(), 0);
+        for _ in 0..3 {
+            workers.run(|_| Ok(())).await.expect("done");
+            // It has answered before it counts.
+            while workers.crew.jobs.load(Ordering::Acquire) > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(threads(), 1);
+        let (go, gone): (Vec<_>, Vec<_>) = [(); 3].map(|()| mpsc::channel::<()>()).into_iter().unzip();
+        let jobs = gone.into_iter().map(|gone| {
+            workers.run(move |_| {
+                let _ = gone.recv();
+                Ok(())
+            })
+        });
+        let (all, ()) = tokio::join!(futures::future::join_all(jobs), async {
+            while workers.crew.jobs.load(Ordering::Acquire) < 3 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(threads(), 2);
+            drop(go);
+        });
+        assert!(all.iter().all(Result::is_ok));
+    }
 }

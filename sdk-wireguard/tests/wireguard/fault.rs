@@ -21,6 +21,7 @@ crate::tests![
     a_namespace_that_has_a_name_needs_no_process,
     a_device_that_somebody_removes_is_made_again,
     a_caller_that_goes_away_leaves_nothing,
+    a_caller_that_goes_away_takes_nothing_from_the_next,
     the_choice_says_what_is_missing,
 ];
 
@@ -212,7 +213,8 @@ fn a_caller_that_goes_away_leaves_nothing(one: Kind, other: Kind) {
             let make = engine.make(&tunnel, soon());
             tokio::time::timeout(Duration::from_millis(wait), make).await.ok()
         });
-        world.until("the work is done", || world.component.tasks() <= TASKS);
+        let tasks = if made.is_some() { TASKS } else { 0 };
+        world.until("the work is done", || world.component.tasks() <= tasks);
         if made.is_some() {
             world.remove(&world.one, "c");
         }
@@ -229,6 +231,24 @@ fn a_caller_that_goes_away_leaves_nothing(one: Kind, other: Kind) {
     world.until("no device is left", || {
         world.component.tasks() == 0 && pod.links() == 0
     });
+}
+
+fn a_caller_that_goes_away_takes_nothing_from_the_next(one: Kind, other: Kind) {
+    let world = World::new(one, other);
+    let pod = Place::new();
+    for _ in 0..20 {
+        let tunnel = tunnel("c", &pod);
+        let engine = world.one.engine();
+        let made = world.runtime.block_on(async {
+            drop(tokio::time::timeout(Duration::ZERO, engine.make(&tunnel, soon())).await);
+            engine.make(&tunnel, soon()).await.expect("a tunnel")
+        });
+        let left = if one == Kind::Userspace { TASKS } else { 0 };
+        world.until("the work is done", || world.component.tasks() <= left);
+        let link = pod.link("nsm").expect("it is still there");
+        assert_eq!(link["ifindex"], made.index);
+        world.remove(&world.one, "c");
+    }
 }
 
 fn the_choice_says_what_is_missing(one: Kind, other: Kind) {
