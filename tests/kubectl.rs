@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -242,6 +242,12 @@ fn deployments(folder: &str) -> String {
 #[allow(clippy::disallowed_methods, reason = "a real cluster lives in real time")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The time of day, by which containers tell when they said something.
+#[allow(clippy::disallowed_methods, reason = "a real cluster lives in real time")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The pause between two looks, in a program without a runtime.

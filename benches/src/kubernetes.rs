@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nsm_tests::kubectl::pings::Pings;
 use nsm_tests::kubectl::{Cluster, NODES, now};
 
 use crate::figure::{Figure, Times};
 
 mod endpoints;
+mod from_zero;
 mod pods;
 
 use pods::{Kind, Pods};
@@ -33,6 +34,9 @@ pub(crate) struct Kubernetes {
     /// How many pods of each kind are started at once
     #[arg(long, default_value_t = 100)]
     many: usize,
+    /// Measure these alone; everything by default
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// How many endpoints a registry has to find, keep and know at its start
     #[arg(long, default_value_t = 10_000)]
     endpoints: usize,
@@ -41,8 +45,25 @@ pub(crate) struct Kubernetes {
     registry_test: Option<PathBuf>,
 }
 
+/// What can be measured alone, in a mesh that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// A registry with many endpoints
+    Registry,
+    /// Pods that start one after the other
+    Pods,
+    /// Many pods that start at once
+    Many,
+    /// The memory of a node's programs
+    Memory,
+    /// Endpoints that nobody has started
+    FromZero,
+    /// Packets that are lost while programs are replaced
+    Updates,
+}
+
 impl Kubernetes {
-    /// Measures everything.
+    /// Measures everything that is wanted.
     pub(crate) fn run(self) -> Result<Vec<Figure>> {
         ensure!(self.runs > 0, "--runs must be at least 1");
         let cluster = Cluster::of_environment();
@@ -52,17 +73,27 @@ impl Kubernetes {
     }
 
     fn measure(&self, cluster: &Cluster) -> Result<Vec<Figure>> {
+        let wants = |part| self.only.is_empty() || self.only.contains(&part);
         let mut figures = match &self.registry_test {
-            Some(test) => endpoints::many(test, self.endpoints)?,
-            None => Vec::new(),
+            Some(test) if wants(Part::Registry) => endpoints::many(test, self.endpoints)?,
+            _ => Vec::new(),
         };
         figures.push(first_ping(cluster)?);
-        figures.extend(self.one_by_one(cluster)?);
-        if self.many > 0 {
+        if wants(Part::Pods) {
+            figures.extend(self.one_by_one(cluster)?);
+        }
+        if wants(Part::Many) && self.many > 0 {
             figures.extend(self.at_once(cluster)?);
         }
-        figures.push(memory(cluster)?);
-        figures.extend(updates(cluster)?);
+        if wants(Part::Memory) {
+            figures.push(memory(cluster)?);
+        }
+        if wants(Part::FromZero) {
+            figures.extend(from_zero::figures(cluster, self.runs, self.many)?);
+        }
+        if wants(Part::Updates) {
+            figures.extend(updates(cluster)?);
+        }
         Ok(figures)
     }
 
