@@ -43,7 +43,7 @@ enum Suite {
     Dns(dns::Dns),
     /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
     Go(go::Go),
-    /// A cluster of Kubernetes: start of pods, requests, memory, updates
+    /// A cluster of Kubernetes: start of pods, requests, memory, endpoints from zero, updates
     Kubernetes(kubernetes::Kubernetes),
     /// A mesh that explains itself: explain with 10,000 endpoints
     Explain(explain::Explain),

@@ -26,11 +26,13 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// Build the programs as they are shipped, run a suite of benchmarks, and print its figures beside their goals.
 ///
 /// Suites: `one-node` (attach, refresh, close, memory, start, registry), `two-nodes` (attach, throughput, round trips
-/// and memory of wires between nodes; those of the kernel's WireGuard, where this one has none, with `--vm`), `dns` (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry beside programs
-/// on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes` (start of pods, requests,
-/// memory and updates in a cluster of two nodes on this machine, which is built and needs root), `explain` (`nsm explain`
-/// with many endpoints), `examples` (how long the pages of deployments/examples take in namespaces). Every figure that
-/// compares is measured against a floor, or against theirs, in the same run.
+/// and memory of wires between nodes; those of the kernel's WireGuard, where this one has none, with `--vm`), `dns`
+/// (what the client's resolver adds to a question), `go` (request, refresh, close, load, memory, start and registry
+/// beside programs on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes`
+/// (start of pods, requests, memory, endpoints from zero and updates in a cluster of two nodes on this machine, which
+/// is built and needs root), `explain` (`nsm explain` with many endpoints), `examples` (how long the pages of
+/// deployments/examples take in namespaces). Every figure that compares is measured against a floor, or against
+/// theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure
