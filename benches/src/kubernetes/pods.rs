@@ -14,6 +14,8 @@ use super::HOME;
 pub(super) enum Kind {
     /// Nothing.
     Plain,
+    /// A native sidecar that does nothing.
+    Sidecar,
     /// An init container and a native sidecar that do nothing.
     Idle,
     /// A wire.
@@ -21,11 +23,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Plain, Self::Idle, Self::Annotated];
+    pub(super) const ALL: [Self; 4] = [Self::Plain, Self::Sidecar, Self::Idle, Self::Annotated];
 
     fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Sidecar => "sidecar",
             Self::Idle => "idle",
             Self::Annotated => "annotated",
         }
@@ -91,19 +94,21 @@ impl Pods {
         let labels = json!({ "measured": name });
         let ping = match self.kind {
             Kind::Annotated => format!("until ping -c1 -W1 $({}) >/dev/null; do :; done;", peer("nsm-1")),
-            Kind::Plain | Kind::Idle => String::new(),
+            Kind::Plain | Kind::Sidecar | Kind::Idle => String::new(),
         };
         let line =
             format!("{ping} read up idle </proc/uptime; echo $up; trap exit TERM; sleep 1000000 & wait");
         let mut pod = json!({ "containers": [container("app", &line)] });
-        if self.kind == Kind::Idle {
-            let mut sidecar = container("sidecar", "trap exit TERM; sleep 1000000 & wait");
-            sidecar["restartPolicy"] = json!("Always");
-            pod["initContainers"] = json!([container("init", "exit 0"), sidecar]);
+        let mut sidecar = container("sidecar", "trap exit TERM; sleep 1000000 & wait");
+        sidecar["restartPolicy"] = json!("Always");
+        match self.kind {
+            Kind::Sidecar => pod["initContainers"] = json!([sidecar]),
+            Kind::Idle => pod["initContainers"] = json!([container("init", "exit 0"), sidecar]),
+            Kind::Plain | Kind::Annotated => {}
         }
         let annotations = match self.kind {
             Kind::Annotated => json!({ "networkservicemesh.io": "kernel://annotation/nsm-1" }),
-            Kind::Plain | Kind::Idle => json!({}),
+            Kind::Plain | Kind::Sidecar | Kind::Idle => json!({}),
         };
         json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
