@@ -26,7 +26,7 @@ const OF_CLIENTS: &str = "app=nsc-kernel";
 const OF_ENDPOINTS: &str = "app=nse-icmp-responder";
 const ENDPOINT: &str = "nse-icmp-responder-";
 
-/// What a client says when its first ping is answered.
+/// What a client says when its first ping is answered, and nothing before that.
 const PINGED: &str = "pinged";
 
 /// First pings by turns with starts of the same pod by hand, and then many clients at once.
@@ -58,7 +58,7 @@ pub(super) fn figures(cluster: &Cluster, runs: usize, many: usize) -> Result<Vec
 fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.apply(EXAMPLE)?;
     let line = format!(
-        "until [ -e /sys/class/net/nsm-1 ]; do sleep 0.02; done;
+        "exec 2>/dev/null; until [ -e /sys/class/net/nsm-1 ]; do sleep 0.02; done;
          until ping -c1 -W1 $({}) >/dev/null; do :; done;
          echo {PINGED}; trap exit TERM; sleep 1000000 & wait",
         peer("nsm-1")
