@@ -27,7 +27,7 @@ const PROGRAMS: [&str; 6] = ["nsmgr", "forwarder", "registry-memory", "nse-icmp"
 const SUITES: [&str; 2] = ["wireguard", "netns"];
 
 /// How long all of it may take, in seconds: more than the limits of the steps inside would be too long.
-const LIMIT_OF_TESTS: u32 = 900;
+const LIMIT_OF_TESTS: u32 = 1_200;
 const LIMIT_OF_BENCH: u32 = 1_800;
 
 /// Runs the tests inside, and counts them. The tests must be built, and the programs for release.
