@@ -338,12 +338,10 @@ impl Driver for Userspace {
 /// anything: of two handshakes that cross, wireguard-go may keep the keys of neither.
 async fn first_peers(gotatun: &Gotatun, socket: &Socket, peers: &[Peer]) -> Result<()> {
     let (beginner, answered) = (socket.first_sender(), socket.sends());
-    let has_begun = |peer: &Peer| beginner == Some(peer.endpoint);
-    let silent = peers.iter().cloned().map(|mut peer| {
-        peer.keepalive = peer.keepalive.filter(|_| !has_begun(&peer));
-        peer
-    });
-    let silent: Vec<_> = silent.collect();
+    let mut silent = peers.to_vec();
+    for peer in &mut silent {
+        peer.keepalive = peer.keepalive.filter(|_| beginner != Some(peer.endpoint));
+    }
     let added = gotatun.write(async |device| {
         // It listens for peers only from the time on when it has one; this tells it to begin.
         device.clear_peers();
@@ -352,10 +350,11 @@ async fn first_peers(gotatun: &Gotatun, socket: &Socket, peers: &[Peer]) -> Resu
     added
         .await
         .map_err(|error| broken("give a tunnel its peers", &error))?;
-    if peers.iter().any(has_begun) {
-        // What it sent may have been no handshake: then it is asked.
-        let _ = timeout(TO_ANSWER, answered).await;
+    if silent == peers {
+        return Ok(());
     }
+    // What it sent may have been no handshake: then it is asked.
+    let _ = timeout(TO_ANSWER, answered).await;
     change_peers(gotatun, &silent, peers).await
 }
 

@@ -56,9 +56,6 @@ pub(crate) struct Args {
 impl Args {
     /// Builds, and becomes the benchmark.
     pub(crate) fn run(self) -> Result<()> {
-        if self.suite == "kubernetes" {
-            return self.on_a_cluster();
-        }
         if self.vm {
             let is_possible = self.suite == "two-nodes";
             anyhow::ensure!(
@@ -67,6 +64,9 @@ impl Args {
                 self.suite
             );
             tools::need(suites::MACHINE)?;
+        }
+        if self.suite == "kubernetes" {
+            return self.on_a_cluster();
         }
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {

@@ -4,7 +4,8 @@
 //! The client half works on what is asked of the called peer, the server half on what the caller is answered.
 //! **Guarantees**: no `file://` leaves this process towards a peer; a file leaves no later than the message that
 //! names it, again with every attempt. What comes back under an inode that was sent has its path again, and a path
-//! that a peer answers is refused. A request that fails has its paths again. The server half does not return to the caller a file that the caller has passed.
+//! that a peer answers is refused. A request that fails has its paths again. The server half does not return to the
+//! caller a file that the caller has passed.
 //! **Placement**: the client half last before `connect` and behind `dial`; the server half behind the server half of
 //! [`recvfd`](super::recvfd).
 //! **Reads / writes**: `inodeURL` of the mechanism and of the preferences.
