@@ -120,7 +120,17 @@ impl NodeTunnels {
         self.keys.as_deref().ok_or_else(none)
     }
 
-    /// Makes the device in the pod.
+    /// Makes the device in the pod; when something has its name, after that has made room.
+    async fn new_device(&self, wire: &RemoteWire, to: &WireGuard, deadline: Instant) -> Result<()> {
+        match self.device(wire, to, deadline).await {
+            Err(error) if error.reason() == "interface-taken" => {
+                self.kernel.make_room(wire, deadline).await?;
+                self.device(wire, to, deadline).await
+            }
+            done => done,
+        }
+    }
+
     async fn device(&self, wire: &RemoteWire, to: &WireGuard, deadline: Instant) -> Result<()> {
         let device = Device {
             netns: &wire.interface.netns,
@@ -154,10 +164,10 @@ impl Tunnels for NodeTunnels {
         let Tunnel::WireGuard(to) = &wire.tunnel else {
             return Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         };
-        if before.is_none() {
-            self.kernel.make_room(wire, deadline).await?;
+        match before {
+            None => self.new_device(wire, to, deadline).await?,
+            Some(_) => self.device(wire, to, deadline).await?,
         }
-        self.device(wire, to, deadline).await?;
         let mut done = Tunnels::connect(&*self.kernel, wire, before, deadline).await;
         if done.is_ok() && before.is_none() {
             done = self.handshake(wire, to, deadline).await;

@@ -77,10 +77,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folder of the workspace, wherever the command was started.
+/// The folder of the workspace, wherever the command was started: what cargo tells now, for two checkouts may share
+/// what is built.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR");
+    let here = here.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent().unwrap_or(&here).to_path_buf()
 }
 
 /// The folder into which cargo puts programs.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{go, root};
 
 /// How many tests or checks of a step passed and failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Those that passed.
     pub(crate) passed: u64,
@@ -18,7 +18,12 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Those that did not run: nothing may be skipped, so they fail the step.
     pub(crate) skipped: u64,
+    /// What tests that failed said of it, line by line.
+    pub(crate) said: Vec<String>,
 }
+
+/// So many lines of what failed tests of a step said are repeated below the summary.
+const REPEATED: usize = 200;
 
 /// The steps so far.
 #[derive(Debug)]
@@ -61,10 +66,13 @@ impl Report {
         println!("{}", self.steps.last().map(line).unwrap_or_default());
     }
 
-    /// Prints the summary and, as the last line, the count of everything.
+    /// Prints what failed tests said, the summary and, as the last line, the count of everything.
     ///
     /// Errors when something failed or was skipped, or when nothing ran at all, which proves nothing.
     pub(crate) fn finish(self) -> Result<()> {
+        for (name, tally, _) in self.steps.iter().filter(|(_, tally, _)| !tally.said.is_empty()) {
+            println!("\n== what failed in {name}\n{}", tally.said.join("\n"));
+        }
         println!("\n== summary, after {}", seconds(self.started.elapsed()));
         let mut sum = Tally::default();
         for step in &self.steps {
@@ -79,7 +87,7 @@ impl Report {
         };
         println!("{} passed, {} failed{skipped}", sum.passed, sum.failed);
         std::io::stdout().flush()?;
-        match sum {
+        match &sum {
             Tally { failed: 1.., .. } => bail!("something failed"),
             Tally { skipped: 1.., .. } => bail!("something was skipped; what cannot run must fail"),
             Tally { passed: 0, .. } => bail!("nothing ran"),
@@ -101,6 +109,7 @@ fn line((name, tally, took): &(String, Tally, Duration)) -> String {
         passed,
         failed,
         skipped,
+        ..
     } = tally;
     format!(
         "{verdict} {name}: {passed} passed, {failed} failed, {skipped} skipped in {}",
@@ -143,12 +152,20 @@ pub(crate) fn run_tests_into(command: &mut Command, mut log: impl Write) -> Resu
         .with_context(|| format!("could not start {command:?}"))?;
     let output = child.stdout.take().context("the output of a test run is piped")?;
     let mut tally = Tally::default();
+    let mut explaining = false;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("could not read the output of a test run")?;
         log.write_all(&line)?;
         log.write_all(b"\n")?;
         let line = String::from_utf8_lossy(&line);
+        // A test program tells what each of its failed tests said, and then lists them.
+        if line == "failures:" {
+            explaining = !explaining;
+        } else if explaining && tally.said.len() < REPEATED {
+            tally.said.push(line.to_string());
+        }
         if let Some(result) = result_line(&line) {
+            explaining = false;
             tally.passed += result.passed;
             tally.failed += result.failed;
             tally.skipped += result.skipped;
@@ -182,6 +199,7 @@ fn result_line(line: &str) -> Option<Tally> {
         passed: count("passed"),
         failed: count("failed"),
         skipped: count("ignored"),
+        ..Tally::default()
     })
 }
 
@@ -214,6 +232,7 @@ mod tests {
             passed: 12,
             failed: 3,
             skipped: 1,
+            ..Tally::default()
         };
         assert_eq!(result_line(line), Some(expected));
         assert_eq!(result_line("test a::b ... ok"), None);
@@ -238,13 +257,15 @@ mod tests {
             report.step("step", || Ok(tally));
             report.finish()
         };
-        let one = Tally {
-            passed: 1,
+        let tally = |passed, failed, skipped| Tally {
+            passed,
+            failed,
+            skipped,
             ..Tally::default()
         };
-        assert!(report(one).is_ok());
-        assert!(report(Tally { failed: 1, ..one }).is_err());
-        assert!(report(Tally { skipped: 1, ..one }).is_err());
+        assert!(report(tally(1, 0, 0)).is_ok());
+        assert!(report(tally(1, 1, 0)).is_err());
+        assert!(report(tally(1, 0, 1)).is_err());
         assert!(report(Tally::default()).is_err());
     }
 
@@ -257,8 +278,17 @@ mod tests {
             Tally {
                 passed: 2,
                 failed: 1,
-                skipped: 0
+                ..Tally::default()
             }
         );
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_kept() {
+        let script = "printf 'test a ... FAILED\\n\\nfailures:\\n\\n---- a ----\\nit broke\\n\\nfailures:\\n    a\\n'; \
+                      echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; exit 101";
+        let tally = run_tests(Command::new("sh").args(["-c", script])).expect("sh starts");
+        assert_eq!(tally.failed, 1);
+        assert_eq!(tally.said, ["", "---- a ----", "it broke", ""]);
     }
 }

@@ -41,10 +41,7 @@ impl Underlay {
         let done = switch.command("sh").args(["-c", quiet]).status()?;
         ensure!(done.success(), "cannot write sysctls of a namespace: {done}");
         tool("ip", &["-netns", name, "link", "add", BRIDGE, "type", "bridge"])?;
-        tool(
-            "ip",
-            &["-netns", name, "link", "set", BRIDGE, "addrgenmode", "none", "up"],
-        )?;
+        tool("ip", &["-netns", name, "link", "set", BRIDGE, "up"])?;
         let switch = Arc::new(switch);
         Ok(Self { switch, mtu })
     }
@@ -62,20 +59,13 @@ impl Underlay {
             "type", "veth", "peer", "name", BRIDGE, "mtu", &mtu, "netns", &host,
         ];
         self.switch(&[&["link", "add", &port, "mtu", &mtu][..], &peer].concat())?;
-        self.switch(&[
-            "link",
-            "set",
-            &port,
-            "master",
-            BRIDGE,
-            "addrgenmode",
-            "none",
-            "up",
-        ])?;
+        self.switch(&["link", "set", &port, "master", BRIDGE, "up"])?;
         for line in [
             vec!["addr", "add", &format!("{ip}/24"), "dev", BRIDGE],
             vec!["addr", "add", &format!("{ip6}/64"), "dev", BRIDGE, "nodad"],
-            vec!["link", "set", BRIDGE, "addrgenmode", "none", "up"],
+            // Before it is up, when it would take an address by itself.
+            vec!["link", "set", BRIDGE, "addrgenmode", "none"],
+            vec!["link", "set", BRIDGE, "up"],
         ] {
             tool("ip", &[vec!["-netns", &host], line].concat())?;
         }

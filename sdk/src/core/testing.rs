@@ -15,7 +15,7 @@ use super::{
 };
 use crate::core::{NetworkService, Peer};
 
-pub(crate) use wire::{Wire, end, end_at};
+pub(crate) use wire::{Wire, end, end_at, end_of_links};
 
 /// One call that reached the end of a chain.
 #[derive(Clone, Debug, PartialEq)]

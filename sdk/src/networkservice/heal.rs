@@ -93,7 +93,7 @@ impl Element<NetworkService> for Heal {
         }
         let healer = Healer {
             component: ctx.component().clone(),
-            news: hear(ctx, &message.connection),
+            news: hear(ctx, &message.connection).map(|heard| heard.news),
             connection: Arc::new(message.connection.clone()),
             check: self.check.clone(),
             vitals: Arc::clone(&vitals),

@@ -5,7 +5,8 @@
 //! chooses, in order. One that is slow delays nobody: when too much waits for it, it gets what was deleted and a new
 //! initial transfer instead. A connection is never told after its deletion. Where the connection goes on to another
 //! hop, what that hop tells is told as ours; when that hop cannot be heard any more, the connection is down.
-//! A refresh that changes nothing but metrics is not told.
+//! A refresh that changes nothing but metrics is not told. What is [announced](Announcer) while a request is under way is
+//! told after its answer: it is not lost in it.
 //! **Placement**: behind `begin` and `timeout`, before `trimpath`; `find` ends here.
 //! **Reads / writes**: the whole connection; the [`Way`](crate::core::Way) in [`Ctx::store`]; leaves an [`Announcer`] there.
 //! **On failure**: of a refresh that goes through to another hop, the connection is told to be down.
@@ -26,7 +27,8 @@ mod watch;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nsm_api::connection::{Connection, ConnectionEventType as Kind, MonitorScopeSelector, State};
+use nsm_api::connection::{ConnectionEventType as Kind, MonitorScopeSelector, State};
+use parking_lot::Mutex;
 use tracing::info;
 
 use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result};
@@ -45,21 +47,59 @@ pub struct Monitor {
 #[derive(Clone, Debug)]
 pub struct Announcer {
     hub: Arc<Hub>,
-    id: String,
+    id: Arc<str>,
+    turn: Arc<Mutex<Turn>>,
+}
+
+/// What requests and those who announce tell each other.
+#[derive(Debug, Default)]
+struct Turn {
+    is_under_way: bool,
+    /// What was announced last while a request was under way.
+    announced: Option<State>,
 }
 
 impl Announcer {
-    /// Changes the connection as it is told to others. False before its first request has succeeded and after its
-    /// close.
-    pub fn announce(&self, change: impl FnOnce(&mut Connection)) -> bool {
-        self.hub.change(&self.id, change)
+    /// Tells others that the connection is in this state now; while a request is under way, when that has its answer,
+    /// which would be told in place of it. False before the first request and after the close.
+    pub fn announce(&self, state: State) -> bool {
+        let mut turn = self.turn.lock();
+        if turn.is_under_way {
+            turn.announced = Some(state);
+            return true;
+        }
+        self.tell(state)
+    }
+
+    fn tell(&self, state: State) -> bool {
+        self.hub
+            .change(&self.id, |connection| connection.set_state(state))
+    }
+
+    /// Holds back what is announced until what is returned is dropped.
+    fn hold(&self) -> UnderWay {
+        self.turn.lock().is_under_way = true;
+        UnderWay(self.clone())
+    }
+}
+
+/// A request that is under way.
+struct UnderWay(Announcer);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut turn = self.0.turn.lock();
+        turn.is_under_way = false;
+        if let Some(state) = turn.announced.take() {
+            self.0.tell(state);
+        }
     }
 }
 
 /// The connection's place in the list, which it leaves when this is dropped.
 struct Listing {
     hub: Arc<Hub>,
-    id: String,
+    id: Arc<str>,
 }
 
 impl Drop for Listing {
@@ -74,6 +114,21 @@ impl Monitor {
         Self {
             hub: Hub::new(component),
         }
+    }
+
+    /// What announces for the connection, the same for all of its requests.
+    fn announcer(&self, ctx: &Ctx, id: &str) -> Announcer {
+        let known = ctx.store().get::<Announcer>();
+        let known = known.filter(|known| &*known.id == id && Arc::ptr_eq(&known.hub, &self.hub));
+        known.unwrap_or_else(|| {
+            let announcer = Announcer {
+                hub: Arc::clone(&self.hub),
+                id: id.into(),
+                turn: Arc::default(),
+            };
+            ctx.store().insert(announcer.clone());
+            announcer
+        })
     }
 
     /// Tells from now on what the next hop tells.
@@ -108,12 +163,11 @@ impl Element<NetworkService> for Monitor {
         if let Some(upstream) = &upstream {
             upstream.hold();
         }
-        let (hub, id) = (Arc::clone(&self.hub), message.id().to_string());
-        ctx.store().insert(Announcer { hub, id: id.clone() });
+        let announcer = self.announcer(ctx, message.id());
+        let _under_way = announcer.hold();
         if let Err(error) = next.request(ctx, message).await {
             if upstream.is_some() {
-                self.hub
-                    .change(&id, |connection| connection.set_state(State::Down));
+                announcer.tell(State::Down);
             }
             return Err(error);
         }
@@ -122,7 +176,7 @@ impl Element<NetworkService> for Monitor {
         let print = Fingerprint::of(connection);
         let answered = self.hub.update(connection, print, ctx.peer().link);
         if !ctx.store().has::<Listing>() {
-            let hub = Arc::clone(&self.hub);
+            let (hub, id) = (Arc::clone(&self.hub), Arc::clone(&announcer.id));
             ctx.store().insert(Listing { hub, id });
         }
         match upstream.filter(|upstream| upstream.go_on(ctx, &answered)) {

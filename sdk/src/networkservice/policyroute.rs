@@ -148,7 +148,7 @@ fn replace(context: &mut IpContext, policies: &[connectioncontext::PolicyRoute])
 async fn follow(mut changes: Receiver<Arc<Policies>>, has: Arc<Policies>, announcer: Announcer, id: String) {
     if changes.wait_for(|policies| **policies != *has).await.is_ok() {
         info!(id, "the policies have changed: the client is asked to refresh");
-        announcer.announce(|connection| connection.set_state(State::RefreshRequested));
+        announcer.announce(State::RefreshRequested);
     }
 }
 

@@ -2,7 +2,7 @@
 //! Refreshes a connection when a hop behind asks for it.
 //!
 //! **Guarantees**: after [`State::RefreshRequested`] has been told for the connection it is requested again, until that
-//! succeeds; with local notifications every other connection of this program is, too.
+//! succeeds, also when that was told while a request was under way; with local notifications every other connection of this program is, too.
 //! **Placement**: in a client chain, behind `dial` and before `connect`.
 //! **Reads / writes**: the [`Way`](crate::core::Way) in [`Ctx::store`]; one task there.
 //! **On failure**: of a refresh, the next hop is listened to as before. One that cannot be listened to does not fail
@@ -18,7 +18,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::monitor::upstream::{News, hear};
+use super::monitor::upstream::{Heard, hear, hold};
 use crate::core::{
     Backoff, Component, Ctx, Element, Event, Events, Later, Message, NetworkService, Next, Request, Result,
 };
@@ -38,9 +38,7 @@ struct Listening {
 struct Listener {
     component: Component,
     id: String,
-    news: Receiver<News>,
-    /// How often the next hop had asked when this began to listen.
-    asked: u64,
+    heard: Heard,
     /// The other connections of this program: how often one of them was asked to refresh.
     local: Option<(Arc<Sender<u64>>, Receiver<u64>)>,
 }
@@ -70,15 +68,15 @@ impl Element<NetworkService> for UpstreamRefresh {
             .local
             .as_ref()
             .map(|local| (Arc::clone(local), local.subscribe()));
+        // What is asked for meanwhile may have overtaken the answer.
+        let _held = hold(ctx);
         next.request(ctx, message).await?;
         drop(ctx.store().take::<Listening>());
-        if let Some(news) = hear(ctx, &message.connection) {
-            let asked = news.borrow().refreshes;
+        if let Some(heard) = hear(ctx, &message.connection) {
             let listener = Listener {
                 component: ctx.component().clone(),
                 id: message.id().to_string(),
-                news,
-                asked,
+                heard,
                 local,
             };
             let task = ctx.later("upstreamrefresh", |events| listener.run(events))?;
@@ -100,7 +98,7 @@ impl Listener {
         let (sender, receiver) = self.local.take().unzip();
         tokio::select! {
             biased;
-            () = asks(self.news, self.asked) => {
+            () = asks(self.heard) => {
                 info!(id, "the hop behind asks for a refresh");
                 if let Some(sender) = sender {
                     sender.send_modify(|count| *count = count.wrapping_add(1));
@@ -116,9 +114,9 @@ impl Listener {
     }
 }
 
-/// Waits until the next hop has asked more than so often; for ever, once it cannot be heard.
-async fn asks(mut news: Receiver<News>, before: u64) {
-    if news.wait_for(|news| news.refreshes != before).await.is_err() {
+/// Waits until the next hop asks once more; for ever, once it cannot be heard.
+async fn asks(Heard { mut news, refreshes }: Heard) {
+    if news.wait_for(|news| news.refreshes != refreshes).await.is_err() {
         std::future::pending().await
     }
 }
@@ -138,14 +136,18 @@ mod tests {
     use nsm_api::connection::State;
 
     use super::*;
-    use crate::core::testing::{Probe, end_at, request, standard_cases};
+    use crate::core::testing::{Probe, end_at, end_of_links, request, standard_cases};
     use crate::core::{Chain, Error, Way};
     use crate::elements::begin::Begin;
     use crate::elements::connect::Connect;
+    use crate::elements::null::Null;
     use crate::elements::updatepath::UpdatePath;
     use crate::networkservice::monitor::{Announcer, Monitor};
 
     const TIME: Duration = Duration::from_secs(10);
+
+    /// Until the endpoint is listened to, and has been heard.
+    const TO_HEAR: Duration = Duration::from_millis(100);
 
     /// An endpoint that can ask for refreshes, and its clients.
     struct Mesh {
@@ -195,6 +197,15 @@ mod tests {
     }
 
     fn mesh(element: UpstreamRefresh) -> Mesh {
+        mesh_with(element, end_at, |_| Null)
+    }
+
+    /// The same, with this way to the endpoint, and another element before `connect`.
+    fn mesh_with<E: Element<NetworkService>>(
+        element: UpstreamRefresh,
+        way: impl FnOnce(&Component, Chain<NetworkService>) -> Way<NetworkService>,
+        last: impl FnOnce(&Arc<Announcers>) -> E,
+    ) -> Mesh {
         let (endpoint, probe, announcers) =
             (Component::new("nse"), Probe::new(), Arc::<Announcers>::default());
         let there = crate::chain![
@@ -208,8 +219,9 @@ mod tests {
         let chain = crate::chain![
             UpdatePath,
             Begin::client(&component),
-            To(end_at(&endpoint, there)),
+            To(way(&endpoint, there)),
             element,
+            last(&announcers),
             Connect
         ];
         Mesh {
@@ -233,7 +245,7 @@ mod tests {
         /// The endpoint asks for a refresh of the connection that was requested last.
         fn announce(&self) {
             let announcer = self.announcers.0.lock().last().cloned().expect("requested");
-            assert!(announcer.announce(|connection| connection.set_state(State::RefreshRequested)));
+            assert!(announcer.announce(State::RefreshRequested));
         }
     }
 
@@ -259,6 +271,44 @@ mod tests {
         }
         settle().await;
         assert_eq!(mesh.probe.requests().len(), 4);
+    }
+
+    /// Lets the endpoint ask for a refresh when it has answered the first request, and the client hear of that before
+    /// it has the answer.
+    struct Overtakes(Arc<Announcers>);
+
+    #[async_trait]
+    impl Element<NetworkService> for Overtakes {
+        fn name(&self) -> &'static str {
+            "overtakes"
+        }
+        async fn request(
+            &self,
+            ctx: &Ctx,
+            message: &mut Request,
+            next: Next<'_, NetworkService>,
+        ) -> Result<()> {
+            next.request(ctx, message).await?;
+            let announcers = self.0.0.lock().clone();
+            if let [_, refreshed] = &announcers[..] {
+                assert!(refreshed.announce(State::RefreshRequested));
+                sleep(TO_HEAR).await;
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_while_a_request_is_under_way_is_not_lost() {
+        for way in [end_at, end_of_links] {
+            let overtakes = |announcers: &Arc<_>| Overtakes(Arc::clone(announcers));
+            let mesh = mesh_with(UpstreamRefresh::new(), way, overtakes);
+            mesh.ask("nsc-0").await;
+            sleep(TO_HEAR).await;
+            mesh.ask("nsc-0").await;
+            sleep(Duration::from_secs(600)).await;
+            assert_eq!(mesh.probe.requests().len(), 3);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::core::{
-    Api, Chain, Component, Ctx, Dialer, Error, Found, LinkId, Message, Peer, Remote, Result, Way,
+    Api, Chain, Component, Ctx, Dialer, Error, Found, LinkId, Message, Peer, Remote, Result, Store, Way,
 };
-use crate::networkservice::monitor::link::OfLink;
+use crate::networkservice::monitor::link::{OfLink, ServesLinks};
 
 /// Dials chains by URL; knows what was dialed.
 pub(crate) struct Wire<A: Api> {
@@ -57,8 +57,20 @@ pub(crate) fn end<A: Api>(chain: Chain<A>) -> Way<A> {
 
 /// A way to this chain of `component`.
 pub(crate) fn end_at<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
+    end_that_keeps(Store::default(), component, chain)
+}
+
+/// The same, with one monitor for everything that is requested there.
+pub(crate) fn end_of_links<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
+    let store = Store::default();
+    store.insert(ServesLinks);
+    end_that_keeps(store, component, chain)
+}
+
+fn end_that_keeps<A: Api>(store: Store, component: &Component, chain: Chain<A>) -> Way<A> {
     Way(Arc::new(End {
         chain,
+        store,
         peer: Peer {
             link: LinkId::new_one(),
             ..Default::default()
@@ -69,6 +81,7 @@ pub(crate) fn end_at<A: Api>(component: &Component, chain: Chain<A>) -> Way<A> {
 
 struct End<A: Api> {
     chain: Chain<A>,
+    store: Store,
     peer: Peer,
     component: Component,
 }
@@ -87,6 +100,10 @@ impl<A: Api> End<A> {
 impl<A: Api> Remote<A> for End<A> {
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn store(&self) -> Option<&Store> {
+        Some(&self.store)
     }
 
     async fn request(&self, ctx: &Ctx, message: &A::Message) -> Result<A::Message> {

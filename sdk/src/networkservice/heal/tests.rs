@@ -163,7 +163,7 @@ impl Mesh {
 
     fn announce(&self, state: State) {
         let announcer = self.announcers.0.lock().clone().expect("requested");
-        assert!(announcer.announce(|connection| connection.set_state(state)));
+        assert!(announcer.announce(state));
     }
 
     fn set_wire(&self, pulse: Pulse) {

@@ -534,29 +534,32 @@ async fn a_subscriber_that_lags_hopelessly_is_cut() {
     assert!(slow.0.next().await.is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_announcement_is_told_as_long_as_the_connection_is_there() {
-    /// Hands out the announcer of its connection.
-    struct Take(Arc<parking_lot::Mutex<Option<Announcer>>>);
-    #[async_trait]
-    impl Element<NetworkService> for Take {
-        fn name(&self) -> &'static str {
-            "take"
-        }
-        async fn request(&self, ctx: &Ctx, _: &mut Request, _: Next<'_, NetworkService>) -> Result<()> {
-            let announcer = ctx.store().get::<Announcer>().expect("behind monitor");
-            assert!(!announcer.announce(|_| ()), "nothing is established yet");
-            *self.0.lock() = Some(announcer);
-            Ok(())
-        }
+/// Asks for a refresh while each request is under way, and hands out the announcer of its connection.
+struct Asks(Arc<parking_lot::Mutex<Option<Announcer>>>);
+
+#[async_trait]
+impl Element<NetworkService> for Asks {
+    fn name(&self) -> &'static str {
+        "asks"
     }
+
+    async fn request(&self, ctx: &Ctx, _: &mut Request, _: Next<'_, NetworkService>) -> Result<()> {
+        let announcer = ctx.store().get::<Announcer>().expect("behind monitor");
+        assert!(announcer.announce(State::RefreshRequested));
+        *self.0.lock() = Some(announcer);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_is_told_after_the_answer_and_as_long_as_the_connection_is_there() {
     let (component, taken) = (Component::new("nse"), Arc::default());
     let hop = Hop {
         chain: crate::chain![
             UpdatePath,
             Begin::server(&component),
             Monitor::new(&component),
-            Take(Arc::clone(&taken))
+            Asks(Arc::clone(&taken))
         ],
         component,
         probe: Probe::new(),
@@ -564,12 +567,17 @@ async fn an_announcement_is_told_as_long_as_the_connection_is_there() {
     };
     let mut message = request();
     hop.ask(&mut message).await.expect("established");
-    let mut events = hop.watch_all().await.skip_initial().await;
-    let announcer = taken.lock().clone().expect("taken");
-    assert!(announcer.announce(|connection| connection.set_state(State::RefreshRequested)));
+    let mut events = hop.watch_all().await;
     assert_eq!(events.next().await.1[0].2, State::RefreshRequested);
+    hop.ask(&mut message).await.expect("refreshed");
+    for told in [State::Up, State::RefreshRequested] {
+        assert_eq!(events.next().await.1[0].2, told);
+    }
+    let announcer = taken.lock().clone().expect("taken");
+    assert!(announcer.announce(State::Down));
+    assert_eq!(events.next().await.1[0].2, State::Down);
     hop.close(&message).await.expect("closed");
-    assert!(!announcer.announce(|_| ()));
+    assert!(!announcer.announce(State::RefreshRequested));
 }
 
 #[tokio::test(start_paused = true)]

@@ -254,8 +254,15 @@ struct Shared {
     news: values::Sender<News>,
 }
 
+/// What is heard of a client's connection.
+pub(crate) struct Heard {
+    pub(crate) news: values::Receiver<News>,
+    /// How often the next hop had asked to refresh it when the answer was not known yet.
+    pub(crate) refreshes: u64,
+}
+
 /// What is heard of a client's connection after an answer; nothing where it has no way.
-pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<values::Receiver<News>> {
+pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<Heard> {
     let answered = Answered {
         epoch: 0,
         print: Fingerprint::of(connection),
@@ -263,17 +270,51 @@ pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<values::Receive
         kept: None,
     };
     let shared = ctx.store().take::<Shared>();
-    let shared = shared.filter(|shared| shared.upstream.go_on(ctx, &answered));
-    let shared = shared.or_else(|| {
+    let heard = shared.and_then(|shared| {
+        let heard = shared.heard();
+        shared.upstream.go_on(ctx, &answered).then_some((shared, heard))
+    });
+    let (shared, heard) = heard.or_else(|| {
         let news = values::Sender::new(News::default());
-        let sender = news.clone();
+        let (sender, receiver) = (news.clone(), news.subscribe());
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
         let upstream = Upstream::listen(ctx, &answered, tell)?;
-        Some(Shared { upstream, news })
+        let heard = Heard {
+            news: receiver,
+            refreshes: 0,
+        };
+        Some((Shared { upstream, news }, heard))
     })?;
-    let news = shared.news.subscribe();
     ctx.store().insert(shared);
-    Some(news)
+    Some(heard)
+}
+
+/// Holds back what is told of a client's connection until there is an answer, or what is returned is dropped.
+pub(crate) fn hold(ctx: &Ctx) -> Option<Held> {
+    let course = ctx
+        .store()
+        .with(|shared: &Shared| Arc::clone(&shared.upstream.course))?;
+    course.state.lock().is_held = true;
+    Some(Held(course))
+}
+
+/// Whoever listens is held back.
+pub(crate) struct Held(Arc<Course>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state.lock().is_held = false;
+        self.0.goes_on.notify_one();
+    }
+}
+
+impl Shared {
+    fn heard(&self) -> Heard {
+        Heard {
+            refreshes: self.news.borrow().refreshes,
+            news: self.news.subscribe(),
+        }
+    }
 }
 
 impl News {

@@ -93,3 +93,43 @@ async fn d60_a_way_that_becomes_narrower_asks_for_one_refresh_and_a_wider_one_fo
     chain.close(&ctx, &mut asked).await.expect("closed");
     assert!(ways.known.lock().ways.is_empty(), "{}", asked.id());
 }
+
+/// Makes the way narrower when its MTU has been agreed upon already.
+struct Narrows(Arc<Links>);
+
+#[async_trait]
+impl Element<NetworkService> for Narrows {
+    fn name(&self) -> &'static str {
+        "narrows"
+    }
+
+    async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        next.request(ctx, message).await?;
+        self.0.become_of(1400);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_that_becomes_narrower_while_a_request_is_under_way_is_seen() {
+    let (component, links) = (Component::new("forwarder"), Links::new());
+    let chain: Chain<NetworkService> = crate::chain![
+        Begin::server(&component),
+        Monitor::new(&component),
+        element(&component, &links),
+        Narrows(Arc::clone(&links)),
+        Probe::new()
+    ];
+    let ctx = Ctx::own(&component, Duration::from_secs(10));
+    chain.request(&ctx, &mut tunnelled()).await.expect("established");
+    let events = chain.find(&ctx, MonitorScopeSelector::default()).await;
+    let transfer = events.expect("monitored").next().await;
+    let transfer = transfer.expect("a transfer").expect("a transfer");
+    let states: Vec<_> = transfer
+        .connections
+        .values()
+        .map(|connection| connection.state())
+        .collect();
+    assert_eq!(states, [State::RefreshRequested]);
+}
