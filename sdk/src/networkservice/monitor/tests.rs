@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use nsm_api::connection::{ConnectionEvent, PathSegment};
+use nsm_api::connection::{Connection, ConnectionEvent, PathSegment};
 use tokio_util::sync::CancellationToken;
 
 use super::link::ServesLinks;
