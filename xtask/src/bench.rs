@@ -38,8 +38,8 @@ pub(crate) struct Args {
     /// What to measure
     #[arg(value_name = "SUITE", value_parser = ["one-node", "two-nodes", "dns", "go", "kubernetes", "explain", "examples"])]
     suite: String,
-    /// How the programs are built that the cluster runs: dist as people get them, dev as tests have them
-    #[arg(long, default_value = "dist", value_parser = ["dist", "dev"])]
+    /// How the programs are built that the cluster runs: release as people get them, dev as tests have them
+    #[arg(long, default_value = "release", value_parser = ["release", "dev"])]
     images: String,
     /// Write the figures to this file as well: a JSON array of {"name", "value", "unit", "goal", "bound", "runs"}
     #[arg(long, value_name = "FILE")]
@@ -108,7 +108,7 @@ impl Args {
     fn on_a_cluster(self) -> Result<()> {
         tools::need(cluster::TOOLS)?;
         let archives = cluster::images_built_for(&self.images)?;
-        if self.images == "dist" {
+        if self.images == "release" {
             run(&mut suites::everything())?;
         }
         let program = profile_folder("debug")?.join("nsm-bench");
@@ -121,7 +121,7 @@ impl Args {
     /// What measures a registry with many endpoints, which needs an API server alone.
     fn beside_an_api_server(&self, bench: &mut Command) -> Result<()> {
         let programs = match self.images.as_str() {
-            "dist" => images::programs()?,
+            "release" => images::programs()?,
             _ => profile_folder("debug")?,
         };
         for test in built::tests([("cmd-registry-k8s", "kubernetes")])? {
@@ -153,7 +153,7 @@ fn peer() -> Result<PathBuf> {
         return Ok(std::path::absolute(file)?);
     }
     tools::need(&[GO])?;
-    let file = profile_folder("dist")?.join("interop/nsm-peer");
+    let file = profile_folder("release")?.join("interop/nsm-peer");
     eprintln!("building the program on the Go SDK: about a minute at first");
     run(Command::new("go")
         .arg("-C")

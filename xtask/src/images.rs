@@ -38,9 +38,9 @@ const NOBODY: &str = "65532:65532";
 pub(crate) struct Args {
     /// Which packages; all that are programs of a mesh by default
     packages: Vec<String>,
-    /// How they are built: dist as people get them; dev of the programs that tests are built with, and the libraries that
-    /// these need of this machine, in a fraction of the time
-    #[arg(long, default_value = "dist")]
+    /// How they are built: release as people get them; dev of the programs that tests are built with, and the
+    /// libraries that these need of this machine, in a fraction of the time
+    #[arg(long, default_value = "release")]
     profile: String,
     /// What comes before the names of images
     #[arg(long, default_value = "localhost/nsm")]
@@ -62,7 +62,7 @@ impl Args {
             }
         }
         ensure!(
-            self.profile != "dist" || too_large.is_empty(),
+            self.profile != "release" || too_large.is_empty(),
             "larger than {} MB: {}",
             LARGEST / 1_000_000,
             too_large.join(" ")
@@ -219,7 +219,7 @@ fn components(metadata: &Value, packages: &[String]) -> Result<Vec<Component>> {
 
 /// Builds the programs of a mesh as people get them, and what measures them. Returns the folder that they are in.
 pub(crate) fn programs() -> Result<PathBuf> {
-    compile("dist", &components(&metadata()?, &[])?)
+    compile("release", &components(&metadata()?, &[])?)
 }
 
 /// Builds the programs as people get them, and what measures them, so that both are built once. Returns the folder that

@@ -272,6 +272,5 @@ fn in_kubernetes(report: &mut Report, version: Kubernetes) {
 
 fn machine(report: &mut Report) {
     build(report);
-    build_for_release(report);
     report.step("vm", vm::tests);
 }

@@ -17,5 +17,5 @@ export NSM_WIREGUARD_TEST_KERNEL=1
 step engines 420 "$memory/programs/wireguard" --color never --skip many:: kernel
 for wires in vxlan wireguard; do
     # What thousands of wires leave is counted outside: here one takes ten times as long.
-    step "wires by $wires" 420 "$memory/programs/netns" --color never --skip soak "$wires"
+    step "wires by $wires" 600 "$memory/programs/netns" --color never --skip soak "$wires"
 done
