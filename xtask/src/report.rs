@@ -22,7 +22,7 @@ pub(crate) struct Tally {
     pub(crate) said: Vec<String>,
 }
 
-/// So many lines of what failed tests of a step said are repeated below the summary.
+/// So many lines of what failed tests of a step said are repeated before the summary.
 const REPEATED: usize = 200;
 
 /// The steps so far.

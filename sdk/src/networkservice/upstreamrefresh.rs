@@ -2,7 +2,8 @@
 //! Refreshes a connection when a hop behind asks for it.
 //!
 //! **Guarantees**: after [`State::RefreshRequested`] has been told for the connection it is requested again, until that
-//! succeeds, also when that was told while a request was under way; with local notifications every other connection of this program is, too.
+//! succeeds, also when that was told while a request was under way; with local notifications every other connection of
+//! this program is, too.
 //! **Placement**: in a client chain, behind `dial` and before `connect`.
 //! **Reads / writes**: the [`Way`](crate::core::Way) in [`Ctx::store`]; one task there.
 //! **On failure**: of a refresh, the next hop is listened to as before. One that cannot be listened to does not fail
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(mesh.probe.requests().len(), 4);
     }
 
-    /// Lets the endpoint ask for a refresh when it has answered the first request, and the client hear of that before
+    /// Lets the endpoint ask for a refresh when it has answered the second request, and the client hear of that before
     /// it has the answer.
     struct Overtakes(Arc<Announcers>);
 
