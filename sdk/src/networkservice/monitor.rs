@@ -160,13 +160,12 @@ impl Element<NetworkService> for Monitor {
 
     async fn request(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let upstream = ctx.store().take::<Upstream>();
-        if let Some(upstream) = &upstream {
-            upstream.hold();
-        }
+        let _held = upstream.as_ref().map(Upstream::hold);
         let announcer = self.announcer(ctx, message.id());
         let _under_way = announcer.hold();
         if let Err(error) = next.request(ctx, message).await {
-            if upstream.is_some() {
+            if let Some(upstream) = upstream {
+                drop(upstream);
                 announcer.tell(State::Down);
             }
             return Err(error);

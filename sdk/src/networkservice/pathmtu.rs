@@ -40,8 +40,6 @@ struct Ways {
 
 #[derive(Default)]
 struct Known {
-    /// How often it was looked whether ways are narrower.
-    looks: u64,
     last: u64,
     ways: HashMap<u64, Vec<Way>>,
 }
@@ -93,18 +91,11 @@ impl Ways {
             .ok()
     }
 
-    /// How often it was looked whether ways are narrower.
-    fn looks(&self) -> u64 {
-        self.known.lock().looks
-    }
-
     /// Looks at every way again, and asks for a refresh of what has become too large.
     async fn look(&self) {
         let mut now = BTreeMap::new();
-        {
-            let mut known = self.known.lock();
-            known.looks += 1;
-            now.extend(known.ways.values().flatten().map(|way| (way.remote, None)));
+        for way in self.known.lock().ways.values().flatten() {
+            now.insert(way.remote, None);
         }
         for (remote, mtu) in &mut now {
             *mtu = self.mtu(*remote).await;
@@ -166,7 +157,7 @@ impl Element<NetworkService> for PathMtu {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
-        let looks = self.ways.looks();
+        let changes = self.ways.underlay.changes();
         next.request(ctx, request).await?;
         let Some(announcer) = ctx.store().get::<Announcer>() else {
             return Ok(());
@@ -180,7 +171,7 @@ impl Element<NetworkService> for PathMtu {
         let ways = tunnels.into_iter().filter_map(way).collect();
         self.ways.list(ctx, ways);
         // What has changed since the MTU was agreed upon was not seen of these ways.
-        if self.ways.looks() != looks {
+        if changes.has_changed().is_ok_and(|has_changed| has_changed) {
             self.ways.look().await;
         }
         Ok(())

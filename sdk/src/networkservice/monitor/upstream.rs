@@ -113,9 +113,10 @@ impl Upstream {
         })
     }
 
-    /// Holds back what is told until [`Upstream::go_on`].
-    pub(crate) fn hold(&self) {
+    /// Holds back what is told until what is returned is dropped.
+    pub(super) fn hold(&self) -> Held {
         self.course.state.lock().is_held = true;
+        Held(Arc::clone(&self.course))
     }
 
     /// Goes on with the answer of another request; false when the connection does not go to where this listens any
@@ -133,9 +134,6 @@ impl Upstream {
             state.known = known;
             state.answer = Some(answered.keep());
         }
-        state.is_held = false;
-        drop(state);
-        self.course.goes_on.notify_one();
         true
     }
 }
@@ -270,32 +268,24 @@ pub(crate) fn hear(ctx: &Ctx, connection: &Connection) -> Option<Heard> {
         kept: None,
     };
     let shared = ctx.store().take::<Shared>();
-    let heard = shared.and_then(|shared| {
-        let heard = shared.heard();
-        shared.upstream.go_on(ctx, &answered).then_some((shared, heard))
-    });
-    let (shared, heard) = heard.or_else(|| {
+    let known = shared.filter(|shared| shared.upstream.go_on(ctx, &answered));
+    // Whoever begins to listen now has heard nothing.
+    let refreshes = known.as_ref().map_or(0, |shared| shared.news.borrow().refreshes);
+    let shared = known.or_else(|| {
         let news = values::Sender::new(News::default());
-        let (sender, receiver) = (news.clone(), news.subscribe());
+        let sender = news.clone();
         let tell = move |_, told| sender.send_modify(|news| news.hear(told));
         let upstream = Upstream::listen(ctx, &answered, tell)?;
-        let heard = Heard {
-            news: receiver,
-            refreshes: 0,
-        };
-        Some((Shared { upstream, news }, heard))
+        Some(Shared { upstream, news })
     })?;
+    let news = shared.news.subscribe();
     ctx.store().insert(shared);
-    Some(heard)
+    Some(Heard { news, refreshes })
 }
 
-/// Holds back what is told of a client's connection until there is an answer, or what is returned is dropped.
+/// Holds back what is told of a client's connection until what is returned is dropped.
 pub(crate) fn hold(ctx: &Ctx) -> Option<Held> {
-    let course = ctx
-        .store()
-        .with(|shared: &Shared| Arc::clone(&shared.upstream.course))?;
-    course.state.lock().is_held = true;
-    Some(Held(course))
+    ctx.store().with(|shared: &Shared| shared.upstream.hold())
 }
 
 /// Whoever listens is held back.
@@ -305,15 +295,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.state.lock().is_held = false;
         self.0.goes_on.notify_one();
-    }
-}
-
-impl Shared {
-    fn heard(&self) -> Heard {
-        Heard {
-            refreshes: self.news.borrow().refreshes,
-            news: self.news.subscribe(),
-        }
     }
 }
 
