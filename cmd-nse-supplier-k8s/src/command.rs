@@ -4,6 +4,9 @@
 //! For each place there is a file, which the process of its endpoint has as its standard input and holds the lock of. So
 //! the lock lives as long as the process, whatever becomes of the supplier: one that comes back, or another one of the
 //! same machine, finds the endpoint running, and two never start two.
+//!
+//! A process that is being started holds, until its program runs, all that we hold, and so the locks of others too: within
+//! one supplier nobody looks at a lock meanwhile.
 
 mod process;
 
@@ -13,6 +16,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use nsm_api::matching::Labels;
@@ -31,6 +35,9 @@ const MAX_FILE: u64 = 64 * 1024;
 
 /// How often a file may be replaced before its lock is ours.
 const TRIES: u32 = 10;
+
+/// Who has it may look at locks, or start a process.
+static LOCKS: Mutex<()> = Mutex::new(());
 
 /// Variables that say where we run, and not where an endpoint does.
 const OURS: [&str; 2] = ["NODE_NAME", "POD_NAME"];
@@ -189,6 +196,11 @@ impl Commands {
     }
 }
 
+/// See [`LOCKS`].
+fn locks() -> MutexGuard<'static, ()> {
+    LOCKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Writes what a file says, in the place of what it said.
 fn write(file: &mut File, kept: &Kept) -> std::io::Result<()> {
     let text = serde_json::to_vec(kept)?;
@@ -248,6 +260,7 @@ impl Starter for Commands {
             let text = format!("cannot lock {}: {error}; look at NSM_STATE_DIR", path.display());
             Error::unavailable("endpoint-not-started", text)
         };
+        let _nobody_else = locks();
         let running = self.running();
         if let Some((_, kept)) = running.iter().find(|(file, _)| *file == path) {
             return Ok(Box::new(Process::theirs(&path, kept.pid)));
@@ -272,7 +285,10 @@ impl Starter for Commands {
             request.connection.labels = kept.labels;
             request
         };
-        let running = self.running().into_iter().map(|(_, kept)| kept);
+        let running = {
+            let _nobody_else = locks();
+            self.running().into_iter().map(|(_, kept)| kept)
+        };
         running.filter(|kept| !kept.service.is_empty()).map(of).collect()
     }
 }
