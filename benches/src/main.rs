@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use futures::future::{FutureExt, LocalBoxFuture};
+// What is compared with the programs shall not differ by it.
+use nsm_memory as _;
 
 mod dns;
 mod examples;
@@ -17,10 +19,6 @@ mod go;
 mod kubernetes;
 mod one_node;
 mod two_nodes;
-
-/// That of the programs: what they are compared with shall not differ by it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What the mesh costs, beside what its parts cost bare, measured in the same run
 #[derive(Parser)]

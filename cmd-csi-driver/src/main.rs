@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use nsm_memory as _;
+
 mod authority;
 mod driver;
 mod mounts;
@@ -21,10 +23,6 @@ mod proto {
         tonic::include_proto!("pluginregistration");
     }
 }
-
-/// The same as in every program of the mesh.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     nsm_sdk::app::main(run::run)

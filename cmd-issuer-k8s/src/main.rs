@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use nsm_memory as _;
+
 mod bundle;
 mod pods;
 mod requests;
@@ -11,10 +13,6 @@ mod run;
 mod secret;
 mod settings;
 mod signer;
-
-/// That of glibc takes an eighth of the CPU time of a request more, and that of musl many times as much.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     nsm_sdk::app::main(run::run)

@@ -4,9 +4,7 @@
 
 use std::process::ExitCode;
 
-/// That of glibc takes an eighth of the CPU time of a request more, and that of musl many times as much.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use nsm_memory as _;
 
 fn main() -> ExitCode {
     nsm::cli::main()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A forwarder that agrees on everything as the real one does and makes no links: its kernel is a model in memory.
+//! A forwarder that agrees on everything as the real one does and makes no links.
 //!
 //! What is left is the control plane, to be compared with that of others who make no links either.
 #![forbid(unsafe_code)]
@@ -7,21 +7,20 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use clap::Parser;
 use nsm_api::registry::{NetworkServiceEndpoint, NetworkServiceLabels};
+use nsm_memory as _;
 use nsm_sdk::app::{self, AFTER_HELP, Duration, Failure, LogSettings, Start, labels};
 use nsm_sdk::chains::{forwarder, registry_client};
-use nsm_sdk::core::Component;
-use nsm_sdk::dataplane::model::Model;
+use nsm_sdk::core::{Component, Result as Answer};
+use nsm_sdk::dataplane::{Counters, DataPlane, Wire};
 use nsm_sdk::networkservice::discoverforwarder::FORWARDER_SERVICE;
 use nsm_sdk::networkservice::xconnect::Planes;
 use nsm_sdk::policy;
 use nsm_sdk::transport::Server;
 use tokio::sync::watch;
-
-/// That of the forwarder.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use tokio::time::Instant;
 
 /// Answers as a forwarder does, and makes no links
 #[derive(Clone, Debug, Parser)]
@@ -57,6 +56,24 @@ impl app::Settings for Settings {
     }
 }
 
+/// Every wire is as it should be, for there is none.
+struct NoLinks;
+
+#[async_trait]
+impl DataPlane for NoLinks {
+    async fn connect(&self, _: &Wire, _: Option<&Wire>, _: Instant) -> Answer<()> {
+        Ok(())
+    }
+
+    async fn disconnect(&self, _: &Wire) -> Answer<()> {
+        Ok(())
+    }
+
+    async fn counters(&self, _: &Wire) -> Answer<(Counters, Counters)> {
+        Ok(Default::default())
+    }
+}
+
 fn main() -> ExitCode {
     app::main(run)
 }
@@ -73,7 +90,7 @@ async fn run(component: Component, settings: Settings) -> Result<(), Failure> {
     let chain = forwarder::Settings {
         gate: start.gate(&identity, &[policy::SERVER.to_string()])?,
         mechanism_priority: Vec::new(),
-        planes: Planes::new(Arc::new(Model::new())),
+        planes: Planes::new(Arc::new(NoLinks)),
         tunnels: None,
     };
     let chain = forwarder::forwarder(&component, &chain, &registries, pool.clone());
