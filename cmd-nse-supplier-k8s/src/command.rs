@@ -16,12 +16,12 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use nsm_api::matching::Labels;
 use nsm_sdk::core::{Error, Request, Result};
 use nsm_sdk::networkservice::supply::{Place, Started, Starter};
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -196,11 +196,6 @@ impl Commands {
     }
 }
 
-/// See [`LOCKS`].
-fn locks() -> MutexGuard<'static, ()> {
-    LOCKS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Writes what a file says, in the place of what it said.
 fn write(file: &mut File, kept: &Kept) -> std::io::Result<()> {
     let text = serde_json::to_vec(kept)?;
@@ -260,7 +255,7 @@ impl Starter for Commands {
             let text = format!("cannot lock {}: {error}; look at NSM_STATE_DIR", path.display());
             Error::unavailable("endpoint-not-started", text)
         };
-        let _nobody_else = locks();
+        let _nobody_else = LOCKS.lock();
         let running = self.running();
         if let Some((_, kept)) = running.iter().find(|(file, _)| *file == path) {
             return Ok(Box::new(Process::theirs(&path, kept.pid)));
@@ -286,7 +281,7 @@ impl Starter for Commands {
             request
         };
         let running = {
-            let _nobody_else = locks();
+            let _nobody_else = LOCKS.lock();
             self.running().into_iter().map(|(_, kept)| kept)
         };
         running.filter(|kept| !kept.service.is_empty()).map(of).collect()

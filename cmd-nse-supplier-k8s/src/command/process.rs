@@ -72,7 +72,7 @@ impl Process {
 
 /// Whether somebody holds the lock of a file.
 fn is_held(path: &Path) -> bool {
-    let _nobody_else = super::locks();
+    let _nobody_else = super::LOCKS.lock();
     let Ok(file) = File::open(path) else {
         return false;
     };
