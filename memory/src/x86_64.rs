@@ -90,15 +90,23 @@ unsafe fn copy(to: *mut u8, from: *const u8, count: usize) {
 /// Copies the first and the last piece of `count` bytes.
 #[inline(always)]
 unsafe fn ends<P>(to: *mut u8, from: *const u8, count: usize) {
-    let last = count - size_of::<P>();
-    // SAFETY: a piece is not longer than `count`, nor two shorter.
+    // SAFETY: a piece is not longer than `count`.
     unsafe {
-        let (first, end) = (
-            from.cast::<P>().read_unaligned(),
-            from.add(last).cast::<P>().read_unaligned(),
-        );
+        let (first, last) = outer::<P>(from, count);
         to.cast::<P>().write_unaligned(first);
-        to.add(last).cast::<P>().write_unaligned(end);
+        to.add(count - size_of::<P>()).cast::<P>().write_unaligned(last);
+    }
+}
+
+/// Reads the first and the last piece of `count` bytes.
+#[inline(always)]
+unsafe fn outer<P>(of: *const u8, count: usize) -> (P, P) {
+    // SAFETY: the caller has `count` bytes there, and a piece is not longer.
+    unsafe {
+        (
+            of.cast::<P>().read_unaligned(),
+            of.add(count - size_of::<P>()).cast::<P>().read_unaligned(),
+        )
     }
 }
 
@@ -170,41 +178,23 @@ unsafe fn compare(one: *const u8, other: *const u8, count: usize) -> c_int {
         match count {
             0 => 0,
             1 => c_int::from(*one) - c_int::from(*other),
-            2..=3 => {
-                let word = |of: *const u8| {
-                    let (first, last) = (of.cast::<[u8; 2]>().read(), *of.add(count - 1));
-                    u32::from_be_bytes([first[0], first[1], last, 0])
-                };
-                order(word(one), word(other))
-            }
-            4..=7 => {
-                let word = |of: *const u8| {
-                    let (first, last) = (
-                        of.cast::<[u8; 4]>().read(),
-                        of.add(count - 4).cast::<[u8; 4]>().read(),
-                    );
-                    u64::from(u32::from_be_bytes(first)) << 32 | u64::from(u32::from_be_bytes(last))
-                };
-                order(word(one), word(other))
-            }
-            8..=16 => {
-                let word = |of: *const u8| {
-                    let (first, last) = (
-                        of.cast::<[u8; 8]>().read(),
-                        of.add(count - 8).cast::<[u8; 8]>().read(),
-                    );
-                    (u64::from_be_bytes(first), u64::from_be_bytes(last))
-                };
-                order(word(one), word(other))
-            }
+            2..=3 => words(one, other, count, u16::from_be),
+            4..=7 => words(one, other, count, u32::from_be),
+            8..=16 => words(one, other, count, u64::from_be),
             _ => long(one, other, count),
         }
     }
 }
 
+/// Compares by the first and the last word, which cover all bytes; `be` makes numbers of them that are ordered alike.
 #[inline(always)]
-fn order<W: Ord>(one: W, other: W) -> c_int {
-    one.cmp(&other) as c_int
+unsafe fn words<W: Ord>(one: *const u8, other: *const u8, count: usize, be: fn(W) -> W) -> c_int {
+    let numbers = |of| {
+        // SAFETY: a word is not longer than `count`.
+        let (first, last) = unsafe { outer::<W>(of, count) };
+        (be(first), be(last))
+    };
+    numbers(one).cmp(&numbers(other)) as c_int
 }
 
 /// Compares more than 16 bytes.
