@@ -77,6 +77,8 @@ fn run(bench: Bench) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // As programs do.
+        .max_io_events_per_tick(nsm_sdk::app::EVENTS)
         .build()?;
     tell(&runtime.block_on(suite)?, json)
 }

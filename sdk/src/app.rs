@@ -28,6 +28,6 @@ pub use info::{InfoSettings, labels};
 pub use log::{Level, LogFormat, LogSettings};
 pub use observability::ObservabilitySettings;
 pub use prometheus::PrometheusSettings;
-pub use run::{Failure, main};
+pub use run::{EVENTS, Failure, main};
 pub use start::Start;
 pub use telemetry::TelemetrySettings;

@@ -61,7 +61,7 @@ pub(super) async fn by_turns(meshes: [&Mesh; 3], rounds: usize) -> Result<Vec<Fi
 async fn once(mesh: &Mesh, turn: usize, taken: &mut Taken) -> Result<()> {
     for round in 0..A_TURN + WARM_UP {
         let (id, service) = wire(&format!("t{turn}n"), round);
-        let made = mesh.persist(0, &id, &service).await?;
+        let made = mesh.request(0, &id, &service).await?;
         let answered = made.attached.answered;
         let again = mesh.again(made).await?;
         let refreshed = again.attached.answered;

@@ -44,7 +44,7 @@ pub(super) async fn closed(mesh: &Mesh, connections: usize) -> Result<Vec<Figure
     let idle = resident(mesh)?;
     let cycles = (0..connections).map(|number| async move {
         let (id, service) = wire("gone", number);
-        let made = mesh.persist(number % AT_ONCE, &id, &service).await?;
+        let made = mesh.request(number % AT_ONCE, &id, &service).await?;
         mesh.close(made).await
     });
     let cycles = stream::iter(cycles).buffer_unordered(AT_ONCE);

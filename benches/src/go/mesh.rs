@@ -146,7 +146,7 @@ impl Mesh {
             let mut made = Vec::new();
             for number in (caller..count).step_by(callers) {
                 let (id, service) = wire(word, number);
-                made.push(self.persist(caller, &id, &service).await?);
+                made.push(self.request(caller, &id, &service).await?);
             }
             Ok::<_, anyhow::Error>(made)
         });
@@ -154,17 +154,33 @@ impl Mesh {
         Ok(made.into_iter().flatten().collect())
     }
 
-    /// Asks until it is granted, as clients do. Theirs refuses now and then when it is asked much at once; what a
-    /// refused try took is a part of how long the answer took.
-    pub(super) async fn persist(&self, caller: usize, id: &str, service: &str) -> Result<Made> {
+    /// Asks for a connection; `id` is its name.
+    pub(super) async fn request(&self, caller: usize, id: &str, service: &str) -> Result<Made> {
+        let client = self.client(caller)?;
+        let request = client.ask(id, service)?;
+        let (mut attached, answered) = self.granted(async || client.again(request.clone()).await).await?;
+        attached.answered = answered;
+        Ok(Made { caller, attached })
+    }
+
+    /// Repeats a request.
+    pub(super) async fn again(&self, made: Made) -> Result<Made> {
+        let Made { caller, attached } = made;
+        let client = self.client(caller)?;
+        let again = async || client.again(attached.request.clone()).await;
+        let (mut attached, answered) = self.granted(again).await?;
+        attached.answered = answered;
+        Ok(Made { caller, attached })
+    }
+
+    /// Calls until it is granted, as clients do. Theirs refuses now and then; what a refused try took is a part of how
+    /// long the answer took, which is the second that is returned.
+    async fn granted<T>(&self, call: impl AsyncFn() -> Result<T>) -> Result<(T, Duration)> {
         let began = Instant::now();
         let mut tries = 1;
         loop {
-            match self.client(caller)?.attach(id, service).await {
-                Ok(mut attached) => {
-                    attached.answered = began.elapsed();
-                    return Ok(Made { caller, attached });
-                }
+            match call().await {
+                Ok(granted) => return Ok((granted, began.elapsed())),
                 Err(error) if tries == TRIES => return Err(error),
                 Err(_) => {
                     tries += 1;
@@ -172,13 +188,6 @@ impl Mesh {
                 }
             }
         }
-    }
-
-    /// Repeats a request.
-    pub(super) async fn again(&self, made: Made) -> Result<Made> {
-        let Made { caller, attached } = made;
-        let attached = self.client(caller)?.again(attached.request).await?;
-        Ok(Made { caller, attached })
     }
 
     fn client(&self, caller: usize) -> Result<&Client> {
@@ -194,18 +203,16 @@ impl Mesh {
 
     /// Closes a connection; answers how long its caller waited.
     pub(super) async fn close(&self, made: Made) -> Result<Duration> {
-        self.client(made.caller)?.close(made.attached.request).await
+        let client = self.client(made.caller)?;
+        let close = async || client.close(made.attached.request.clone()).await;
+        Ok(self.granted(close).await?.1)
     }
 
-    /// Closes connections, so many at a time. A close that is refused counts as a request that is; who made the
-    /// connection forgets it.
+    /// Closes connections, so many at a time. One that is refused to the end is forgotten by who made it.
     pub(super) async fn close_all(&self, made: Vec<Made>, at_once: usize) {
         let closes = made.into_iter().map(|made| self.close(made));
         let mut closes = stream::iter(closes).buffer_unordered(at_once);
-        while let Some(closed) = closes.next().await {
-            self.refused
-                .set(self.refused.get() + usize::from(closed.is_err()));
-        }
+        while let Some(_closed_or_forgotten) = closes.next().await {}
     }
 
     async fn end(self) -> Result<()> {

@@ -18,6 +18,10 @@ use crate::core::{Component, Error};
 /// How long a program may take to end after it was told to.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// How many sockets are looked at before those that had something are served: what has come in leaves for the next
+/// hop before more comes in, so that hops work side by side.
+pub const EVENTS: usize = 4;
+
 /// Why a program ends early, as its exit code tells.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -93,7 +97,11 @@ pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failu
     );
     warn_about::<S>();
     raise_file_limit();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(EVENTS)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(%error, "the runtime cannot start");
