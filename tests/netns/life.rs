@@ -24,6 +24,10 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             rules_stay,
         ),
         bench.test("the_client_program_closes_its_wires_at_the_end", client_ends),
+        bench.alone(
+            "a_client_that_ends_while_its_manager_is_started_anew_leaves_nothing",
+            client_ends_without_a_manager,
+        ),
         bench.test(
             "the_client_program_takes_over_what_it_had_before_kill_9",
             client_killed,
@@ -248,6 +252,23 @@ async fn client_ends(world: &mut World) -> Result<()> {
     same("the client's interfaces", links(&world.near)?.len(), 2)?;
     stops(nsc).await?;
     world.clean().await
+}
+
+/// The new manager knows nothing of the connection until the client tells it.
+async fn client_ends_without_a_manager(mut world: World) -> Result<()> {
+    for is_heard in [false, true] {
+        let mut nsc = world.nsc(URL, &[])?;
+        says(&mut nsc, "INFO ready").await?;
+        kill(&mut world.node.nsmgr)?;
+        if is_heard {
+            says(&mut nsc, "the connection is broken").await?;
+        }
+        let (status, started) = tokio::join!(nsc.stop(), world.node.start_nsmgr());
+        started?;
+        ensure!(status?.success(), "the client did not end well");
+        world.clean_within(SOON).await?;
+    }
+    world.end().await
 }
 
 async fn client_killed(world: &mut World) -> Result<()> {

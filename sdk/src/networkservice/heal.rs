@@ -13,7 +13,9 @@
 //! **Reads / writes**: reads the [`Way`](crate::core::Way) in [`Ctx::store`], the mechanism and the addresses; one task in the store,
 //! which outlives a reselection that fails.
 //! **On failure**: of a request, everything is listened to as before.
-//! **On close**: the task ends with the connection; what it asks for meanwhile is withdrawn.
+//! **On close**: of the application, while the control plane is broken, the connection is requested once more as it
+//! stands, for at most [`TO_PART`]: a hop that was started anew knows nothing of it, and would close nothing. The task
+//! ends with the connection; what it asks for meanwhile is withdrawn.
 //! **Cost**: one task a connection; one stream, shared with `upstreamrefresh`, kept over refreshes; one check an interval.
 
 mod healer;
@@ -24,11 +26,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tracing::info;
+use tokio::time::sleep;
+use tracing::{debug, info};
 
+use super::discover::LOST;
 use super::monitor::upstream::hear;
 use crate::core::meters::{Family, Kind};
-use crate::core::{Ctx, Element, Later, NetworkService, Next, Request, Result};
+use crate::core::{Ctx, Element, Error, Later, NetworkService, Next, Request, Result, Retry};
+use crate::elements::dial::GONE;
 use healer::Healer;
 use pulse::Vitals;
 pub use pulse::{Liveness, Pulse};
@@ -57,6 +62,12 @@ pub static HEALS: Family = Family {
     kind: Kind::Histogram,
     labels: &["cause"],
 };
+
+/// How long a connection that is to be closed is mended before: a manager is started anew within seconds.
+const TO_PART: Duration = Duration::from_secs(5);
+
+/// The pause between two tries of that.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What is kept for a connection.
 struct Healing {
@@ -102,6 +113,48 @@ impl Element<NetworkService> for Heal {
         ctx.store().insert_lasting(Healing { vitals, _task: task });
         Ok(())
     }
+
+    async fn close(&self, ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        // What reselects is not to know what it leaves.
+        if ctx.is_event() {
+            return next.close(ctx, message).await;
+        }
+        let is_lost = |healing: &Healing| healing.vitals.lock().has_lost_control();
+        let is_lost = ctx.store().with(is_lost).unwrap_or(false);
+        if is_lost {
+            mend(ctx, message, next).await;
+        }
+        match next.close(ctx, message).await {
+            Err(error) if !is_lost && is_nobody_there(&error) => {
+                mend(ctx, message, next).await;
+                next.close(ctx, message).await
+            }
+            done => done,
+        }
+    }
+}
+
+/// Lets the hops behind us know the connection again, as far as that is possible.
+async fn mend(ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) {
+    let ctx = ctx.within(TO_PART.min(ctx.remaining() / 2));
+    loop {
+        let mut asked = message.clone();
+        let Err(error) = next.request(&ctx.attempt(), &mut asked).await else {
+            *message = asked;
+            return;
+        };
+        debug!(id = message.connection.id, %error, "not mended yet, to be closed");
+        let is_vain = error.retry() == Retry::Never || error.reason() == LOST;
+        if is_vain || ctx.remaining() <= PAUSE {
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Whether there was nobody to call, of whom we had not heard yet.
+fn is_nobody_there(error: &Error) -> bool {
+    matches!(error.reason(), GONE | "peer-unreachable")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::Check;
-use super::pulse::{Pulse, Vitals};
+use super::pulse::{CONTROL, Pulse, Vitals, WIRE};
 use crate::core::{Component, Error, Event, Events, Retry};
 use crate::networkservice::discover::LOST;
 use crate::networkservice::monitor::upstream::{Broken, News};
@@ -28,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a next hop that was started again may take to learn who is there.
 const TO_LEARN: Duration = Duration::from_secs(10);
+
+/// The pause when there is nobody at the next hop's socket: who ends there is back soon, and looking costs next to
+/// nothing.
+const TO_COME_BACK: Duration = Duration::from_millis(250);
 
 /// The pause after an answer that no waiting mends, short of somebody changing the service or the policies.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
@@ -48,6 +52,11 @@ enum Fault {
     Control(Broken),
     /// The wire carries nothing.
     Wire,
+}
+
+/// Whether the next hop could not be asked at all.
+fn is_nobody_there(error: &Error) -> bool {
+    error.reason() == "peer-unreachable" && error.place() == Some("dial")
 }
 
 /// How the next hop has answered requests to mend what is behind it.
@@ -89,8 +98,8 @@ impl Healer {
             () = self.wire() => Fault::Wire,
         };
         self.vitals.lock().breaks(match broken {
-            Fault::Control(_) => "control",
-            Fault::Wire => "wire",
+            Fault::Control(_) => CONTROL,
+            Fault::Wire => WIRE,
         });
         info!(id = self.connection.id, ?broken, "the connection is broken");
         let mut reselects = matches!(broken, Fault::Control(Broken::Closed) | Fault::Wire);
@@ -128,7 +137,10 @@ impl Healer {
                 .random(|random| LONG_PAUSE.mul_f64(rand::Rng::random_range(random, 0.75..=1.0)));
         }
         warn!(id, ?event, reason, %error, "the connection is not mended yet");
-        vitals.pause(&self.component)
+        match is_nobody_there(error) {
+            true => TO_COME_BACK,
+            false => vitals.pause(&self.component),
+        }
     }
 
     /// Waits before a try; answers whether it is to reselect. The wire of a connection that is not to be reselected

@@ -22,6 +22,12 @@ const UNPROVEN: Duration = Duration::from_secs(5);
 /// How often that doubles at most: to ten minutes.
 const MAX_SILENT: u32 = 7;
 
+/// A cause: what the next hop tells of the connection, or itself.
+pub(super) const CONTROL: &str = "control";
+
+/// A cause: the wire carries nothing.
+pub(super) const WIRE: &str = "wire";
+
 /// Tells whether wires carry packets.
 #[async_trait]
 pub trait Liveness: Send + Sync + 'static {
@@ -95,6 +101,11 @@ impl Vitals {
     /// The connection is broken, by this cause.
     pub(super) fn breaks(&mut self, cause: &'static str) {
         self.broken.get_or_insert_with(|| (Instant::now(), cause));
+    }
+
+    /// Whether it broke, and not by its wire, and is not mended.
+    pub(super) fn has_lost_control(&self) -> bool {
+        self.broken.is_some_and(|(_, cause)| cause == CONTROL)
     }
 
     /// What was found out about the wire.
