@@ -106,6 +106,7 @@ impl Healer {
         let (mut limit, mut refused) = (TRY.0, Refused::default());
         refused.hop_has_lived = broken == Fault::Control(Broken::Behind);
         let mut pause = self.vitals.lock().pause(&self.component);
+        let mut is_there = true;
         loop {
             reselects = self.rest(pause, reselects).await;
             let event = match reselects {
@@ -116,7 +117,11 @@ impl Healer {
             let Err(error) = events.run_within(event, limit).await else {
                 return;
             };
-            pause = self.after(event, &error);
+            let was_there = std::mem::replace(&mut is_there, !is_nobody_there(&error));
+            pause = match is_there {
+                true => self.after(event, &error),
+                false => self.nobody_there(&error, was_there),
+            };
             refused.hear(&error);
             if !reselects && refused.is_hopeless(&error) {
                 (reselects, pause) = (true, Duration::ZERO);
@@ -137,10 +142,17 @@ impl Healer {
                 .random(|random| LONG_PAUSE.mul_f64(rand::Rng::random_range(random, 0.75..=1.0)));
         }
         warn!(id, ?event, reason, %error, "the connection is not mended yet");
-        match is_nobody_there(error) {
-            true => TO_COME_BACK,
-            false => vitals.pause(&self.component),
+        vitals.pause(&self.component)
+    }
+
+    /// There is nobody at the socket of the next hop, as is told once; answers how long to wait until the next look.
+    fn nobody_there(&self, error: &Error, was_there: bool) -> Duration {
+        self.vitals.lock().tries();
+        if was_there {
+            let (id, reason) = (&self.connection.id, error.reason());
+            warn!(id, reason, %error, "the connection is mended when the next hop is back");
         }
+        TO_COME_BACK
     }
 
     /// Waits before a try; answers whether it is to reselect. The wire of a connection that is not to be reselected
