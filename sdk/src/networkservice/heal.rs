@@ -67,7 +67,7 @@ pub static HEALS: Family = Family {
 const TO_PART: Duration = Duration::from_secs(5);
 
 /// The pause between two tries of that.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is kept for a connection.
 struct Healing {

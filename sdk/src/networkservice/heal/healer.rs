@@ -29,10 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a next hop that was started again may take to learn who is there.
 const TO_LEARN: Duration = Duration::from_secs(10);
 
-/// The pause when there is nobody at the next hop's socket: who ends there is back soon, and looking costs next to
-/// nothing.
-const TO_COME_BACK: Duration = Duration::from_millis(250);
-
 /// The pause after an answer that no waiting mends, short of somebody changing the service or the policies.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
@@ -52,11 +48,6 @@ enum Fault {
     Control(Broken),
     /// The wire carries nothing.
     Wire,
-}
-
-/// Whether the next hop could not be asked at all.
-fn is_nobody_there(error: &Error) -> bool {
-    error.reason() == "peer-unreachable" && error.place() == Some("dial")
 }
 
 /// How the next hop has answered requests to mend what is behind it.
@@ -106,7 +97,6 @@ impl Healer {
         let (mut limit, mut refused) = (TRY.0, Refused::default());
         refused.hop_has_lived = broken == Fault::Control(Broken::Behind);
         let mut pause = self.vitals.lock().pause(&self.component);
-        let mut is_there = true;
         loop {
             reselects = self.rest(pause, reselects).await;
             let event = match reselects {
@@ -117,11 +107,7 @@ impl Healer {
             let Err(error) = events.run_within(event, limit).await else {
                 return;
             };
-            let was_there = std::mem::replace(&mut is_there, !is_nobody_there(&error));
-            pause = match is_there {
-                true => self.after(event, &error),
-                false => self.nobody_there(&error, was_there),
-            };
+            pause = self.after(event, &error);
             refused.hear(&error);
             if !reselects && refused.is_hopeless(&error) {
                 (reselects, pause) = (true, Duration::ZERO);
@@ -143,16 +129,6 @@ impl Healer {
         }
         warn!(id, ?event, reason, %error, "the connection is not mended yet");
         vitals.pause(&self.component)
-    }
-
-    /// There is nobody at the socket of the next hop, as is told once; answers how long to wait until the next look.
-    fn nobody_there(&self, error: &Error, was_there: bool) -> Duration {
-        self.vitals.lock().tries();
-        if was_there {
-            let (id, reason) = (&self.connection.id, error.reason());
-            warn!(id, reason, %error, "the connection is mended when the next hop is back");
-        }
-        TO_COME_BACK
     }
 
     /// Waits before a try; answers whether it is to reselect. The wire of a connection that is not to be reselected
