@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt};
 use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
+use nsm_sdk::core::Request;
 use tokio::time::Instant;
 
 use super::Files;
@@ -156,19 +157,18 @@ impl Mesh {
 
     /// Asks for a connection; `id` is its name.
     pub(super) async fn request(&self, caller: usize, id: &str, service: &str) -> Result<Made> {
-        let client = self.client(caller)?;
-        let request = client.ask(id, service)?;
-        let (mut attached, answered) = self.granted(async || client.again(request.clone()).await).await?;
-        attached.answered = answered;
-        Ok(Made { caller, attached })
+        let request = self.client(caller)?.ask(id, service)?;
+        self.ask(caller, request).await
     }
 
     /// Repeats a request.
     pub(super) async fn again(&self, made: Made) -> Result<Made> {
-        let Made { caller, attached } = made;
+        self.ask(made.caller, made.attached.request).await
+    }
+
+    async fn ask(&self, caller: usize, request: Request) -> Result<Made> {
         let client = self.client(caller)?;
-        let again = async || client.again(attached.request.clone()).await;
-        let (mut attached, answered) = self.granted(again).await?;
+        let (mut attached, answered) = self.granted(async || client.again(request.clone()).await).await?;
         attached.answered = answered;
         Ok(Made { caller, attached })
     }
@@ -181,10 +181,12 @@ impl Mesh {
         loop {
             match call().await {
                 Ok(granted) => return Ok((granted, began.elapsed())),
-                Err(error) if tries == TRIES => return Err(error),
-                Err(_) => {
-                    tries += 1;
+                Err(error) => {
                     self.refused.set(self.refused.get() + 1);
+                    if tries == TRIES {
+                        return Err(error);
+                    }
+                    tries += 1;
                 }
             }
         }

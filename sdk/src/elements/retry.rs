@@ -44,13 +44,13 @@ const LOCAL_WAIT: Duration = Duration::from_millis(250);
 pub struct Retry;
 
 /// The attempts of one call.
-struct Attempts {
+pub(crate) struct Attempts {
     backoff: Backoff,
     count: u32,
 }
 
 impl Attempts {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             backoff: Backoff::new(WAIT, MAX_WAIT),
             count: 0,
@@ -58,7 +58,7 @@ impl Attempts {
     }
 
     /// Waits after the `error` of `attempt`, or tells that it is the last one.
-    async fn after(&mut self, ctx: &Ctx, attempt: &Ctx, error: Error) -> Result<()> {
+    pub(crate) async fn after(&mut self, ctx: &Ctx, attempt: &Ctx, error: Error) -> Result<()> {
         self.count += 1;
         let mut wait = self.backoff.next(ctx.component());
         if attempt.call().has::<NobodyThere>() {

@@ -13,8 +13,8 @@
 //! **Reads / writes**: reads the [`Way`](crate::core::Way) in [`Ctx::store`], the mechanism and the addresses; one task in the store,
 //! which outlives a reselection that fails.
 //! **On failure**: of a request, everything is listened to as before.
-//! **On close**: of the application, while the control plane is broken, the connection is requested once more as it
-//! stands, for at most [`TO_PART`]: a hop that was started anew knows nothing of it, and would close nothing. The task
+//! **On close**: of the application, while the control plane is broken or nobody is there to call, the connection is
+//! requested once more as it stands, as `retry` does it, for at most [`TO_PART`]: a hop that was started anew knows nothing of it, and would close nothing. The task
 //! ends with the connection; what it asks for meanwhile is withdrawn.
 //! **Cost**: one task a connection; one stream, shared with `upstreamrefresh`, kept over refreshes; one check an interval.
 
@@ -26,14 +26,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::discover::LOST;
 use super::monitor::upstream::hear;
 use crate::core::meters::{Family, Kind};
-use crate::core::{Ctx, Element, Error, Later, NetworkService, Next, Request, Result, Retry};
+use crate::core::{Ctx, Element, Error, Later, NetworkService, Next, Request, Result};
 use crate::elements::dial::GONE;
+use crate::elements::retry::Attempts;
 use healer::Healer;
 use pulse::Vitals;
 pub use pulse::{Liveness, Pulse};
@@ -65,9 +65,6 @@ pub static HEALS: Family = Family {
 
 /// How long a connection that is to be closed is mended before: a manager is started anew within seconds.
 const TO_PART: Duration = Duration::from_secs(5);
-
-/// The pause between two tries of that.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is kept for a connection.
 struct Healing {
@@ -120,39 +117,37 @@ impl Element<NetworkService> for Heal {
             return next.close(ctx, message).await;
         }
         let is_lost = |healing: &Healing| healing.vitals.lock().has_lost_control();
-        let is_lost = ctx.store().with(is_lost).unwrap_or(false);
-        if is_lost {
-            mend(ctx, message, next).await;
-        }
-        match next.close(ctx, message).await {
-            Err(error) if !is_lost && is_nobody_there(&error) => {
-                mend(ctx, message, next).await;
-                next.close(ctx, message).await
+        if !ctx.store().with(is_lost).unwrap_or(false) {
+            match next.close(ctx, message).await {
+                Err(error) if is_nobody_there(&error) => {}
+                done => return done,
             }
-            done => done,
         }
+        if let Err(error) = mend(ctx, message, next).await {
+            debug!(id = message.connection.id, %error, "closing what could not be mended");
+        }
+        next.close(ctx, message).await
     }
 }
 
-/// Lets the hops behind us know the connection again, as far as that is possible.
-async fn mend(ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) {
+/// Lets the hops behind us know the connection again.
+async fn mend(ctx: &Ctx, message: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
     let ctx = ctx.within(TO_PART.min(ctx.remaining() / 2));
+    let mut attempts = Attempts::new();
     loop {
-        let mut asked = message.clone();
-        let Err(error) = next.request(&ctx.attempt(), &mut asked).await else {
-            *message = asked;
-            return;
-        };
-        debug!(id = message.connection.id, %error, "not mended yet, to be closed");
-        let is_vain = error.retry() == Retry::Never || error.reason() == LOST;
-        if is_vain || ctx.remaining() <= PAUSE {
-            return;
+        let (attempt, mut asked) = (ctx.attempt(), message.clone());
+        match next.request(&attempt, &mut asked).await {
+            Ok(()) => {
+                *message = asked;
+                return Ok(());
+            }
+            Err(error) if error.reason() == LOST => return Err(error),
+            Err(error) => attempts.after(&ctx, &attempt, error).await?,
         }
-        sleep(PAUSE).await;
     }
 }
 
-/// Whether there was nobody to call, of whom we had not heard yet.
+/// Whether there was nobody to call.
 fn is_nobody_there(error: &Error) -> bool {
     matches!(error.reason(), GONE | "peer-unreachable")
 }

@@ -11,6 +11,8 @@ use crate::elements::updatepath::UpdatePath;
 use crate::networkservice::discover::LOST;
 use crate::networkservice::monitor::{Announcer, Monitor};
 
+mod closing;
+
 const TIME: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -271,50 +273,6 @@ async fn c67_a_close_while_it_is_mended_ends_it() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(mesh.seen(), seen, "the close, and nothing behind it");
     assert_eq!(mesh.client.tasks(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_was_started_anew_learns_of_a_connection_that_is_to_be_closed() {
-    let mesh = mesh(true);
-    let message = mesh.connect().await;
-    mesh.probe.answer(refuse);
-    mesh.restart_hop().await;
-    mesh.probe.arrived(2).await;
-    mesh.probe.answer(answer);
-    let began = Instant::now();
-    mesh.close(message).await;
-    assert!(
-        began.elapsed() < Duration::from_millis(10),
-        "{:?}",
-        began.elapsed()
-    );
-    assert_eq!(mesh.seen(), "!++-", "refused, made known, closed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_close_waits_for_who_is_started_anew() {
-    let mesh = mesh(true);
-    let message = mesh.connect().await;
-    let hop = mesh.hop.lock().clone();
-    hop.end().await;
-    tokio::join!(mesh.close(message), async {
-        tokio::time::sleep(TO_PART / 2).await;
-        mesh.restart_hop().await;
-    });
-    assert_eq!(mesh.seen(), "!+-");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_close_does_not_wait_for_what_no_waiting_mends() {
-    let mesh = mesh(true);
-    let message = mesh.connect().await;
-    mesh.probe
-        .answer(|_| Err(told(Error::unavailable(LOST, "there is another"))));
-    mesh.restart_hop().await;
-    mesh.probe.arrived(2).await;
-    let began = Instant::now();
-    mesh.close(message).await;
-    assert!(began.elapsed() < PAUSE, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
