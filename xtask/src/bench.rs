@@ -13,7 +13,9 @@ use crate::images;
 use crate::kubernetes;
 use crate::report::run;
 use crate::suites;
-use crate::tools::{self, DNSMASQ, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO};
+use crate::tools::{
+    self, DIG, DNSMASQ, GO, IP, IPERF3, NSENTER, PING, SETPRIV, Tool, UNSHARE, WG, WIREGUARD_GO,
+};
 use crate::vm;
 use crate::{profile_folder, root};
 
@@ -31,7 +33,7 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// beside programs on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes`
 /// (start of pods, requests, memory, endpoints from zero and updates in a cluster of two nodes on this machine, which
 /// is built and needs root), `explain` (`nsm explain` with many endpoints), `examples` (how long the pages of
-/// deployments/examples take in namespaces). Every figure that compares is measured against a floor, or against
+/// deployments/examples take in namespaces, or with `--cluster` on a cluster). Every figure that compares is measured against a floor, or against
 /// theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,6 +50,9 @@ pub(crate) struct Args {
     /// emulated, and much slower; only what is compared within it says something
     #[arg(long)]
     vm: bool,
+    /// Run the examples on a cluster of two nodes on this machine, which is built and needs root
+    #[arg(long)]
+    cluster: bool,
     /// Options of the suite itself; `-- --help` tells them
     #[arg(last = true, value_name = "OPTION")]
     options: Vec<String>,
@@ -65,15 +70,21 @@ impl Args {
             );
             tools::need(suites::MACHINE)?;
         }
-        if self.suite == "kubernetes" {
+        let is_of_pages = self.suite == "examples";
+        anyhow::ensure!(
+            is_of_pages || !self.cluster,
+            "--cluster is for the suite examples, not for {}",
+            self.suite
+        );
+        if self.suite == "kubernetes" || self.cluster {
             return self.on_a_cluster();
         }
         tools::need(&TOOLS)?;
         if self.suite == "two-nodes" {
             tools::need(&TOOLS_OF_TWO_NODES)?;
         }
-        if self.suite == "dns" {
-            tools::need(&[DNSMASQ])?;
+        if self.suite == "dns" || is_of_pages {
+            tools::need(&[DNSMASQ, DIG])?;
         }
         let peer = match self.suite.as_str() {
             "go" => Some(peer()?),
@@ -114,6 +125,14 @@ impl Args {
         let program = profile_folder("debug")?.join("nsm-bench");
         kubernetes::with_cluster("bench", cluster::Kubernetes::default(), &archives, |cluster| {
             let mut bench = self.bench(&program)?;
+            if self.cluster {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let path = [kubernetes::programs_for_pages()?]
+                    .into_iter()
+                    .chain(std::env::split_paths(&path));
+                bench.env("PATH", std::env::join_paths(path)?);
+                bench.arg("--cluster").arg("--").args(kubernetes::FOR_PAGES);
+            }
             run(kubernetes::at(cluster, &mut bench)?.args(&self.options))
         })
     }

@@ -28,6 +28,13 @@ pub(crate) fn tests(version: Kubernetes) -> Result<Tally> {
     })
 }
 
+/// What pages could leave behind on a cluster. Forwarders come back by other names.
+const LEAK_CHECK: &str = "kubectl get namespaces,configmaps,deployments,daemonsets,clusterroles,clusterrolebindings \
+                          -A -o name 2>&1 | sort; kubectl get netsvc,nse -A -o name 2>&1 | grep -v /forwarder | sort";
+
+/// What `nsm-md` is told of pages on a cluster: pods are slower than processes.
+pub(crate) const FOR_PAGES: [&str; 4] = ["--timeout", "2m", "--leak-check", LEAK_CHECK];
+
 /// Runs the pages of `deployments/examples`, word for word.
 pub(crate) fn examples(version: Kubernetes) -> Result<Tally> {
     with_cluster(
@@ -35,24 +42,27 @@ pub(crate) fn examples(version: Kubernetes) -> Result<Tally> {
         version,
         &cluster::images_for_development()?,
         |cluster| {
-            let folder = profile_folder("examples")?;
-            fs::create_dir_all(&folder)?;
-            // Pages know kubectl by its name alone.
-            let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
-            let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
-            fs::write(&kubectl, script)?;
-            fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
-            let plugin = folder.join("kubectl-nsm");
-            if plugin.is_symlink() {
-                fs::remove_file(&plugin)?;
-            }
-            symlink(profile_folder("debug")?.join("nsm"), plugin)?;
-            // Pods are slower than processes.
-            examples::run("cluster", &[folder], |pages| {
-                at(cluster, pages.args(["--timeout", "2m"])).map(drop)
+            examples::run("cluster", &[programs_for_pages()?], |pages| {
+                at(cluster, pages.args(FOR_PAGES)).map(drop)
             })
         },
     )
+}
+
+/// A folder with what pages call by its name alone: kubectl, and its plugin.
+pub(crate) fn programs_for_pages() -> Result<PathBuf> {
+    let folder = profile_folder("examples")?;
+    fs::create_dir_all(&folder)?;
+    let (kubectl, program) = (folder.join("kubectl"), cluster::program()?);
+    let script = format!("#!/bin/sh\nexec '{}' kubectl \"$@\"\n", program.display());
+    fs::write(&kubectl, script)?;
+    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755))?;
+    let plugin = folder.join("kubectl-nsm");
+    if plugin.is_symlink() {
+        fs::remove_file(&plugin)?;
+    }
+    symlink(profile_folder("debug")?.join("nsm"), plugin)?;
+    Ok(folder)
 }
 
 /// Starts a cluster of this version of Kubernetes, gives it images, does something on it, and ends it, whatever became of that.
