@@ -435,6 +435,12 @@ fn reasons(source: &str) -> BTreeSet<String> {
     reasons.into_iter().filter(is_word).collect()
 }
 
+/// The reasons of conditions that a source sets.
+fn faults(source: &str) -> impl Iterator<Item = String> {
+    let made = source.split(concat!("Fault::", "new(\"")).skip(1);
+    made.filter_map(|rest| rest.split('"').next()).map(str::to_string)
+}
+
 /// How a source makes an error, and how it chooses the reason of one.
 const MAKES_ERROR: &str = concat!("Error", "::");
 const CHOOSES_REASON: &str = concat!("let ", "reason = match");
@@ -459,6 +465,7 @@ fn every_reason_code_is_in_the_list_and_none_that_is_not_there() {
         "endpoint-supplied",
         "no-request",
         "no-client",
+        "not-scheduled",
         "not-the-owner",
     ];
     let mut made: BTreeMap<_, _> = named.map(|reason| (reason.to_string(), "")).into();
@@ -467,6 +474,7 @@ fn every_reason_code_is_in_the_list_and_none_that_is_not_there() {
         let is_product = name.contains("/src/") && !name.starts_with("benches") && !name.starts_with("xtask");
         if is_product && !MODELS.iter().any(|model| name.contains(model)) {
             made.extend(reasons(source).into_iter().map(|reason| (reason, name.as_str())));
+            made.extend(faults(source).map(|reason| (reason, name.as_str())));
         }
     }
     let listed: BTreeSet<_> = listed.into_keys().collect();

@@ -280,6 +280,9 @@ pub(crate) fn shows(cluster: &Cluster) -> Result<()> {
     let hops = path[0]["hops"].as_array().context("a path")?;
     let has = |name: &str| hops.iter().any(|hop| hop["name"].to_string().contains(name));
     ensure!(has("nsmgr-") && has("forwarder-") && has("nse-kernel"), "{path}");
+    for hop in hops.iter().filter(|hop| !hop["name"].to_string().contains("nsc")) {
+        ensure!(hop["request_us"].is_u64(), "no latency in {hop}");
+    }
 
     let (steps, is_good) = plugin.nsm(&["ping", EARLY, "--namespace", HOME])?;
     ensure!(is_good && steps.contains("+ ping over nsm-1"), "{steps}");
@@ -292,7 +295,9 @@ pub(crate) fn shows(cluster: &Cluster) -> Result<()> {
     let (lines, _) = plugin.nsm(&["monitor", "--json", "--time", "3s"])?;
     ensure!(lines.contains("\"event\":\"initial\""), "{lines}");
     let (found, is_good) = plugin.nsm(&["doctor"])?;
-    ensure!(is_good && found.contains("+ daemon nsmgr"), "{found}");
+    for part in ["registry", "nsmgr", "forwarder", "admission-webhook", "agents"] {
+        ensure!(is_good && found.contains(&format!("+ {part}")), "{found}");
+    }
 
     cluster.until("kubectl shows how many endpoints a service has", || {
         let get = [

@@ -9,11 +9,12 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::Bench;
-use crate::world::{PATIENCE, World, programs, same, says, stops, wait_for};
+use crate::world::{PATIENCE, World, prints, programs, same, says, stops, wait_for};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         bench.test("nsm_shows_connections_endpoints_and_paths", shows),
+        bench.test("nsm_ping_pings_both_families_and_says_what_fails", pings),
         bench.test("nsm_explains_who_is_served_and_who_is_not", explains),
         bench.test("nsm_monitor_tells_every_change", monitors),
         bench.test("prometheus_scrapes_the_mesh", scraped),
@@ -80,7 +81,8 @@ async fn shows(world: &mut World) -> Result<()> {
     same("hops", names, vec!["nsc", "nsmgr", "forwarder", "nse"])?;
     same("the forwarder's", hops[2]["mechanism"].as_str(), Some("KERNEL"))?;
     for hop in &hops[1..] {
-        ensure!(hop["request_us"].as_u64() >= hop["own_us"].as_u64(), "{hop}");
+        let (whole, own) = (hop["request_us"].as_u64(), hop["own_us"].as_u64());
+        ensure!(own.is_some() && whole >= own, "{hop}");
     }
     let output = nsm(world, &["path", "shown"]).await?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -114,6 +116,44 @@ async fn shows(world: &mut World) -> Result<()> {
     );
     client.end().await;
     Ok(())
+}
+
+async fn pings(world: &mut World) -> Result<()> {
+    let prefixes = ("NSM_CIDR_PREFIX", "[172.16.1.100/31],[2001:db8::/127]");
+    let both = world.serve("both", &[prefixes]).await?;
+    let client = world.client()?;
+    let attached = client.attach("pinged", "kernel://both/nsm-1").await?;
+    let netns = world.near.path().display().to_string();
+    let ping = [
+        "ping", "pinged", "--netns", &netns, "--count", "1", "--wait", "500ms",
+    ];
+    let states = |steps: &Value| -> Vec<(String, Option<bool>)> {
+        let steps = steps.as_array().into_iter().flatten();
+        let state = |step: &Value| (step["step"].to_string(), step["works"].as_bool());
+        steps.map(state).collect()
+    };
+    // Addresses of IPv6 are usable when nobody else has answered for them.
+    let both_answer = wait_for(PATIENCE, "both families answer", async || {
+        let (steps, works) = json(world, &ping).await?;
+        let pinged = states(&steps)
+            .into_iter()
+            .filter(|(step, _)| step.contains("endpoint "));
+        Ok((works && pinged.count() == 2).then_some(()))
+    });
+    both_answer.await?;
+    prints(&world.near, "ip", &["link", "set", "nsm-1", "down"])?;
+    let (steps, works) = json(world, &ping).await?;
+    let failed = states(&steps)
+        .into_iter()
+        .filter(|(_, works)| *works == Some(false));
+    ensure!(!works && failed.count() == 2, "{steps}");
+    prints(&world.near, "ip", &["link", "delete", "nsm-1"])?;
+    let (steps, works) = json(world, &ping).await?;
+    let gone = states(&steps).contains(&("\"interface\"".to_string(), Some(false)));
+    ensure!(!works && gone, "{steps}");
+    client.close(attached.request).await?;
+    client.end().await;
+    stops(both).await
 }
 
 async fn explains(world: &mut World) -> Result<()> {

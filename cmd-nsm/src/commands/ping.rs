@@ -187,12 +187,14 @@ impl Ping {
 
     fn ping(&self, netns: &Path, what: &str, address: &str) -> Step {
         let step = format!("{what} {address}");
-        let address = match address.parse() {
-            Ok(IpAddr::V4(address)) => address,
-            Ok(IpAddr::V6(_)) => return Step::new(step, None, "only IPv4 is pinged"),
-            Err(_) => return Step::new(step, None, "that is no address"),
+        let Ok(address) = address.parse::<IpAddr>() else {
+            return Step::new(step, None, "that is no address");
         };
-        let pinger = match Pinger::new(netns) {
+        let pinger = match address {
+            IpAddr::V4(_) => Pinger::new(netns),
+            IpAddr::V6(_) => Pinger::v6(netns),
+        };
+        let pinger = match pinger {
             Ok(pinger) => pinger,
             Err(error) => return Step::new(step, None, format!("{error:#}")),
         };

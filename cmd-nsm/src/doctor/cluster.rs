@@ -7,14 +7,52 @@ use serde_json::Value;
 
 use super::{Finding, State};
 
-/// What the mesh defines in a cluster.
+/// What the mesh defines in a cluster, unless its registry keeps everything in memory.
 const DEFINITIONS: [&str; 2] = [
     "networkservices.networkservicemesh.io",
     "networkserviceendpoints.networkservicemesh.io",
 ];
 
-/// What runs on every node.
-const DAEMONS: [&str; 2] = ["nsmgr", "forwarder"];
+/// A workload of the mesh.
+struct Workload {
+    /// What its name begins with.
+    name: &'static str,
+    kind: &'static str,
+    needed_by: &'static str,
+    /// What it means when nothing of it is there.
+    absent: State,
+}
+
+/// Those that are looked for.
+const WORKLOADS: [Workload; 4] = [
+    Workload {
+        name: "registry",
+        kind: "Deployment",
+        needed_by: "clients that look for an endpoint",
+        absent: State::Missing,
+    },
+    Workload {
+        name: "nsmgr",
+        kind: "DaemonSet",
+        needed_by: "clients and endpoints on every node",
+        absent: State::Missing,
+    },
+    Workload {
+        name: "forwarder",
+        kind: "DaemonSet",
+        needed_by: "wires on every node",
+        absent: State::Missing,
+    },
+    Workload {
+        name: "admission-webhook",
+        kind: "Deployment",
+        needed_by: "pods, workloads and namespaces with an annotation",
+        absent: State::Poor,
+    },
+];
+
+/// The container beside a manager that tells people what the manager knows.
+const AGENT: &str = "agent";
 
 /// How long the API server may take.
 const TO_ANSWER: &str = "--request-timeout=10s";
@@ -25,84 +63,130 @@ pub fn cluster(kubectl: &str, flags: &[String]) -> Vec<Finding> {
         program: kubectl,
         flags,
     };
-    let needed_by = "the mesh in a cluster";
-    let version = match run(kubectl, &["version", "-o", "json"]) {
-        Ok(version) => version,
-        Err(error) => {
-            let remedy = "install kubectl, and see that KUBECONFIG leads to a cluster that answers";
-            return vec![Finding::new(
-                "API server",
-                needed_by,
-                State::Missing,
-                error,
-                remedy,
-            )];
-        }
-    };
-    let found = version["serverVersion"]["gitVersion"]
-        .as_str()
-        .unwrap_or("it answers");
-    let mut findings = vec![Finding::new("API server", needed_by, State::Good, found, "")];
-    for name in DEFINITIONS {
-        let remedy = "kubectl apply -k deployments/crds";
-        findings.push(match run(kubectl, &["get", "crd", name, "-o", "json"]) {
-            Ok(_) => Finding::new(
-                format!("definition {name}"),
-                needed_by,
-                State::Good,
-                "it is there",
-                "",
-            ),
-            Err(error) => Finding::new(
-                format!("definition {name}"),
-                needed_by,
-                State::Missing,
-                error,
-                remedy,
-            ),
-        });
+    let mut findings = vec![api_server(kubectl)];
+    if findings[0].state != State::Good {
+        return findings;
     }
-    findings.extend(daemons(kubectl));
+    match kubectl.json(&["get", "daemonsets,deployments", "-A"]) {
+        Ok(all) => {
+            let all = all["items"].as_array().map_or(&[][..], Vec::as_slice);
+            if find(all, "Deployment", "registry-memory").is_none() {
+                findings.extend(DEFINITIONS.map(|name| definition(kubectl, name)));
+            }
+            findings.extend(WORKLOADS.iter().map(|workload| running(workload, all)));
+            findings.extend(find(all, "DaemonSet", "nsmgr").map(|nsmgr| agents(kubectl, nsmgr)));
+        }
+        Err(error) => {
+            let remedy = "let the account list daemonsets and deployments in all namespaces";
+            findings.push(Finding::new(
+                "workloads",
+                "the mesh",
+                State::Unknown,
+                error,
+                remedy,
+            ));
+        }
+    }
     findings
 }
 
-fn daemons(kubectl: &Kubectl<'_>) -> Vec<Finding> {
-    let needed_by = "clients and endpoints on every node";
-    let all = match run(kubectl, &["get", "daemonsets", "-A", "-o", "json"]) {
-        Ok(all) => all,
-        Err(error) => {
-            let remedy = "let the account list daemonsets in all namespaces";
-            return vec![Finding::new("daemons", needed_by, State::Unknown, error, remedy)];
+fn api_server(kubectl: &Kubectl<'_>) -> Finding {
+    let (name, needed_by) = ("API server", "the mesh in a cluster");
+    match kubectl.json(&["version"]) {
+        Ok(version) => {
+            let found = version["serverVersion"]["gitVersion"].as_str();
+            Finding::new(name, needed_by, State::Good, found.unwrap_or("it answers"), "")
         }
-    };
-    let named = |daemon: &'static str| {
-        let items = all["items"].as_array().into_iter().flatten();
-        let mut found = items.filter(|item| {
-            let name = item["metadata"]["name"].as_str().unwrap_or_default();
-            name.starts_with(daemon)
-        });
-        daemon_finding(daemon, found.next(), needed_by)
-    };
-    DAEMONS.into_iter().map(named).collect()
+        Err(error) => {
+            let remedy = "install kubectl, and see that KUBECONFIG leads to a cluster that answers";
+            Finding::new(name, needed_by, State::Missing, error, remedy)
+        }
+    }
 }
 
-fn daemon_finding(daemon: &str, item: Option<&Value>, needed_by: &'static str) -> Finding {
-    let name = format!("daemon {daemon}");
-    let Some(item) = item else {
-        let remedy = "apply an overlay of deployments/overlays";
-        return Finding::new(name, needed_by, State::Missing, "it is not there", remedy);
+fn definition(kubectl: &Kubectl<'_>, definition: &str) -> Finding {
+    let (state, found) = match kubectl.json(&["get", "crd", definition]) {
+        Ok(_) => (State::Good, "it is there".to_string()),
+        Err(error) => (State::Missing, error),
     };
-    let count = |key: &str| item["status"][key].as_u64().unwrap_or_default();
-    let (ready, wanted) = (count("numberReady"), count("desiredNumberScheduled"));
-    let found = format!("{ready} of {wanted} nodes are ready");
+    let (name, needed_by) = (
+        format!("definition {definition}"),
+        "a registry that keeps objects of Kubernetes",
+    );
+    Finding::new(name, needed_by, state, found, "kubectl apply -k deployments/crds")
+}
+
+fn find<'a>(all: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+    all.iter().find(|item| {
+        let is_named = item["metadata"]["name"].as_str().unwrap_or_default();
+        item["kind"] == kind && is_named.starts_with(name)
+    })
+}
+
+/// How much of a workload is ready.
+fn running(workload: &Workload, all: &[Value]) -> Finding {
+    let Some(item) = find(all, workload.kind, workload.name) else {
+        let remedy = "apply an overlay of deployments/overlays that has it";
+        let found = "it is not there";
+        return Finding::new(workload.name, workload.needed_by, workload.absent, found, remedy);
+    };
+    let count = |at: &str| item.pointer(at).and_then(Value::as_u64).unwrap_or_default();
+    let (ready, wanted, of) = match workload.kind {
+        "DaemonSet" => (
+            count("/status/numberReady"),
+            count("/status/desiredNumberScheduled"),
+            "nodes",
+        ),
+        _ => (
+            count("/status/readyReplicas"),
+            count("/spec/replicas"),
+            "replicas",
+        ),
+    };
     let state = match ready {
-        ready if ready == wanted && wanted > 0 => State::Good,
-        0 => State::Missing,
-        _ => State::Poor,
+        0 => workload.absent,
+        ready if ready < wanted => State::Poor,
+        _ => State::Good,
     };
     let space = item["metadata"]["namespace"].as_str().unwrap_or_default();
+    let found = format!("{ready} of {wanted} {of} are ready");
     let remedy = format!("kubectl -n {space} get pods, and kubectl logs of those that are not ready");
-    Finding::new(name, needed_by, state, found, remedy)
+    Finding::new(workload.name, workload.needed_by, state, found, remedy)
+}
+
+/// Whether managers can be asked: by an agent beside each, and by a right of the account.
+fn agents(kubectl: &Kubectl<'_>, nsmgr: &Value) -> Finding {
+    let (name, needed_by) = (
+        "agents",
+        "kubectl nsm connections, monitor, path, explain and ping",
+    );
+    let containers = nsmgr.pointer("/spec/template/spec/containers");
+    let mut containers = containers.and_then(Value::as_array).into_iter().flatten();
+    if !containers.any(|container| container["name"] == AGENT) {
+        let remedy = "apply an overlay with the component deployments/apps/agent-k8s, as dev is";
+        return Finding::new(
+            name,
+            needed_by,
+            State::Poor,
+            "managers have none beside them",
+            remedy,
+        );
+    }
+    let space = nsmgr["metadata"]["namespace"].as_str().unwrap_or_default();
+    match kubectl.text(&["auth", "can-i", "create", "pods/exec", "--namespace", space]) {
+        Ok(_) => Finding::new(
+            name,
+            needed_by,
+            State::Good,
+            "they are there, and may be asked",
+            "",
+        ),
+        Err(told) => {
+            let found = format!("they are there; may the account ask them? {told}");
+            let remedy = format!("let the account create pods/exec in {space}");
+            Finding::new(name, needed_by, State::Poor, found, remedy)
+        }
+    }
 }
 
 /// The program that asks, and the flags that say whom.
@@ -111,17 +195,26 @@ struct Kubectl<'a> {
     flags: &'a [String],
 }
 
-fn run(kubectl: &Kubectl<'_>, arguments: &[&str]) -> Result<Value, String> {
-    let program = kubectl.program;
-    let output = Command::new(program)
-        .args(arguments)
-        .args(kubectl.flags)
-        .arg(TO_ANSWER)
-        .output()
-        .map_err(|error| format!("cannot run {program}: {error}"))?;
-    if !output.status.success() {
-        let told = String::from_utf8_lossy(&output.stderr);
-        return Err(told.lines().next().unwrap_or("it failed").to_string());
+impl Kubectl<'_> {
+    /// What it prints; or the first line of what it says is wrong, or prints when that is nothing.
+    fn text(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        let program = self.program;
+        let output = Command::new(program)
+            .args(arguments)
+            .args(self.flags)
+            .arg(TO_ANSWER)
+            .output()
+            .map_err(|error| format!("cannot run {program}: {error}"))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let told = [output.stderr, output.stdout].concat();
+        let told = String::from_utf8_lossy(&told);
+        Err(told.lines().next().unwrap_or("it failed").to_string())
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("{program} printed no JSON: {error}"))
+
+    fn json(&self, arguments: &[&str]) -> Result<Value, String> {
+        let told = self.text(&[arguments, &["--output", "json"]].concat())?;
+        serde_json::from_slice(&told).map_err(|error| format!("{} printed no JSON: {error}", self.program))
+    }
 }

@@ -154,34 +154,89 @@ fn kubectl(script: &str) -> (tempfile::TempDir, String) {
     (folder, file)
 }
 
-#[test]
-fn a_cluster_is_told_by_what_it_lacks() {
-    let (_folder, program) = kubectl(
+/// One that knows these workloads and one of the two definitions.
+fn kubectl_of(workloads: &serde_json::Value, may_exec: bool) -> (tempfile::TempDir, String) {
+    let may_exec = match may_exec {
+        true => "echo yes",
+        false => "echo no; exit 1",
+    };
+    kubectl(&format!(
         r#"case "$*" in
-        version*) echo '{"serverVersion":{"gitVersion":"v1.34.1"}}';;
-        *networkservices.*) echo '{}';;
+        version*) echo '{{"serverVersion":{{"gitVersion":"v1.34.4"}}}}';;
+        *networkservices.*) echo '{{}}';;
         *crd*) echo 'Error from server (NotFound): no such thing' >&2; exit 1;;
-        *daemonsets*) echo '{"items":[{"metadata":{"name":"nsmgr","namespace":"nsm-system"},
-            "status":{"numberReady":1,"desiredNumberScheduled":2}}]}';;
-        esac"#,
-    );
+        auth*) {may_exec};;
+        *) echo '{workloads}';;
+        esac"#
+    ))
+}
+
+fn workload(kind: &str, name: &str, ready: u64, wanted: u64) -> serde_json::Value {
+    let (status, spec) = match kind {
+        "DaemonSet" => (
+            serde_json::json!({"numberReady": ready, "desiredNumberScheduled": wanted}),
+            serde_json::json!({"template": {"spec": {"containers": [{"name": "agent"}]}}}),
+        ),
+        _ => (
+            serde_json::json!({"readyReplicas": ready}),
+            serde_json::json!({"replicas": wanted}),
+        ),
+    };
+    let metadata = serde_json::json!({"name": name, "namespace": "nsm-system"});
+    serde_json::json!({"kind": kind, "metadata": metadata, "spec": spec, "status": status})
+}
+
+#[test]
+fn each_workload_that_is_absent_or_not_ready_is_named() {
+    let workloads = serde_json::json!({"items": [
+        workload("Deployment", "registry-k8s", 0, 1),
+        workload("DaemonSet", "nsmgr", 1, 2),
+        workload("DaemonSet", "forwarder-vpp", 2, 2),
+    ]});
+    let (_folder, program) = kubectl_of(&workloads, false);
     let findings = cluster(&program, &[]);
-    assert_eq!(named(&findings, "API server").found, "v1.34.1");
-    let definition = |name| named(&findings, name).state;
-    assert_eq!(
-        definition("definition networkservices.networkservicemesh.io"),
-        State::Good
+    for (name, state, found) in [
+        ("API server", State::Good, "v1.34.4"),
+        (
+            "definition networkservices.networkservicemesh.io",
+            State::Good,
+            "it is there",
+        ),
+        (
+            "definition networkserviceendpoints.networkservicemesh.io",
+            State::Missing,
+            "NotFound",
+        ),
+        ("registry", State::Missing, "0 of 1 replicas are ready"),
+        ("nsmgr", State::Poor, "1 of 2 nodes are ready"),
+        ("forwarder", State::Good, "2 of 2 nodes are ready"),
+        ("admission-webhook", State::Poor, "it is not there"),
+        ("agents", State::Poor, "no"),
+    ] {
+        let finding = named(&findings, name);
+        assert_eq!(finding.state, state, "{finding:?}");
+        assert!(finding.found.contains(found), "{finding:?}");
+        assert_eq!(finding.remedy.is_empty(), state == State::Good, "{finding:?}");
+    }
+}
+
+#[test]
+fn a_registry_in_memory_needs_no_definitions() {
+    let workloads = serde_json::json!({"items": [workload("Deployment", "registry-memory", 1, 1)]});
+    let (_folder, program) = kubectl_of(&workloads, true);
+    let findings = cluster(&program, &[]);
+    assert!(
+        !findings
+            .iter()
+            .any(|finding| finding.name.starts_with("definition")),
+        "{findings:?}"
     );
-    assert_eq!(
-        definition("definition networkserviceendpoints.networkservicemesh.io"),
-        State::Missing
-    );
-    let manager = named(&findings, "daemon nsmgr");
-    assert_eq!(
-        (manager.state, &*manager.found),
-        (State::Poor, "1 of 2 nodes are ready")
-    );
-    assert_eq!(named(&findings, "daemon forwarder").state, State::Missing);
+    assert_eq!(named(&findings, "registry").state, State::Good);
+    assert_eq!(named(&findings, "nsmgr").state, State::Missing);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_the_only_finding() {
     let findings = cluster("/nowhere/kubectl", &[]);
     assert_eq!(findings.len(), 1);
     assert!(findings[0].remedy.contains("install kubectl"), "{findings:?}");

@@ -162,11 +162,8 @@ fn obstacle(cluster: &Cluster, pod: &Pod) -> Result<Option<Verdict>> {
     }
     if pod.node.is_empty() {
         let cause = "the pod runs on no node yet".to_string();
-        return refused(
-            "no-node",
-            cause,
-            "kubectl describe pod tells what it waits for".into(),
-        );
+        let remedy = "kubectl describe pod tells what it waits for".to_string();
+        return refused("not-scheduled", cause, remedy);
     }
     let space = format!("--namespace={}", cluster.mesh());
     let on_node = format!("--field-selector=spec.nodeName={}", pod.node);

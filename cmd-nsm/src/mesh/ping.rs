@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pings: by the system's `ping` to show people, and by a socket of our own to know the very moment.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -82,22 +82,36 @@ pub fn ping_every(pause: Duration, pod: &Pod, to: IpAddr, count: u32) -> Result<
     })
 }
 
-/// Sends single pings inside one namespace.
+/// Sends single pings of one family inside one namespace.
 #[derive(Debug)]
-pub struct Pinger(OwnedFd);
+pub struct Pinger {
+    socket: OwnedFd,
+    family: AddressFamily,
+}
 
 impl Pinger {
-    /// A raw ICMP socket in the namespace that `netns` opens.
+    /// A raw ICMP socket in the namespace that `netns` opens, for addresses of IPv4.
     pub fn new(netns: &Path) -> Result<Self> {
+        Self::open(netns, AddressFamily::INET, rustix::net::ipproto::ICMP)
+    }
+
+    /// The same for addresses of IPv6.
+    pub fn v6(netns: &Path) -> Result<Self> {
+        Self::open(netns, AddressFamily::INET6, rustix::net::ipproto::ICMPV6)
+    }
+
+    fn open(netns: &Path, family: AddressFamily, protocol: rustix::net::Protocol) -> Result<Self> {
         let file = std::fs::File::open(netns)?;
         let socket = std::thread::spawn(move || -> Result<OwnedFd> {
             let kind = rustix::thread::LinkNameSpaceType::Network;
             rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(kind))?;
-            let icmp = Some(rustix::net::ipproto::ICMP);
-            Ok(rustix::net::socket(AddressFamily::INET, SocketType::RAW, icmp)?)
+            Ok(rustix::net::socket(family, SocketType::RAW, Some(protocol))?)
         });
         match socket.join() {
-            Ok(socket) => Ok(Self(socket?)),
+            Ok(socket) => Ok(Self {
+                socket: socket?,
+                family,
+            }),
             Err(_) => bail!("the thread that opens the socket panicked"),
         }
     }
@@ -105,35 +119,50 @@ impl Pinger {
     /// Sends one ping to `to` and waits for its answer, at most until `until`; answers how long it took.
     ///
     /// Blocks the thread: that is what a measurement wants.
-    pub fn once(&self, to: Ipv4Addr, number: u16, until: Instant) -> Result<Duration> {
-        let echo = echo(number);
+    ///
+    /// Errors: no answer, what the kernel says, or an address of the other family.
+    pub fn once(&self, to: impl Into<IpAddr>, number: u16, until: Instant) -> Result<Duration> {
+        let (to, echo) = (to.into(), echo(self.family, number));
         let mut buffer = [0_u8; 256];
         // What others in the namespace were answered meanwhile fills the socket's queue.
-        while rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
+        while rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
         let began = Instant::now();
-        rustix::net::sendto(&self.0, &echo, SendFlags::empty(), &SocketAddrV4::new(to, 0))?;
+        rustix::net::sendto(&self.socket, &echo, SendFlags::empty(), &SocketAddr::new(to, 0))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!("no answer from {to}");
             }
-            let mut poll = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
+            let mut poll = [rustix::event::PollFd::new(
+                &self.socket,
+                rustix::event::PollFlags::IN,
+            )];
             let wait = rustix::event::Timespec::try_from(left)?;
             rustix::event::poll(&mut poll, Some(&wait))?;
-            let Ok((length, _)) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) else {
+            let received = rustix::net::recvfrom(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT);
+            let Ok((_, length, Some(from))) = received else {
                 continue;
             };
-            if is_reply(&buffer[..length], to, number) {
+            let is_from = SocketAddr::try_from(from).is_ok_and(|from| from.ip() == to);
+            if is_from && is_reply(self.family, &buffer[..length], number) {
                 return Ok(began.elapsed());
             }
         }
     }
 }
 
-/// An ICMP echo request (RFC 792) with this sequence number.
-fn echo(number: u16) -> [u8; 16] {
+/// What asks for an echo and what is one, by family (RFC 792, RFC 4443 section 4).
+fn types(family: AddressFamily) -> (u8, u8) {
+    match family {
+        AddressFamily::INET6 => (128, 129),
+        _ => (8, 0),
+    }
+}
+
+/// An echo request with this sequence number. For IPv6 the kernel sums it up, with the addresses.
+fn echo(family: AddressFamily, number: u16) -> [u8; 16] {
     let mut packet = [0_u8; 16];
-    packet[0] = 8;
+    packet[0] = types(family).0;
     packet[6..8].copy_from_slice(&number.to_be_bytes());
     let sum = packet
         .chunks_exact(2)
@@ -144,13 +173,14 @@ fn echo(number: u16) -> [u8; 16] {
     packet
 }
 
-/// Whether an IPv4 packet is `from`'s answer to the echo with this number.
-fn is_reply(packet: &[u8], from: Ipv4Addr, number: u16) -> bool {
-    let Some(header) = packet.first().map(|first| usize::from(first & 15) * 4) else {
+/// Whether what came is the answer to the echo with this number: of IPv4 the header of the packet comes first.
+fn is_reply(family: AddressFamily, packet: &[u8], number: u16) -> bool {
+    let header = match family {
+        AddressFamily::INET6 => 0,
+        _ => packet.first().map_or(0, |first| usize::from(first & 15) * 4),
+    };
+    let Some(icmp) = packet.get(header..header + 8) else {
         return false;
     };
-    let (Some(source), Some(icmp)) = (packet.get(12..16), packet.get(header..header + 8)) else {
-        return false;
-    };
-    source == from.octets() && icmp[0] == 0 && icmp[6..8] == number.to_be_bytes()
+    icmp[0] == types(family).1 && icmp[6..8] == number.to_be_bytes()
 }
