@@ -28,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The namespace in which registries write.
 pub(crate) const HOME: &str = "nsm-system";
 
+/// The rights.
+const RBAC: &str = include_str!("../../../deployments/apps/registry-k8s/rbac.yaml");
+
 pub(crate) const NSE: &str = "networkserviceendpoints";
 pub(crate) const NS: &str = "networkservices";
 
@@ -98,26 +101,26 @@ impl World {
         Ok(())
     }
 
-    /// Lets the user `registry` do what a registry must, and nothing more.
+    /// Lets the user `registry` do what the manifests let a registry do, and nothing more.
     async fn allow(&self) -> Result<()> {
-        let (kind, group) = ("ClusterRole", "rbac.authorization.k8s.io");
-        let rules = json!([
-            { "apiGroups": ["networkservicemesh.io"], "resources": [NS, NSE],
-              "verbs": ["get", "list", "watch", "create", "patch", "delete"] },
-            { "apiGroups": ["networkservicemesh.io"], "resources": [format!("{NS}/status"), format!("{NSE}/status")],
-              "verbs": ["patch"] },
-        ]);
-        let role = json!({ "apiVersion": format!("{group}/v1"), "kind": kind, "metadata": { "name": "registry" }, "rules": rules });
-        let binding = json!({
-            "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": { "name": "registry" },
-            "roleRef": { "apiGroup": group, "kind": kind, "name": "registry" },
-            "subjects": [{ "apiGroup": group, "kind": "User", "name": "registry" }],
-        });
-        for object in [role, binding] {
-            let kind = object["kind"].as_str().context("has a kind")?;
-            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        let group = "rbac.authorization.k8s.io";
+        for text in RBAC.split("\n---\n") {
+            let mut object: Value = serde_saphyr::from_str(text)?;
+            if object["kind"] == "ServiceAccount" {
+                continue;
+            }
+            if let Some(subjects) = object.get_mut("subjects") {
+                *subjects = json!([{ "apiGroup": group, "kind": "User", "name": "registry" }]);
+            }
+            let of = |key: &str| object[key].as_str().with_context(|| format!("has {key}"));
+            ensure!(
+                of("apiVersion")? == format!("{group}/v1"),
+                "it is no right: {object}"
+            );
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", of("kind")?));
             let api: Api<DynamicObject> = Api::all_with(self.control.client.clone(), &resource);
-            api.patch("registry", &PatchParams::apply("tests"), &Patch::Apply(object))
+            let name = object["metadata"]["name"].as_str().context("has a name")?;
+            api.patch(name, &PatchParams::apply("tests"), &Patch::Apply(&object))
                 .await?;
         }
         Ok(())
