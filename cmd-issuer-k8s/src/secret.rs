@@ -45,7 +45,7 @@ impl Secrets {
         let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
         for _ in 0..TRIES {
             match self.try_once(&api, ours).await {
-                Ok(Some(kept)) => return Ok(kept),
+                Ok(Some(secret)) => return self.read(&secret),
                 Ok(None) => {}
                 Err(Failed::Api(status)) if !matches!(status.code, 429 | 500..) => {
                     let text = format!(
@@ -64,14 +64,14 @@ impl Secrets {
     }
 
     /// Reads the secret, or makes it. None when another one made it in between.
-    async fn try_once(&self, api: &Api<Secret>, ours: &Kept) -> Result<Option<Kept>, Failed> {
+    async fn try_once(&self, api: &Api<Secret>, ours: &Kept) -> Result<Option<Secret>, Failed> {
         if let Some(secret) = api.get_opt(&self.name).await? {
-            return Ok(read(&secret));
+            return Ok(Some(secret));
         }
         match api.create(&PostParams::default(), &self.secret(ours)).await {
-            Ok(_) => {
+            Ok(made) => {
                 info!(namespace = self.namespace, secret = self.name, "a new authority");
-                Ok(Some(ours.clone()))
+                Ok(Some(made))
             }
             Err(Failed::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(error),
@@ -94,28 +94,75 @@ impl Secrets {
             ..Secret::default()
         }
     }
-}
 
-fn read(secret: &Secret) -> Option<Kept> {
-    let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
-    Some(Kept {
-        certificate: text(CERTIFICATE)?,
-        key: text(KEY)?.into(),
-    })
+    /// The authority in a secret of ours.
+    fn read(&self, secret: &Secret) -> Result<Kept> {
+        let text = |key: &str| {
+            let value = secret.data.as_ref().and_then(|data| data.get(key));
+            let text = value.and_then(|value| String::from_utf8(value.0.clone()).ok());
+            text.filter(|text| !text.is_empty()).ok_or_else(|| {
+                let text = format!(
+                    "the secret {}/{} has no authority: its key {key} is missing or no text; delete the secret, and a \
+                     new authority is made",
+                    self.namespace, self.name
+                );
+                Error::invalid("bad-secret", text)
+            })
+        };
+        Ok(Kept {
+            certificate: text(CERTIFICATE)?,
+            key: text(KEY)?.into(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
+
+    fn secrets() -> Secrets {
+        Secrets::new("nsm-system", "nsm-issuer")
+    }
+
+    fn kept() -> Kept {
+        Kept {
+            certificate: "certificate".into(),
+            key: "key".to_string().into(),
+        }
+    }
 
     #[test]
     fn what_is_written_is_read() {
-        let kept = Kept {
-            certificate: "certificate".into(),
-            key: "key".to_string().into(),
-        };
-        let secret = Secrets::new("nsm-system", "nsm-issuer").secret(&kept);
-        assert_eq!(read(&secret), Some(kept));
-        assert_eq!(read(&Secret::default()), None);
+        let secret = secrets().secret(&kept());
+        assert_eq!(secrets().read(&secret).expect("an authority"), kept());
+    }
+
+    #[tokio::test]
+    async fn a_secret_without_an_authority_is_named_at_once() {
+        for key in [CERTIFICATE, KEY] {
+            let mut secret = secrets().secret(&kept());
+            secret.data.as_mut().expect("set").remove(key);
+            let asked = Arc::new(AtomicU32::new(0));
+            let counted = Arc::clone(&asked);
+            let api = tower::service_fn(move |_: Request<Body>| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let body = serde_json::to_vec(&secret).expect("a secret");
+                async move { Ok::<_, Infallible>(Response::new(Body::from(body))) }
+            });
+            let client = Client::new(api, "nsm-system");
+            let error = secrets().share(&client, &kept()).await.expect_err("no authority");
+            assert_eq!(error.reason(), "bad-secret");
+            for named in ["nsm-system/nsm-issuer", key, "delete the secret"] {
+                assert!(error.text().contains(named), "{named}: {}", error.text());
+            }
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+        }
     }
 }
