@@ -70,6 +70,14 @@ impl Services {
                 "{item:?} has no scheme, kernel is taken; a comma in a label is written %2C"
             ));
         }
+        if url.mechanism.r#type != KERNEL {
+            let scheme = url.mechanism.r#type.to_lowercase();
+            self.warnings.push(format!(
+                "{url}: forwarders of this mesh serve kernel, not {scheme}; without another forwarder that does, the pod \
+                 waits: write kernel://{}",
+                url.network_service
+            ));
+        }
         let devices = url.labels.get(TOKEN).map_or("", String::as_str);
         for device in devices.split(',').map(str::trim) {
             if !device.is_empty() || url.labels.contains_key(TOKEN) {
@@ -129,8 +137,8 @@ mod tests {
 
     #[test]
     fn blanks_and_empty_items_are_left_out() {
-        let services = read(" kernel://a/nsm-1 ,, memif://b ");
-        assert_eq!(services.text, "kernel://a/nsm-1,memif://b");
+        let services = read(" kernel://a/nsm-1 ,, kernel://b ");
+        assert_eq!(services.text, "kernel://a/nsm-1,kernel://b");
         assert_eq!(services.urls.len(), 2);
         assert!(services.warnings.is_empty());
     }
@@ -151,6 +159,20 @@ mod tests {
         let services = read("kernel://s/nsm-1?a=1%2C2");
         assert_eq!(services.urls[0].labels["a"], "1,2");
         assert!(services.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_our_forwarders_do_not_serve_is_let_in_and_told() {
+        for scheme in ["memif", "vfio", "noop"] {
+            let services = read(&format!("kernel://a,{scheme}://b/nsm-1"));
+            assert_eq!(services.urls.len(), 2);
+            let [told] = &services.warnings[..] else {
+                panic!("one warning: {:?}", services.warnings);
+            };
+            let starts = format!("{scheme}://b/nsm-1: forwarders of this mesh serve kernel, not {scheme};");
+            assert!(told.starts_with(&starts), "{told}");
+            assert!(told.ends_with("write kernel://b"), "{told}");
+        }
     }
 
     #[test]

@@ -179,6 +179,30 @@ async fn what_nobody_can_make_is_refused_and_named() {
 }
 
 #[tokio::test]
+async fn what_only_other_forwarders_serve_is_let_in_and_told() {
+    let (reviewer, objects) = reviewer();
+    namespace(&objects, json!({}), json!({})).await;
+    let annotated = || json!({ KEY: "memif://a" });
+    let namespaces = json!({ "metadata": { "name": "apps", "annotations": annotated() } });
+    for review in [
+        asks("CREATE", "Pod", pod(annotated()), Value::Null),
+        asks(
+            "CREATE",
+            "Deployment",
+            workload(annotated(), Value::Null),
+            Value::Null,
+        ),
+        asks("CREATE", "Namespace", namespaces, Value::Null),
+    ] {
+        let response = answer(&reviewer, &review).await;
+        assert_eq!(response["allowed"], true);
+        assert!(response["patch"].is_string());
+        let told = response["warnings"][0].as_str().expect("a warning");
+        assert!(told.starts_with("memif://a: "), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_let_in_before_can_still_be_changed_otherwise() {
     let (reviewer, _) = reviewer();
     let bad = workload(Value::Null, json!({ KEY: "tap://a" }));
