@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mock `next` of element tests, and the cases that every element must pass.
+//! The mock `next` of element tests, and the [cases] that every element must pass.
 
+mod cases;
 mod wire;
 
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, Chain, Component, Ctx, Element, Error, Events, Found, Message, Next, Request, Result, Store,
+    Api, Chain, Component, Ctx, Element, Error, Events, Found, Next, Request, Result, Store,
 };
 use crate::core::{NetworkService, Peer};
 
+pub(crate) use cases::standard_cases;
 pub(crate) use wire::{Wire, end, end_at, end_of_links};
 
 /// One call that reached the end of a chain.
@@ -193,59 +195,6 @@ impl Connection {
     pub(crate) fn again(&self) -> Ctx {
         self.ctx_from(Peer::default(), true)
     }
-}
-
-/// The cases that any element of any API must pass with a message that suits it: it passes on, keeps an error of
-/// `next` and its code, does twice what it does once, closes what is behind it when it or its next fails, and
-/// leaves nothing in the store that blocks another try.
-pub(crate) async fn standard_cases<A: Api, E: Element<A>>(element: impl Fn() -> E, message: A::Message)
-where
-    A::Message: PartialEq,
-{
-    let connection = Connection::new();
-    let probe = Probe::<A>::new();
-    let chain = Chain::new(vec![Arc::new(element()), Arc::new(Arc::clone(&probe))]);
-
-    let mut first = message.clone();
-    chain
-        .request(&connection.first(), &mut first)
-        .await
-        .expect("passes a request");
-    assert_eq!(probe.requests().len(), 1, "calls next once");
-    let mut again = first.clone();
-    chain
-        .request(&connection.again(), &mut again)
-        .await
-        .expect("passes a refresh");
-    assert_eq!(
-        again.path(),
-        first.path(),
-        "a refresh changes nothing in the path"
-    );
-    assert_eq!(again.id(), first.id());
-    chain
-        .close(&connection.again(), &mut again)
-        .await
-        .expect("passes a close");
-    assert_eq!(probe.closes().len(), 1, "closes what is behind it once");
-
-    let connection = Connection::new();
-    let probe = Probe::<A>::answering(|_| Err(Error::exhausted("told-so", "the probe was told to fail")));
-    let chain = Chain::new(vec![Arc::new(element()), Arc::new(Arc::clone(&probe))]);
-    let mut failed = message.clone();
-    let error = chain
-        .request(&connection.first(), &mut failed)
-        .await
-        .expect_err("keeps the error of next");
-    assert_eq!(error.reason(), "told-so", "keeps the reason of next: {error}");
-    assert!(probe.closes().is_empty(), "next has undone itself already");
-    connection.store.clear();
-    probe.answer(|_| Ok(()));
-    let mut retried = message.clone();
-    chain
-        .request(&connection.first(), &mut retried)
-        .await
-        .expect("a new try succeeds");
 }
 
 /// A request for the service `icmp-responder` by a client with one path segment, as it arrives at `index` 0.
