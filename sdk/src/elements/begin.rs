@@ -41,6 +41,8 @@ const MAX_WAITING: usize = 16;
 pub struct Begin<A: Api> {
     component: Component,
     client: bool,
+    /// How many connections it serves: [`MAX_CONNECTIONS`].
+    most: usize,
     table: Arc<Table<A>>,
 }
 
@@ -81,6 +83,7 @@ impl<A: Api> Begin<A> {
         Self {
             component: component.clone(),
             client: false,
+            most: MAX_CONNECTIONS,
             table: Arc::default(),
         }
     }
@@ -156,9 +159,11 @@ impl<A: Api> Begin<A> {
         if self.component.shutdown().is_cancelled() {
             return Err(self.gone());
         }
-        if table.len() >= MAX_CONNECTIONS {
-            let text =
-                format!("{MAX_CONNECTIONS} connections are open, which is the most that one program serves");
+        if table.len() >= self.most {
+            let text = format!(
+                "{} connections are open, which is the most that one program serves",
+                self.most
+            );
             return Err(Error::exhausted("too-many-connections", text));
         }
         let (queue, calls) = mpsc::channel(MAX_WAITING);

@@ -45,14 +45,22 @@ use connection::Connection;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How many handshakes run at the same time on one listener.
-const MAX_HANDSHAKES: usize = 128;
+/// How much there is at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Handshakes on one listener.
+    pub(super) handshakes: usize,
+    /// Connections of all listeners.
+    pub(super) connections: usize,
+    /// Calls of one connection. Each monitored connection holds one for its whole life.
+    pub(super) calls: u32,
+}
 
-/// How many connections are open at the same time.
-const MAX_CONNECTIONS: usize = 16_384;
-
-/// How many calls one connection carries at the same time. Each monitored connection holds one for its whole life.
-const MAX_CALLS: u32 = 131_072;
+pub(super) const LIMITS: Limits = Limits {
+    handshakes: 128,
+    connections: 16_384,
+    calls: 131_072,
+};
 
 /// How long accepting pauses at first and at most, when descriptors or memory have run out.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -80,6 +88,7 @@ pub struct Server {
     identity: Identity,
     services: Vec<(&'static str, Handler)>,
     healths: Vec<(&'static str, watch::Receiver<bool>)>,
+    pub(super) limits: Limits,
 }
 
 impl Server {
@@ -90,6 +99,7 @@ impl Server {
             identity,
             services: Vec::new(),
             healths: Vec::new(),
+            limits: LIMITS,
         }
     }
 
@@ -182,7 +192,8 @@ impl Server {
             component: self.component.clone(),
             services: self.services.into(),
             acceptor,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            connections: Arc::new(Semaphore::new(self.limits.connections)),
+            limits: self.limits,
         });
         for listener in listeners {
             info!(url = %listener, "listening");
@@ -241,12 +252,13 @@ struct Serving {
     services: Arc<[(&'static str, Handler)]>,
     acceptor: watch::Receiver<Acceptor>,
     connections: Arc<Semaphore>,
+    limits: Limits,
 }
 
 impl Serving {
     /// Accepts for ever.
     async fn accept(self: &Arc<Self>, listener: &Listener) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
         let mut pause = PAUSE;
         loop {
             let (Some(connection), Some(handshake)) =
@@ -274,6 +286,7 @@ impl Serving {
             component: self.component.clone(),
             services: Arc::clone(&self.services),
             acceptor: self.acceptor.clone(),
+            max_calls: self.limits.calls,
         };
         self.component.spawn_detached("connection", async move {
             connection.run(stream, handshake).await;

@@ -4,6 +4,7 @@
 mod calls;
 mod connections;
 mod lack;
+mod limits;
 mod traces;
 
 use std::sync::Arc;

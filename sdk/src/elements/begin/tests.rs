@@ -306,3 +306,55 @@ async fn the_end_of_the_component_ends_every_connection() {
         .expect_err("ended");
     assert_eq!(error.reason(), "shutdown");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_beyond_the_limit_is_refused_until_another_is_closed() {
+    let (component, probe) = (Component::new("test"), Probe::new());
+    let begin = Begin {
+        most: 2,
+        ..Begin::server(&component)
+    };
+    let chain: crate::core::Chain<NetworkService> = crate::chain![begin, Arc::clone(&probe)];
+    let named = |id: &str| {
+        let mut message = request();
+        message.connection.id = id.into();
+        message
+    };
+    for id in ["one", "two", "one"] {
+        let done = chain.request(&ctx(&component), &mut named(id)).await;
+        done.expect("within the limit");
+    }
+    let error = chain.request(&ctx(&component), &mut named("three")).await;
+    let error = error.expect_err("beyond the limit");
+    assert_eq!(
+        (error.code(), error.reason()),
+        (tonic::Code::ResourceExhausted, "too-many-connections")
+    );
+    assert_eq!(probe.requests().len(), 3, "nothing of it goes on");
+    let done = chain.close(&ctx(&component), &mut named("one")).await;
+    done.expect("closed");
+    let done = chain.request(&ctx(&component), &mut named("three")).await;
+    done.expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_beyond_those_that_wait_waits_with_its_caller_and_is_served() {
+    let probe = Probe::new();
+    let (component, begin, chain) = setup(&probe);
+    let again = async || chain.request(&ctx(&component), &mut request()).await;
+    again().await.expect("established");
+    let room = || begin.table.lock()[&request().connection.id].capacity();
+    assert_eq!(room(), MAX_WAITING);
+    let held = probe.hold();
+    // One is at work, and one more than may wait comes.
+    let calls = futures::future::join_all((0..MAX_WAITING + 2).map(|_| again()));
+    let look = async {
+        probe.arrived(2).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!((room(), probe.requests().len()), (0, 2));
+        held.cancel();
+    };
+    let (done, ()) = tokio::join!(calls, look);
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    assert_eq!((room(), probe.requests().len()), (MAX_WAITING, MAX_WAITING + 3));
+}

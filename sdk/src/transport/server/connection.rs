@@ -19,7 +19,7 @@ use super::super::cork::Cork;
 use super::super::stream::Stream;
 use super::super::tls::{Acceptor, describe};
 use super::super::{GRACE, MAX_HEADERS};
-use super::{Answer, HANDSHAKE, Handler, MAX_CALLS};
+use super::{Answer, HANDSHAKE, Handler};
 use crate::core::{Component, Peer};
 use crate::identity::Svid;
 
@@ -38,6 +38,7 @@ pub(super) struct Connection {
     pub(super) component: Component,
     pub(super) services: Arc<[(&'static str, Handler)]>,
     pub(super) acceptor: watch::Receiver<Acceptor>,
+    pub(super) max_calls: u32,
 }
 
 impl Connection {
@@ -71,7 +72,7 @@ impl Connection {
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_header_list_size(MAX_HEADERS)
-                .max_concurrent_streams(MAX_CALLS)
+                .max_concurrent_streams(self.max_calls)
                 .max_pending_accept_reset_streams(MAX_CANCELLED)
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -13,7 +13,7 @@ use crate::core::{Found, Next, Result};
 use async_trait::async_trait;
 
 /// Finds one event, and then nothing for ever.
-struct Monitored;
+pub(super) struct Monitored;
 
 #[async_trait]
 impl Element<NetworkService> for Monitored {
@@ -32,7 +32,10 @@ impl Element<NetworkService> for Monitored {
     }
 }
 
-async fn monitor(remote: &Arc<dyn Remote<NetworkService>>, from: &Program) -> Found<NetworkService> {
+pub(super) async fn monitor(
+    remote: &Arc<dyn Remote<NetworkService>>,
+    from: &Program,
+) -> Found<NetworkService> {
     let mut found = remote
         .find(&from.ctx(), MonitorScopeSelector::default())
         .await
