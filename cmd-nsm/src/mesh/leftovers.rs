@@ -39,12 +39,13 @@ impl Snapshot {
 }
 
 fn kernel(lines: &mut BTreeSet<String>, place: &str, netns: &[&str]) -> Result<()> {
-    let looks: [(&str, &[&str]); 6] = [
+    let looks: [(&str, &[&str]); 7] = [
         ("link", &["link", "show"]),
         ("address", &["addr", "show"]),
         ("route", &["route", "show", "table", "all"]),
         ("route6", &["-6", "route", "show", "table", "all"]),
         ("rule", &["rule", "show"]),
+        ("rule6", &["-6", "rule", "show"]),
         ("neighbour", &["neigh", "show"]),
     ];
     for (kind, arguments) in looks {
@@ -83,8 +84,8 @@ fn describe(kind: &str, place: &str, item: &Value) -> Vec<String> {
                     .collect()
             })
             .unwrap_or_default(),
-        "rule" => vec![format!(
-            "rule {} {} {} in {place}",
+        "rule" | "rule6" => vec![format!(
+            "{kind} {} {} {} in {place}",
             item["priority"],
             text("src"),
             text("table")
