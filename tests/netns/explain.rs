@@ -268,6 +268,7 @@ async fn scraped(world: &mut World) -> Result<()> {
     });
     let scraped = scraped.await?;
     ensure!(scraped.contains("\"job\":\"nsm\""), "{scraped}");
+    evaluates().await?;
     client.close(attached.request).await?;
     client.end().await;
     drop(prometheus);
@@ -283,6 +284,46 @@ async fn scraped(world: &mut World) -> Result<()> {
     client.close(again.await?.request).await?;
     client.end().await;
     Ok(())
+}
+
+/// Prometheus evaluates each rule and each query of the dashboard that are shipped.
+async fn evaluates() -> Result<()> {
+    let rules = wait_for(PATIENCE, "Prometheus has evaluated its rules", async || {
+        let told = get(PROMETHEUS, "/api/v1/rules").await?;
+        Ok((!told.contains("\"health\":\"unknown\"")).then_some(told))
+    });
+    let rules = rules.await?;
+    let alerts = std::fs::read_to_string(shipped("alerts.yaml"))?;
+    let (healthy, all) = (
+        rules.matches("\"health\":\"ok\"").count(),
+        alerts.matches("- alert:").count(),
+    );
+    ensure!(
+        healthy == all && all > 0,
+        "{healthy} of {all} rules are well: {rules}"
+    );
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(shipped("dashboard.json"))?)?;
+    let targets = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = targets.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut answered = 0;
+    for query in targets.filter_map(|target| target["expr"].as_str()) {
+        let query = query.replace("$job", ".*").replace("$instance", ".*");
+        let coded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let told = get(PROMETHEUS, &format!("/api/v1/query?query={coded}")).await?;
+        ensure!(told.contains("\"status\":\"success\""), "{query}: {told}");
+        answered += usize::from(!told.contains("\"result\":[]"));
+    }
+    ensure!(
+        answered >= 5,
+        "only {answered} queries of the dashboard have an answer"
+    );
+    Ok(())
+}
+
+/// What is shipped for those who look by Prometheus.
+fn shipped(file: &str) -> std::path::PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.join("../deployments/observability").join(file)
 }
 
 /// What Prometheus itself says of the names and the format of metrics.
@@ -316,8 +357,9 @@ fn start_prometheus(folder: &Path) -> Result<nsm::mesh::Program> {
     std::fs::write(
         &config,
         format!(
-            "global: {{scrape_interval: 200ms}}\nscrape_configs:\n- job_name: nsm\n  static_configs:\n  - targets: \
-             ['{METRICS}']\n"
+            "global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\nrule_files: ['{}']\nscrape_configs:\n- \
+             job_name: nsm\n  static_configs:\n  - targets: ['{METRICS}']\n",
+            shipped("alerts.yaml").display()
         ),
     )?;
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())

@@ -111,6 +111,15 @@ impl Meters {
         });
     }
 
+    /// Says how much there is now.
+    pub fn set(&self, family: &'static Family, labels: &[&str], to: u64) {
+        self.change(family, labels, |value| {
+            if let Value::Number(number) = value {
+                *number = to;
+            }
+        });
+    }
+
     /// Counts something that took so long.
     pub fn took(&self, family: &'static Family, labels: &[&str], time: Duration) {
         self.change(family, labels, |value| {

@@ -25,7 +25,7 @@ pub static SECONDS: Family = Family {
     name: "nsm_call_duration_seconds",
     help: "How long calls took, with everything behind this program; of find, until the answer begins.",
     kind: Kind::Histogram,
-    labels: &["api", "call"],
+    labels: &["api", "call", "outcome"],
 };
 
 /// What is there.
@@ -48,7 +48,8 @@ impl Meter {
         let reason = done.as_ref().map_or_else(Error::reason, |_| "ok");
         let meters = ctx.component().meters();
         meters.add(&CALLS, &[A::NAME, call, reason], 1);
-        meters.took(&SECONDS, &[A::NAME, call], began.elapsed());
+        let outcome = if done.is_ok() { "ok" } else { "refused" };
+        meters.took(&SECONDS, &[A::NAME, call, outcome], began.elapsed());
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
         ));
         assert!(told("nsm_held{api=\"networkservice\"} 1"), "{}", meters.text());
         assert!(told(
-            "nsm_call_duration_seconds_count{api=\"networkservice\",call=\"request\"} 2"
+            "nsm_call_duration_seconds_count{api=\"networkservice\",call=\"request\",outcome=\"ok\"} 2"
         ));
         chain
             .close(&connection.again(), &mut asked)

@@ -8,7 +8,16 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::pool::Pool;
+use crate::core::meters::{Family, Kind, Meters};
 use crate::core::{Error, Result, Store};
+
+/// What may still be given out.
+pub static FREE: Family = Family {
+    name: "nsm_ipam_free",
+    help: "Addresses that are free, of each prefix that this endpoint gives out.",
+    kind: Kind::Gauge,
+    labels: &["prefix"],
+};
 
 /// The pools of one element, shared by its connections.
 #[derive(Clone)]
@@ -103,6 +112,17 @@ impl Pools {
             let gone = dropped.iter().filter(|ip| !lease.held.contains(ip));
             put_all(&mut self.0.lock(), gone);
         });
+    }
+
+    /// Tells how many addresses of each prefix are free.
+    pub(super) fn tell(&self, meters: &Meters) {
+        if !meters.is_on() {
+            return;
+        }
+        for pool in self.0.lock().iter() {
+            let free = u64::try_from(pool.free()).unwrap_or(u64::MAX);
+            meters.set(&FREE, &[&pool.prefix().to_string()], free);
+        }
     }
 
     /// Frees what the connection holds.

@@ -35,6 +35,12 @@ impl Pool {
         self.prefix.contains(&ip) && self.run(number(ip)).is_some()
     }
 
+    /// How many are free.
+    pub fn free(&self) -> u128 {
+        let run = |(first, last): (&u128, &u128)| (last - first).saturating_add(1);
+        self.free.iter().map(run).fold(0, u128::saturating_add)
+    }
+
     /// Takes the lowest free address outside of `excluded`.
     pub fn pull(&mut self, excluded: &[IpNet]) -> Option<IpAddr> {
         let ip = self.lowest(excluded)?;
@@ -159,6 +165,7 @@ mod tests {
         pool.put(ip("192.168.3.6"));
         pool.put(ip("192.168.3.5"));
         pool.put(ip("192.168.3.5"));
+        assert_eq!(pool.free(), 2);
         assert_eq!(pool.pull(&[]), Some(ip("192.168.3.5")));
         assert_eq!(pool.pull(&[]), Some(ip("192.168.3.6")));
         assert_eq!(pool.pull(&[]), None);
@@ -179,6 +186,7 @@ mod tests {
     #[test]
     fn the_whole_of_ipv6_is_a_pool() {
         let mut all = pool("::/0");
+        assert_eq!(all.free(), u128::MAX, "there is one more than a number can say");
         let last = ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
         assert!(all.take(last) && !all.is_free(last));
         all.put(last);

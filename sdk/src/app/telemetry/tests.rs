@@ -154,7 +154,7 @@ async fn a_collector_is_told_of_spans_and_counts() {
     component.meters().add(&meter::CALLS, &["ns", "request", "ok"], 3);
     component
         .meters()
-        .took(&meter::SECONDS, &["ns", "request"], Duration::from_secs(100));
+        .took(&meter::SECONDS, &["ns", "request", "ok"], Duration::from_secs(100));
     component
         .meters()
         .also(|| [("nse-1_rx_bytes".to_string(), 7)].into());

@@ -295,3 +295,25 @@ async fn a_refresh_changes_nothing() {
     assert_eq!(first.dst_ip_addrs, ["fd00::/128"]);
     assert_eq!(ask(&chain, &connection, first.clone()).await.unwrap(), first);
 }
+
+#[tokio::test]
+async fn what_is_free_is_counted() {
+    let (chain, connection) = (chain("10.0.0.0/29"), Connection::new());
+    let ctx = connection.first();
+    let meters = ctx.component().meters().clone();
+    meters.switch_on();
+    let told = |line: &str| meters.text().lines().any(|told| told == line);
+    let mut asked = request();
+    chain.request(&ctx, &mut asked).await.unwrap();
+    assert!(
+        told("nsm_ipam_free{prefix=\"10.0.0.0/29\"} 6"),
+        "{}",
+        meters.text()
+    );
+    chain.close(&connection.again(), &mut asked).await.unwrap();
+    assert!(
+        told("nsm_ipam_free{prefix=\"10.0.0.0/29\"} 8"),
+        "{}",
+        meters.text()
+    );
+}
