@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use nsm_memory as _;
 
+mod address;
 mod run;
 mod settings;
 mod tunnels;

@@ -14,6 +14,7 @@ use nsm_sdk_kernel::Kernel;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::address;
 use crate::settings::Settings;
 use crate::tunnels;
 
@@ -29,7 +30,7 @@ pub(crate) async fn run(component: Component, settings: Settings) -> Result<(), 
     };
     let kernel = Arc::new(Kernel::start(&component, kernel).await?);
     let planes = Planes::new(kernel.clone());
-    let (tunnels, planes) = match settings.tunnel_ip {
+    let (tunnels, planes) = match address::choose(settings.tunnel_ip) {
         None => (None, planes),
         Some(ip) => {
             let (tunnels, makers) = tunnels::start(&component, &settings, &kernel, ip).await?;

@@ -40,7 +40,8 @@ pub(crate) struct Settings {
     /// Mechanisms to offer first, best first
     #[arg(long, env = "NSM_MECHANISM_PRIORITY", value_delimiter = ',')]
     pub(crate) mechanism_priority: Vec<String>,
-    /// Our address for tunnels to other nodes; without one wires stay on this node
+    /// Our address for tunnels to other nodes; by default that of the default route. With 127.0.0.1 wires stay on this
+    /// node
     #[arg(long, env = "NSM_TUNNEL_IP")]
     pub(crate) tunnel_ip: Option<std::net::IpAddr>,
     /// The UDP port of VXLAN tunnels that we offer; 0 is that of RFC 7348, 4789

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node: manager and forwarder, and the endpoints and clients that use them. The first one has issuer and registry too.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,9 +235,13 @@ impl Node {
                 (LINK_GROUPS | u32::from(self.number)).to_string(),
             ),
         ];
-        if let Some(host) = &self.settings.host {
-            variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
-            variables.push(("NSM_WIREGUARD_ENGINE", host.wireguard_engine().to_string()));
+        match &self.settings.host {
+            Some(host) => {
+                variables.push(("NSM_TUNNEL_IP", host.tunnel_ip().to_string()));
+                variables.push(("NSM_WIREGUARD_ENGINE", host.wireguard_engine().to_string()));
+            }
+            // There is no other node, and the address of the machine's default route is none of ours.
+            None => variables.push(("NSM_TUNNEL_IP", Ipv4Addr::LOCALHOST.to_string())),
         }
         let (program, took) = self
             .ready(&name, "forwarder", &variables, (&listen_on, REGISTERED))
