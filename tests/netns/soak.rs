@@ -3,17 +3,27 @@
 //!
 //! `NSM_SOAK_CYCLES` says how many; `NSM_PROGRAMS` where programs are that were built for release.
 
+mod counts;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use nsm::mesh::Client;
+use nsm::mesh::{Client, Program};
+use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::Bench;
-use crate::world::{PATIENCE, World, same, wait_for};
+use crate::world::{PATIENCE, World, prints, says, stops, wait_for};
+use counts::Counts;
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
-    vec![bench.alone("d70_soak", async |mut world| {
+    // Every program counts, at an address of its own.
+    let variables = &[
+        ("NSM_PROMETHEUS", "true"),
+        ("NSM_PROMETHEUS_LISTEN_ON", "127.0.0.1:0"),
+    ];
+    vec![bench.alone_with("d70_soak", variables, async |mut world| {
         soak(&mut world).await?;
         world.end().await
     })]
@@ -25,73 +35,134 @@ pub(crate) const CYCLES: usize = 500;
 /// How many at a time.
 const AT_A_TIME: usize = 16;
 
-/// From how many cycles on the memory tells something, and by how much it may have grown after the first tenth, per cent.
-const LONG: usize = 5_000;
+/// Of so many wires one has policy routes.
+const ONE_OF: usize = 4;
+
+/// What a program's memory may have grown by after the first tenth, per cent.
 const GROWTH: u64 = 5;
 
-/// What can be counted of each program: its threads, its descriptors by their kinds, and what is registered.
-#[derive(Debug)]
-struct Counts(BTreeMap<String, usize>);
+/// Pairs of addresses of both families for the wires that there are at a time, and for few more: when addresses are
+/// not given back, there are none any more after the first of the wires.
+const PLAIN: &str = "172.16.1.0/27,fd00:1::/123";
+const WITH_POLICIES: &str = "172.16.2.0/29,fd00:2::/125";
 
-impl Counts {
-    async fn take(world: &World) -> Result<Self> {
-        let mut counts = BTreeMap::new();
-        for program in world.node.programs().chain(&world.endpoint) {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", program.pid()))?.count();
-            counts.insert(format!("threads of {}", program.name()), tasks);
-            for (kind, count) in program.descriptors()? {
-                counts.insert(format!("{kind} of {}", program.name()), count);
-            }
-        }
-        for endpoint in world.endpoints().await? {
-            *counts.entry(format!("endpoints {endpoint}")).or_default() += 1;
-        }
-        Ok(Self(counts))
-    }
+const POLICIES: &str = "
+- proto: 6
+  dstport: 6666
+  routes:
+    - prefix: 172.16.4.0/24
+- proto: 17
+  dstport: 6667-6670
+  routes:
+    - prefix: fd00:4::/64
+";
 
-    /// What there is more of than there was, as it is and as it was. Less is no leak: what the last of the wires before
-    /// used for a moment may have been counted.
-    fn more_than(&self, before: &Self) -> BTreeMap<&str, (usize, usize)> {
-        let was = |what| before.0.get(what).copied().unwrap_or_default();
-        let counts = self.0.iter().map(|(what, is)| (what.as_str(), (*is, was(what))));
-        counts.filter(|(_, (is, was))| is > was).collect()
+/// The two endpoints: one gives addresses, the other policy routes as well.
+struct Endpoints {
+    policies: Program,
+    /// Where they tell what they count.
+    folder: TempDir,
+}
+
+impl Endpoints {
+    async fn start(world: &mut World) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("policies.yaml");
+        std::fs::write(&file, POLICIES)?;
+        let tells = |name: &str| format!("unix://{}/{name}", folder.path().display());
+        stops(world.endpoint.take().context("no endpoint")?).await?;
+        let variables = [
+            ("NSM_CIDR_PREFIX", PLAIN.to_string()),
+            ("NSM_PROMETHEUS_LISTEN_ON", tells("nse")),
+        ];
+        let (mut plain, _) = world.node.start_endpoint("nse", &world.far, &variables).await?;
+        says(&mut plain, "INFO ready").await?;
+        world.endpoint = Some(plain);
+        let (file, tells) = (file.display().to_string(), tells("nse-2"));
+        let variables = [
+            ("NSM_CIDR_PREFIX", WITH_POLICIES),
+            ("NSM_PBR_CONFIG_PATH", file.as_str()),
+            ("NSM_PROMETHEUS_LISTEN_ON", tells.as_str()),
+        ];
+        let policies = world.serve("policies", &variables).await?;
+        Ok(Self { policies, folder })
     }
 }
 
-fn memory(world: &World) -> Result<BTreeMap<String, u64>> {
-    let programs = world.node.programs().chain(&world.endpoint);
-    programs
-        .map(|program| Ok((program.name().to_string(), program.memory_kib()?.resident)))
-        .collect()
+fn service(worker: usize) -> &'static str {
+    match worker % ONE_OF {
+        0 => "policies",
+        _ => "icmp-responder",
+    }
+}
+
+impl Endpoints {
+    /// All programs but the client, which is in this process.
+    fn and_all<'a>(&'a self, world: &'a World) -> Vec<&'a Program> {
+        let programs = world.node.programs().chain(&world.endpoint);
+        programs.chain([&self.policies]).collect()
+    }
+}
+
+fn threads(programs: &[&Program]) -> Result<BTreeMap<String, u64>> {
+    let of = |program: &&Program| {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", program.pid()))?.count();
+        Ok((program.name().to_string(), u64::try_from(threads)?))
+    };
+    programs.iter().map(of).collect()
+}
+
+fn memory(programs: &[&Program]) -> Result<BTreeMap<String, u64>> {
+    let of = |program: &&Program| Ok((program.name().to_string(), program.memory_kib()?.resident));
+    programs.iter().map(of).collect()
 }
 
 async fn soak(world: &mut World) -> Result<()> {
     let cycles = cycles(CYCLES)?;
+    let endpoints = Endpoints::start(world).await?;
     let client = world.quiet()?;
-    cycle(&client, cycles / 10).await?;
+    policies_are_there(world, &client).await?;
+    cycle_among(&client, cycles / 10, service).await?;
     world.clean().await?;
-    let (before, warm) = (Counts::take(world).await?, memory(world)?);
-    cycle(&client, cycles).await?;
+    let programs = endpoints.and_all(world);
+    let before = Counts::settled(&programs).await?;
+    let (threads_before, warm) = (threads(&programs)?, memory(&programs)?);
+    let began = Instant::now();
+    cycle_among(&client, cycles, service).await?;
+    let took = began.elapsed();
     world.clean().await?;
-    let mut now = Counts::take(world).await?;
-    let settled = wait_for(PATIENCE, "there is no more than before", async || {
-        now = Counts::take(world).await?;
-        Ok(now.more_than(&before).is_empty().then_some(()))
-    });
-    if settled.await.is_err() {
-        same("what there is more of", now.more_than(&before), BTreeMap::new())?;
-    }
-    for (program, is) in memory(world)? {
+    before.are_there_again(&programs).await?;
+    // Threads that wait for work end by themselves after a while, and may have been there before.
+    wait_for(PATIENCE, "there are no more threads than before", async || {
+        let now = threads(&programs)?;
+        let fewer = |(program, is): (&String, &u64)| threads_before.get(program).is_some_and(|was| is <= was);
+        Ok(now.iter().all(fewer).then_some(()))
+    })
+    .await?;
+    let settled = began.elapsed().saturating_sub(took);
+    println!("{cycles} cycles took {took:?}, and everything was as before {settled:?} later");
+    for (program, is) in memory(&programs)? {
         let was = warm.get(&program).copied().unwrap_or_default();
         println!("{program}: {was} KiB before, {is} KiB after {cycles} cycles");
-        let most = was + was * GROWTH / 100;
         ensure!(
-            cycles < LONG || is <= most,
+            is <= was + was * GROWTH / 100,
             "{program} grew from {was} KiB to {is} KiB"
         );
     }
     client.end().await;
+    stops(endpoints.policies).await?;
+    drop(endpoints.folder);
     Ok(())
+}
+
+/// The rules of both families that are to come and go.
+async fn policies_are_there(world: &World, client: &Client) -> Result<()> {
+    let attached = client.attach("soak-policies", "kernel://policies/nsm-1").await?;
+    for (family, words) in [("-4", "dport 6666"), ("-6", "dport 6667-6670")] {
+        let rules = prints(&world.near, "ip", &[family, "rule", "show"])?;
+        ensure!(rules.contains(words), "no {words:?} in {rules}");
+    }
+    client.close(attached.request).await.map(drop)
 }
 
 /// How many wires are to come and go: so many, unless told otherwise.
@@ -106,9 +177,14 @@ pub(crate) fn cycles(usual: usize) -> Result<usize> {
 
 /// Makes and closes wires.
 pub(crate) async fn cycle(client: &Client, cycles: usize) -> Result<()> {
+    cycle_among(client, cycles, |_| "icmp-responder").await
+}
+
+/// The same, each worker those of its service.
+async fn cycle_among(client: &Client, cycles: usize, service: fn(usize) -> &'static str) -> Result<()> {
     let workers = (0..AT_A_TIME).map(|worker| async move {
         for number in (worker..cycles).step_by(AT_A_TIME) {
-            let url = format!("kernel://icmp-responder/nsm-{worker}");
+            let url = format!("kernel://{}/nsm-{worker}", service(worker));
             let attached = client.attach(&format!("soak-{number}"), &url).await;
             let attached = attached.with_context(|| format!("cycle {number}"))?;
             client

@@ -79,6 +79,11 @@ impl PrometheusSettings {
             }
         };
         component.meters().switch_on();
+        // A port 0 is replaced by the real one.
+        let url = match &listener {
+            Listener::Tcp(listener) => listener.local_addr().map_err(failed)?.to_string(),
+            Listener::Unix(_) => url.clone(),
+        };
         info!(url, "telling Prometheus");
         let (serving, component) = (component.clone(), component.clone());
         component.spawn_detached("prometheus", async move {

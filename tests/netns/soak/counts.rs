@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be counted of programs and of the kernel.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use nsm::mesh::{Program, Snapshot};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::world::{PATIENCE, wait_for};
+
+/// What programs say when they begin to tell what they count.
+const TELLING: &str = "telling Prometheus url=";
+
+/// Everything that must be the same before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Counts {
+    /// Of each program: its descriptors by their kinds, its tasks, and what is established there.
+    programs: BTreeMap<String, u64>,
+    /// Links, addresses, routes, rules and neighbours.
+    kernel: Snapshot,
+}
+
+impl Counts {
+    /// What there is now.
+    async fn take(programs: &[&Program]) -> Result<Self> {
+        let mut counts = BTreeMap::new();
+        for program in programs {
+            let name = program.name();
+            for (kind, count) in program.descriptors()? {
+                counts.insert(format!("{kind} of {name}"), u64::try_from(count)?);
+            }
+            for (what, count) in held(program).await? {
+                counts.insert(format!("{what} of {name}"), count);
+            }
+        }
+        // Not on the thread on which our own calls run.
+        let kernel = tokio::task::spawn_blocking(|| Snapshot::take(None)).await??;
+        Ok(Self {
+            programs: counts,
+            kernel,
+        })
+    }
+
+    /// What there is when nothing moves any more: two looks see the same, and nobody has a connection.
+    pub(super) async fn settled(programs: &[&Program]) -> Result<Self> {
+        let mut last = None;
+        wait_for(PATIENCE, "two looks see the same", async || {
+            let now = Self::take(programs).await?;
+            let before = last.replace(now.clone());
+            let is_idle = now
+                .programs
+                .iter()
+                .all(|(what, count)| !what.contains("\"networkservice\"") || *count == 0);
+            Ok((is_idle && before.as_ref() == Some(&now)).then_some(now))
+        })
+        .await
+    }
+
+    /// Waits until there is what there was, no more and no less.
+    pub(super) async fn are_there_again(&self, programs: &[&Program]) -> Result<()> {
+        let mut now = None;
+        let again = wait_for(PATIENCE, "everything is as before", async || {
+            let is = now.insert(Self::take(programs).await?);
+            Ok((is == self).then_some(()))
+        });
+        let done = again.await;
+        done.with_context(|| now.map_or_else(String::new, |now| self.differences(&now)))
+    }
+
+    fn differences(&self, now: &Self) -> String {
+        let all = self.programs.keys().chain(now.programs.keys());
+        let all: std::collections::BTreeSet<_> = all.collect();
+        let changed = all.into_iter().filter_map(|what| {
+            let (was, is) = (self.programs.get(what), now.programs.get(what));
+            (was != is).then(|| format!("{what}: was {was:?}, is {is:?}"))
+        });
+        let more = now.kernel.since(&self.kernel).into_iter();
+        let less = self.kernel.since(&now.kernel).into_iter();
+        let kernel = more.map(|object| format!("new: {object}"));
+        let kernel = kernel.chain(less.map(|object| format!("gone: {object}")));
+        changed.chain(kernel).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// What is counted of what a program holds.
+const HELD: [&str; 3] = ["nsm_tasks ", "nsm_held{", "nsm_ipam_free{"];
+
+/// What a program says that it holds: tasks, connections, registrations, free addresses. The issuer counts nothing.
+async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
+    let printed = program.printed();
+    let Some((_, url)) = printed.split_once(TELLING) else {
+        ensure!(program.name() == "issuer", "{} does not count", program.name());
+        return Ok(Vec::new());
+    };
+    let url = url
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .trim_matches('"');
+    let told = match url.strip_prefix("unix://") {
+        Some(path) => get(UnixStream::connect(path).await?).await,
+        None => get(TcpStream::connect(url).await?).await,
+    };
+    let told = told.with_context(|| format!("{} at {url}", program.name()))?;
+    ensure!(told.contains("\nnsm_tasks "), "{} tells {told}", program.name());
+    let of_interest = told
+        .lines()
+        .filter(|line| HELD.iter().any(|what| line.starts_with(what)));
+    of_interest
+        .map(|line| {
+            let (what, count) = line.rsplit_once(' ').context("no value")?;
+            Ok((what.to_string(), count.parse().with_context(|| line.to_string())?))
+        })
+        .collect()
+}
+
+/// What is told at a place, in HTTP.
+async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<String> {
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
