@@ -29,6 +29,7 @@ mod moves;
 mod passthrough;
 mod peers;
 mod power;
+mod programs;
 mod remote;
 mod soak;
 mod supply;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         passthrough::tests,
         peers::tests,
         power::tests,
+        programs::tests,
         transit::tests,
         underlay::tests,
         heal::tests,

@@ -72,7 +72,7 @@ impl Levels {
         let ours = tracing_subscriber::filter::Targets::new()
             .with_default(LevelFilter::TRACE)
             .with_targets(
-                ["h2", "hyper", "hyper_util", "tower", "tonic", "rustls"]
+                ["mio", "h2", "hyper", "hyper_util", "tower", "tonic", "rustls"]
                     .map(|name| (name, LevelFilter::WARN)),
             )
             // It tells every try while an API server is away; programs say once that it is.

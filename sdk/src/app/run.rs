@@ -31,6 +31,9 @@ pub enum Failure {
     /// Something that the program needs to start is not there. Exit code 69.
     #[error("{0}")]
     Unavailable(Error),
+    /// So many tasks did not end in time. Exit code 70.
+    #[error("gave up waiting for {0} tasks to end")]
+    Stuck(usize),
 }
 
 impl From<Error> for Failure {
@@ -49,6 +52,7 @@ impl Failure {
         match self {
             Self::Settings(_) => 64,
             Self::Unavailable(_) => 69,
+            Self::Stuck(_) => 70,
         }
     }
 }
@@ -119,6 +123,8 @@ pub fn main<S: Settings>(run: impl AsyncFnOnce(Component, S) -> Result<(), Failu
         }
         Err(failure) => {
             error!("{failure}");
+            // What is stuck is not waited for.
+            runtime.shutdown_background();
             ExitCode::from(failure.code())
         }
     }
@@ -141,8 +147,7 @@ async fn serve<S: Settings>(
             Err(failure) => Err(failure),
         };
         if tokio::time::timeout(DRAIN, component.end()).await.is_err() {
-            error!(tasks = component.tasks(), "gave up waiting for tasks to end");
-            std::process::exit(70);
+            return Err(Failure::Stuck(component.tasks()));
         }
         ended
     };
@@ -195,4 +200,59 @@ fn end(component: &Component, signal: &'static str) {
     }
     info!(signal, "ending");
     component.stop().cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::LogSettings;
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Nothing {
+        #[command(flatten)]
+        log: LogSettings,
+    }
+
+    impl Settings for Nothing {
+        fn name(&self) -> &'static str {
+            "nothing"
+        }
+
+        fn log(&self) -> &LogSettings {
+            &self.log
+        }
+    }
+
+    async fn served(run: impl AsyncFnOnce(Component, Nothing) -> Result<(), Failure>) -> Result<(), Failure> {
+        let settings = <Nothing as clap::Parser>::parse_from(["nothing", "--log-level=error"]);
+        let levels = Levels::start(&settings.log);
+        serve(Component::new("nothing"), settings, &levels, run).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_whose_tasks_do_not_end_is_given_up_after_a_while() {
+        let began = Instant::now();
+        let stuck = served(async |component, _| {
+            component.spawn_detached("stuck", std::future::pending());
+            Ok(())
+        });
+        let failure = stuck.await.expect_err("it is stuck");
+        assert!(matches!(failure, Failure::Stuck(1)), "{failure:?}");
+        assert_eq!((failure.code(), began.elapsed()), (70, DRAIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn exit_codes_tell_why_a_program_ended() {
+        let missing = || Error::unavailable("told-so", "it is missing");
+        for (failure, code) in [
+            (Failure::settings("it is bad"), 64),
+            (Failure::from(missing()), 69),
+        ] {
+            let failed = served(async |_, _| Err(failure)).await;
+            assert_eq!(failed.expect_err("it failed").code(), code);
+        }
+        served(async |_, _| Ok(())).await.expect("ended in order");
+    }
 }
