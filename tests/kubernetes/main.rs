@@ -17,6 +17,7 @@ mod faults;
 mod networks;
 mod outages;
 mod restricted;
+mod standstill;
 mod wires;
 
 use nsm_tests::kubectl::Cluster;
@@ -78,7 +79,7 @@ fn with_pod_certificates() -> [(&'static str, Test); 4] {
     ]
 }
 
-fn everywhere() -> [(&'static str, Test); 33] {
+fn everywhere() -> [(&'static str, Test); 34] {
     [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
@@ -137,6 +138,10 @@ fn everywhere() -> [(&'static str, Test); 33] {
         (
             "forwarders_are_updated_without_a_lost_packet",
             outages::forwarders_are_updated,
+        ),
+        (
+            "a_wire_of_wireguard_lives_on_while_forwarders_are_updated",
+            outages::forwarders_of_wireguard_are_updated,
         ),
         (
             "the_registry_is_updated_without_a_lost_packet",

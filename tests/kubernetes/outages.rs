@@ -8,6 +8,7 @@ use nsm_tests::kubectl::pings::{Count, Pings};
 use nsm_tests::kubectl::{Cluster, NODES, now};
 
 use crate::annotation::{HOME, MESH, client, is_ready};
+use crate::standstill::Standstill;
 
 /// How long the API server is away. Nodes that it does not hear of for 40 seconds are given up.
 const AWAY: Duration = Duration::from_secs(20);
@@ -63,41 +64,116 @@ pub(crate) fn no_api_server(cluster: &Cluster) -> Result<()> {
         .map(drop)
 }
 
+/// A client under whose wire a workload is replaced: its namespace, its pod, and the container that asks for the wire.
+type Client = (&'static str, &'static str, &'static str);
+
+/// On one node.
+const NEAR: Client = (HOME, "pod/steady", "cmd-nsc");
+
+/// Between nodes, by VXLAN.
+const FAR: Client = ("ns-kernel2ethernet2kernel", "deployment/nsc-kernel", "nsc");
+
+/// Between nodes, by WireGuard, and the example that makes it.
+const ENCRYPTED: Client = ("ns-kernel2ip2kernel", "deployment/nsc-kernel", "nsc");
+const ENCRYPTED_EXAMPLE: &str = "examples/kernel2ip2kernel";
+
+/// How long a wire of WireGuard may stand still while the forwarders of both nodes are replaced: where the kernel has
+/// none, the forwarder itself carries it. The successor starts, and the client asks it for the wire again.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// How long it may when neither of its ends is replaced. Where the kernel has no WireGuard a process carries packets, and
+/// waits for a processor as others do, so single ones are lost: a ping is then answered no sooner than a second later.
+const HESITATION: Duration = Duration::from_secs(4);
+
 /// All managers are replaced, one node after the other, as by an update.
 pub(crate) fn managers_are_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "daemonset/nsmgr", true)
+    let update = || updated(cluster, "daemonset/nsmgr", &[NEAR, FAR], true);
+    encrypted_stays(cluster, update)
 }
 
-/// And all forwarders.
+/// And all forwarders, where the kernel carries the packets.
 pub(crate) fn forwarders_are_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "daemonset/forwarder", true)
+    updated(cluster, "daemonset/forwarder", &[NEAR, FAR], true)
+}
+
+/// And all forwarders, where they may carry the packets themselves.
+pub(crate) fn forwarders_of_wireguard_are_updated(cluster: &Cluster) -> Result<()> {
+    with_encrypted(cluster, || {
+        let standstill = Standstill::start(cluster, ENCRYPTED.0, ENCRYPTED.1)?;
+        updated(cluster, "daemonset/forwarder", &[NEAR], true)?;
+        let stood = standstill.stop()?;
+        println!(
+            "while the forwarders were updated, a wire of WireGuard stood still for {:.2} s",
+            stood.as_secs_f64()
+        );
+        ensure!(
+            stood <= STANDSTILL,
+            "a wire of WireGuard stood still for {stood:?}"
+        );
+        Ok(())
+    })
 }
 
 /// And the registry, on which no wire depends.
 pub(crate) fn registry_is_updated(cluster: &Cluster) -> Result<()> {
-    updated(cluster, "deployment/registry-k8s", false)
+    let update = || updated(cluster, "deployment/registry-k8s", &[NEAR, FAR], false);
+    encrypted_stays(cluster, update)
 }
 
-/// Replaces a workload under a wire on one node and one between nodes, until the clients have mended what that breaks.
-fn updated(cluster: &Cluster, workload: &str, breaks: bool) -> Result<()> {
-    let clients = [
-        (HOME, "pod/steady", "cmd-nsc"),
-        ("ns-kernel2ethernet2kernel", "deployment/nsc-kernel", "nsc"),
-    ];
-    let mended = |(namespace, pod, container): (&str, &str, &str)| -> Result<usize> {
+/// Does something under a wire of WireGuard that replaces neither of its ends: the tunnel is not made anew.
+fn encrypted_stays(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    with_encrypted(cluster, || {
+        let device = || -> Result<String> {
+            let told = cluster.shell(ENCRYPTED.0, ENCRYPTED.1, "ip -o link show nsm-1")?;
+            Ok(told.split(':').next().unwrap_or_default().to_string())
+        };
+        let before = device()?;
+        let standstill = Standstill::start(cluster, ENCRYPTED.0, ENCRYPTED.1)?;
+        work()?;
+        let stood = standstill.stop()?;
+        println!(
+            "a wire of WireGuard meanwhile stood still for {:.2} s",
+            stood.as_secs_f64()
+        );
+        ensure!(
+            device()? == before,
+            "the tunnel was made anew: the device is not {before} any more"
+        );
+        ensure!(
+            stood <= HESITATION,
+            "a wire of WireGuard stood still for {stood:?}"
+        );
+        Ok(())
+    })
+}
+
+/// Does something under a wire of WireGuard, which is there no longer than that.
+fn with_encrypted(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    cluster.apply(ENCRYPTED_EXAMPLE)?;
+    cluster.rolled_out(ENCRYPTED.0, "deployment/nse-kernel")?;
+    cluster.rolled_out(ENCRYPTED.0, "deployment/nsc-kernel")?;
+    cluster.await_peer(ENCRYPTED.0, ENCRYPTED.1, "nsm-1")?;
+    let done = work();
+    cluster.delete(ENCRYPTED_EXAMPLE)?;
+    done
+}
+
+/// Replaces a workload under wires, until the clients have mended what that breaks.
+fn updated(cluster: &Cluster, workload: &str, clients: &[Client], breaks: bool) -> Result<()> {
+    let mended = |(namespace, pod, container): Client| -> Result<usize> {
         let logs = ["logs", "--namespace", namespace, pod, "--container", container];
         let told = cluster.kubectl(&logs)?;
         Ok(told.lines().filter(|line| line.contains(" healed ")).count())
     };
     let (mut streams, mut before) = (Vec::new(), Vec::new());
-    for client in clients {
+    for &client in clients {
         streams.push(Pings::start(cluster, client.0, client.1)?);
         before.push(mended(client)?);
     }
     cluster.kubectl(&["rollout", "restart", "--namespace", MESH, workload])?;
     cluster.rolled_out(MESH, workload)?;
     let began = now();
-    for (client, before) in clients.into_iter().zip(before).filter(|_| breaks) {
+    for (&client, before) in clients.iter().zip(before).filter(|_| breaks) {
         cluster.until("the client has mended its connection", || {
             Ok(mended(client)? > before)
         })?;
