@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
@@ -42,7 +43,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     let test = |name: &'static str| {
         bench.trial(name, async move |bench| {
             on_two_nodes(bench, name, "ETHERNET", works).await?;
-            bench.table.lock().await.passed_apart(name, theirs(name));
+            bench.table.lock().await.comes_and_goes_apart(name, theirs(name));
             Ok(())
         })
     };
@@ -56,7 +57,7 @@ pub(crate) async fn on_two_nodes(
     payload: &str,
     run: impl AsyncFnOnce(&mut Apart) -> Result<()>,
 ) -> Result<()> {
-    on_nodes(bench, Box::pin(Apart::new(name, payload)), run).await
+    on_nodes(bench, Box::pin(Apart::new(name, payload, None)), run).await
 }
 
 /// Runs a test on two nodes that are started so, and ends them.
@@ -103,10 +104,11 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    /// Two nodes with these managers and forwarders, and a service that carries `payload`.
-    pub(crate) async fn new(name: &str, payload: &str) -> Result<Self> {
+    /// Two nodes with these managers and forwarders, and a service that carries `payload`; identities are valid that
+    /// long, or as long as the issuer gives them by itself.
+    pub(crate) async fn new(name: &str, payload: &str, svid_lifetime: Option<Duration>) -> Result<Self> {
         let [nsmgr1, forwarder1, nsmgr2, forwarder2] = theirs(name);
-        Self::with(payload, |files, number, _| {
+        Self::with(payload, svid_lifetime, |files, number, _| {
             let (nsmgr, forwarder) = match number {
                 1 => (nsmgr1, forwarder1),
                 _ => (nsmgr2, forwarder2),
@@ -121,6 +123,7 @@ impl Apart {
     /// the folder: it is told the folder, the node's number and where that will run.
     pub(crate) async fn with(
         payload: &str,
+        svid_lifetime: Option<Duration>,
         mut choose: impl FnMut(&Path, u8, &Host) -> Result<()>,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("nsm-").tempdir()?;
@@ -133,10 +136,10 @@ impl Apart {
             programs: programs(&files, Mix::default())?,
             folder: folder.path().to_path_buf(),
             log_level: std::env::var("NSM_LOG_LEVEL").unwrap_or_else(|_| "DEBUG".to_string()),
-            identities: ["nsmgr-2", "forwarder-2", "nse", "nsc"]
+            identities: ["nsmgr-2", "forwarder-2", "nse", "nse-2", "nsc"]
                 .map(String::from)
                 .to_vec(),
-            svid_lifetime: None,
+            svid_lifetime,
             variables: Vec::new(),
             host: Some(Arc::clone(&one)),
         };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Mixed meshes whose identities are renewed, and whose programs die and come back, under a client that heals.
+//! Every mixture of our programs and theirs on one node while time passes: identities are renewed, and programs die and
+//! come back, under a client program that heals.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,13 +14,60 @@ use crate::caller::{Granted, ID};
 use crate::matrix::carries_to;
 use crate::mesh::{Mesh, PATIENCE, stops, wait_for};
 use crate::mix::{Hop, Mix};
+use crate::table::Table;
 
 /// How long an identity is valid here; it is renewed at half of that.
-const SVID_LIFETIME: Duration = Duration::from_secs(20);
+pub(crate) const SVID_LIFETIME: Duration = Duration::from_secs(20);
+
+/// Which programs are theirs.
+const MIXES: [&str; 32] = [
+    "lives_go_nobody",
+    "lives_go_client",
+    "lives_go_nsmgr",
+    "lives_go_client_nsmgr",
+    "lives_go_forwarder",
+    "lives_go_client_forwarder",
+    "lives_go_nsmgr_forwarder",
+    "lives_go_client_nsmgr_forwarder",
+    "lives_go_registry",
+    "lives_go_client_registry",
+    "lives_go_nsmgr_registry",
+    "lives_go_client_nsmgr_registry",
+    "lives_go_forwarder_registry",
+    "lives_go_client_forwarder_registry",
+    "lives_go_nsmgr_forwarder_registry",
+    "lives_go_client_nsmgr_forwarder_registry",
+    "lives_go_endpoint",
+    "lives_go_client_endpoint",
+    "lives_go_nsmgr_endpoint",
+    "lives_go_client_nsmgr_endpoint",
+    "lives_go_forwarder_endpoint",
+    "lives_go_client_forwarder_endpoint",
+    "lives_go_nsmgr_forwarder_endpoint",
+    "lives_go_client_nsmgr_forwarder_endpoint",
+    "lives_go_registry_endpoint",
+    "lives_go_client_registry_endpoint",
+    "lives_go_nsmgr_registry_endpoint",
+    "lives_go_client_nsmgr_registry_endpoint",
+    "lives_go_forwarder_registry_endpoint",
+    "lives_go_client_forwarder_registry_endpoint",
+    "lives_go_nsmgr_forwarder_registry_endpoint",
+    "lives_go_client_nsmgr_forwarder_registry_endpoint",
+];
+
+pub(crate) fn lives(bench: &Bench) -> Vec<Trial> {
+    let row = |table: &mut Table, name: &str| table.lives_on(name, Mix::named(name));
+    let test = |name: &'static str| {
+        bench.beside(name, row, async move |bench| {
+            bench.on_its_own(Mix::named(name), SVID_LIFETIME, lives_on).await
+        })
+    };
+    MIXES.map(test).into()
+}
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
-    let mut trials = vec![bench.alone("all_theirs", Mix::theirs(), SVID_LIFETIME, lives)];
-    for (name, mix) in [
+    let test = |(name, mix)| bench.alone(name, mix, Duration::from_secs(3600), replaced);
+    let tests = [
         (
             "each_program_is_replaced_by_theirs_and_back_under_our_client",
             Mix::default(),
@@ -28,31 +76,8 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             "each_program_is_replaced_by_theirs_and_back_under_their_client",
             Mix::named("go_client"),
         ),
-    ] {
-        trials.push(bench.alone(name, mix, Duration::from_secs(3600), replaced));
-    }
-    let mixes = [
-        ("go_client_among_ours", Hop::Client),
-        ("go_nsmgr_among_ours", Hop::Nsmgr),
-        ("go_forwarder_among_ours", Hop::Forwarder),
-        ("go_registry_among_ours", Hop::Registry),
-        ("go_endpoint_among_ours", Hop::Endpoint),
-        ("our_client_among_theirs", Hop::Client),
-        ("our_nsmgr_among_theirs", Hop::Nsmgr),
-        ("our_forwarder_among_theirs", Hop::Forwarder),
-        ("our_registry_among_theirs", Hop::Registry),
-        ("our_endpoint_among_theirs", Hop::Endpoint),
     ];
-    let test = |(name, hop): (&'static str, Hop)| {
-        let all = if name.starts_with("our") {
-            Mix::theirs()
-        } else {
-            Mix::default()
-        };
-        bench.alone(name, all.turned(hop), SVID_LIFETIME, lives)
-    };
-    trials.extend(mixes.map(test));
-    trials
+    tests.map(test).into()
 }
 
 /// Replaces each program by theirs, and back, under a client that keeps its wire.
@@ -77,7 +102,7 @@ pub(crate) async fn replaced(mesh: &mut Mesh) -> Result<()> {
     mesh.clean().await
 }
 
-async fn lives(mesh: &mut Mesh) -> Result<()> {
+async fn lives_on(mesh: &mut Mesh) -> Result<()> {
     let began = mesh.node.component().now();
     let client = mesh.client()?;
     carries(mesh, "nse", &mesh.far).await.context("at first")?;
@@ -88,9 +113,11 @@ async fn lives(mesh: &mut Mesh) -> Result<()> {
         mesh.registers(&["forwarder", "nse"]).await.with_context(after)?;
     }
     endpoint_dies(mesh).await.context("when the endpoint died")?;
-    renewed(mesh, began + SVID_LIFETIME)
+    let known = async || mesh.is_up(ID, "nse").await;
+    renewed(began + SVID_LIFETIME, known)
         .await
         .context("after identities were renewed")?;
+    carries(mesh, "nse", &mesh.far).await.context("in the end")?;
     stops(client).await?;
     mesh.clean().await
 }
@@ -114,23 +141,18 @@ pub(crate) async fn pings_pass(near: &Pod, far: &Pod, known: &Connection) -> Res
 }
 
 /// Waits until each program on the way has given a token that lives longer than all that there were, which ended at
-/// `last`: it can only have made that with an identity that was renewed.
-pub(crate) async fn renewed(mesh: &Mesh, last: SystemTime) -> Result<()> {
+/// `last`: it can only have made that with an identity that was renewed. `known` looks at the connection.
+pub(crate) async fn renewed(last: SystemTime, known: impl AsyncFn() -> Result<Connection>) -> Result<()> {
     let latest = last + Duration::from_secs(1);
-    let done = wait_for(2 * PATIENCE, "all tokens are newer", async || {
-        let known = mesh.is_up(ID, "nse").await?;
-        let path = known.path.context("it has no path")?;
+    wait_for(2 * PATIENCE, "all tokens are newer", async || {
+        let path = known().await?.path.context("it has no path")?;
         let is_new = |expires: Option<_>| {
             expires.is_some_and(|expires| SystemTime::try_from(expires).is_ok_and(|at| at > latest))
         };
-        Ok(path
-            .path_segments
-            .into_iter()
-            .all(|segment| is_new(segment.expires))
-            .then_some(()))
-    });
-    done.await?;
-    carries(mesh, "nse", &mesh.far).await.map(drop)
+        let mut segments = path.path_segments.into_iter();
+        Ok(segments.all(|segment| is_new(segment.expires)).then_some(()))
+    })
+    .await
 }
 
 /// Has another endpoint in a pod of its own, lets the first one die with its end of the wire, and waits until the
@@ -157,7 +179,7 @@ async fn endpoint_dies(mesh: &mut Mesh) -> Result<()> {
 }
 
 /// Removes all links from a pod, as its end would; the forwarder may be doing so already.
-async fn unplug(pod: &Pod) -> Result<()> {
+pub(crate) async fn unplug(pod: &Pod) -> Result<()> {
     wait_for(PATIENCE, "the pod has no links", async || {
         let links = pod.ip(&["link", "show"])?;
         let names = links.as_array().into_iter().flatten();

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 mod apart;
 mod ask;
+mod beside;
 mod caller;
 mod heal;
 mod life;
@@ -55,7 +56,6 @@ fn run() -> Result<ExitCode> {
     if let Some(code) = nsm::mesh::enter().context("these tests need namespaces of their own")? {
         return Ok(code);
     }
-    arguments.test_threads = Some(1);
     let bench = Bench::new()?;
     let tests = [
         ask::tests,
@@ -67,16 +67,27 @@ fn run() -> Result<ExitCode> {
         table::tests,
         refused::tests,
         life::tests,
-        restarts::tests,
         spire::tests,
     ];
-    let tests = match is_of_previous {
-        true => previous::tests(&bench),
-        false => tests.iter().flat_map(|tests| tests(&bench)).collect(),
+    let (beside, tests) = match is_of_previous {
+        true => (Vec::new(), previous::tests(&bench)),
+        false => (
+            [life::lives, restarts::tests]
+                .iter()
+                .flat_map(|tests| tests(&bench))
+                .collect(),
+            tests.iter().flat_map(|tests| tests(&bench)).collect(),
+        ),
     };
-    let done = libtest_mimic::run(&arguments, tests).exit_code();
+    arguments.test_threads = Some(beside::AT_ONCE);
+    let besides = libtest_mimic::run(&arguments, beside);
+    if beside::is_one() {
+        return Ok(besides.exit_code());
+    }
+    arguments.test_threads = Some(1);
+    let done = libtest_mimic::run(&arguments, tests);
     bench.runtime.block_on(bench.end()).context("at the end")?;
-    Ok(done)
+    Ok(if besides.has_failed() { besides } else { done }.exit_code())
 }
 
 /// What the tests run on.
@@ -116,7 +127,7 @@ impl Bench {
     {
         self.trial(name, async move |bench| {
             bench.on(mix, run).await?;
-            bench.table.lock().await.passed(name, mix);
+            bench.table.lock().await.comes_and_goes(name, mix);
             Ok(())
         })
     }
@@ -140,13 +151,39 @@ impl Bench {
         F: AsyncFnOnce(&mut Mesh) -> Result<()> + Send + 'static,
     {
         self.trial(name, async move |bench| {
-            bench.end().await.context("the mesh before could not be ended")?;
-            let started = Mesh::new(mix, Some(svid_lifetime)).await;
-            let mut mesh = started.context("cannot start a mesh")?;
-            match run(&mut mesh).await {
-                Ok(()) => mesh.end().await,
-                Err(error) => Err(error.context(mesh.keep())),
-            }
+            bench.on_its_own(mix, svid_lifetime, run).await
+        })
+    }
+
+    async fn on_its_own(
+        &self,
+        mix: Mix,
+        svid_lifetime: Duration,
+        run: impl AsyncFnOnce(&mut Mesh) -> Result<()>,
+    ) -> Result<()> {
+        self.end().await.context("the mesh before could not be ended")?;
+        let started = Mesh::new(mix, Some(svid_lifetime)).await;
+        let mut mesh = started.context("cannot start a mesh")?;
+        match run(&mut mesh).await {
+            Ok(()) => mesh.end().await,
+            Err(error) => Err(error.context(mesh.keep())),
+        }
+    }
+
+    /// A test that mostly waits, and makes its own mesh: it runs beside others of the kind. When it has passed, `row`
+    /// tells so in the document.
+    fn beside<F>(&self, name: &'static str, row: fn(&mut Table, &str), run: F) -> Trial
+    where
+        F: AsyncFnOnce(&Self) -> Result<()> + Send + 'static,
+    {
+        if beside::is_one() {
+            return self.trial(name, run);
+        }
+        let table = Arc::clone(&self.table);
+        Trial::test(name, move || {
+            beside::run(name).map_err(|error| Failed::from(format!("{error:#}")))?;
+            row(&mut table.blocking_lock(), name);
+            Ok(())
         })
     }
 

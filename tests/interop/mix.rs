@@ -57,11 +57,6 @@ impl Mix {
             .fold(Self::default(), Self::turned)
     }
 
-    /// All programs are theirs.
-    pub(crate) fn theirs() -> Self {
-        Hop::ALL.into_iter().fold(Self::default(), Self::turned)
-    }
-
     /// The same, but this program is theirs if it was ours, and the other way around.
     pub(crate) fn turned(self, hop: Hop) -> Self {
         Self(self.0 ^ (1 << hop as u8))

@@ -29,6 +29,9 @@ const TOKEN_LIFETIME: &str = "6s";
 /// How long an identity is valid, which is longer than a test takes.
 const SVID_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// All is ours at first.
+const PAIR: &str = "previous_nobody";
+
 /// Where the programs of the earlier commit are, if they take the place of those on the Go SDK.
 pub(crate) fn folder() -> Option<PathBuf> {
     std::env::var_os(PROGRAMS).map(PathBuf::from)
@@ -68,10 +71,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         }));
         let name = format!("each_program_of_two_nodes_is_replaced_and_back_under_{tunnel}");
         trials.push(bench.trial(name, async move |bench| {
-            on_two_nodes(bench, "previous_nobody", payload, async |apart| {
-                updated(apart, payload).await
-            })
-            .await
+            on_two_nodes(bench, PAIR, payload, async |apart| updated(apart, payload).await).await
         }));
     }
     trials
@@ -103,7 +103,9 @@ fn asked_until(connection: &Connection) -> Result<SystemTime> {
 /// that keeps its wire.
 async fn updated(apart: &mut Apart, payload: &str) -> Result<()> {
     let client = client(&apart.first, &apart.near, &[])?;
-    carries_apart(apart).await.context("at first")?;
+    carries_apart(apart, PAIR, "nse", &apart.far)
+        .await
+        .context("at first")?;
     for is_previous in [true, false] {
         for victim in VICTIMS {
             let after = || format!("after the {victim} was replaced (by the previous one: {is_previous})");
@@ -114,7 +116,9 @@ async fn updated(apart: &mut Apart, payload: &str) -> Result<()> {
             }
             choose_all(apart.first.programs_folder(), is_previous)?;
             start(apart, victim, payload).await.with_context(after)?;
-            carries_apart(apart).await.with_context(after)?;
+            carries_apart(apart, PAIR, "nse", &apart.far)
+                .await
+                .with_context(after)?;
             let all = ["forwarder", "forwarder-2", "nse"];
             registers(&apart.first, &all).await.with_context(after)?;
         }

@@ -81,7 +81,7 @@ fn kinds(recording: &Recording) -> Vec<String> {
 
 async fn record(component: &Component) -> Result<Recording> {
     let mut proxy = None;
-    let apart = Apart::with("ETHERNET", |files, number, host| {
+    let apart = Apart::with("ETHERNET", None, |files, number, host| {
         let folder = files.parent().context("the programs are in a folder")?;
         let proxy = proxy.get_or_insert_with(|| Proxy::new(component, folder));
         match number {

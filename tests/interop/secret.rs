@@ -29,7 +29,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     let test = |name: &'static str| {
         bench.trial(name, async move |bench| {
             let [_, first, _, second] = theirs(name);
-            let start = Apart::with("IP", |files, number, _| {
+            let start = Apart::with("IP", None, |files, number, _| {
                 let is_go = if number == 1 { first } else { second };
                 choose(files, Hop::Forwarder, false)?;
                 if is_go { with_wireguard(files) } else { Ok(()) }

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::Bench;
+use crate::caller::ID;
 use crate::life::{carries, renewed};
 use crate::mesh::{Mesh, PROGRAMS, file, stops};
 use crate::mix::{Hop, Mix};
@@ -77,8 +78,9 @@ async fn works(spire: &Spire, mix: Mix) -> Result<()> {
         let client = mesh.client()?;
         carries(&mesh, "nse", &mesh.far).await.context("at first")?;
         let last = mesh.node.component().now() + LIFETIME;
-        let done = renewed(&mesh, last).await;
+        let done = renewed(last, async || mesh.is_up(ID, "nse").await).await;
         done.context("after identities were renewed")?;
+        carries(&mesh, "nse", &mesh.far).await.context("afterwards")?;
         stops(client).await?;
         mesh.clean().await
     };

@@ -12,8 +12,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Bench;
+use crate::moves::{Passed, Stream};
 use crate::soak::{CYCLES, cycle, cycles};
-use crate::world::{PATIENCE, links, programs, same, says, stops, wait_for};
+use crate::world::{PATIENCE, links, programs, replied, same, says, stops, wait_for};
 
 /// What the link between the nodes carries in one packet.
 const UNDERLAY_MTU: u32 = 1500;
@@ -294,12 +295,15 @@ async fn refreshing(apart: &mut Apart) -> Result<()> {
         device(&apart.near)?["ifindex"].clone(),
         attached.request.connection.mechanism.clone(),
     );
+    let (_, to) = ends(&attached)?;
+    let stream = Stream::start(&apart.near, to)?;
     let mut request = attached.request;
-    for _ in 0..3 {
-        let attached = client.again(request).await?;
-        ping_both_ways(apart, &attached)?;
-        request = attached.request;
+    for _ in 0..10 {
+        request = client.again(request).await?.request;
+        replied(&apart.near, 10).await?;
     }
+    let Passed { sent, lost, .. } = stream.stop().await?;
+    ensure!(lost == 0, "{lost} of {sent} packets were lost");
     let after = (
         device(&apart.near)?["ifindex"].clone(),
         request.connection.mechanism.clone(),

@@ -235,9 +235,12 @@ fn c62_the_manager_restarts_and_the_endpoint_dies() {
         let took = story.moves_to(other).await;
         assert!(took <= Duration::from_secs(2), "{took:?}");
         assert_eq!(story.calls(other, Kind::Close), 0, "who is new is not closed");
+        assert_eq!(story.calls(Forwarder, Kind::Close), 0, "its wire is exchanged");
         let world = story.world.clone();
         story.end().await;
-        assert_eq!(Story { world }.calls(other, Kind::Close), 1);
+        let story = Story { world };
+        assert_eq!(story.calls(other, Kind::Close), 1);
+        assert_eq!(story.calls(Forwarder, Kind::Close), 1);
     });
 }
 
@@ -252,6 +255,8 @@ fn c63_forwarder_and_endpoint_die_and_who_lives_is_not_closed() {
         let took = story.moves_to(other).await;
         assert!(took <= Duration::from_secs(5), "{took:?}");
         assert_eq!(story.calls(other, Kind::Close), 0);
+        assert_eq!(story.calls(endpoint, Kind::Close), 0, "it is dead");
+        assert!(story.calls(Manager, Kind::Close) > 0, "it lives");
         story.end().await;
     });
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
-use nsm_api::connection::{Connection, ConnectionEventType};
+use nsm_api::connection::{Connection, ConnectionEvent};
+use nsm_api::connectioncontext::ConnectionContext;
 use nsm_api::networkservice::NetworkServiceRequest;
 use nsm_sdk::core::{Chain, Ctx, Entry, NetworkService, NsRegistry, NseRegistry, Registration, Request};
 use nsm_sdk::registry::queries::Registry;
@@ -24,6 +25,18 @@ const NETWORK_SERVICE: &str = "/networkservice.NetworkService/";
 const MONITOR: &str = "/connection.MonitorConnection/MonitorConnections";
 const NSE_REGISTRY: &str = "/registry.NetworkServiceEndpointRegistry/";
 const NS_REGISTRY: &str = "/registry.NetworkServiceRegistry/";
+
+/// What is compared of a connection.
+#[derive(Debug, PartialEq)]
+struct Told {
+    /// The index and the names of the hops.
+    path: (u32, Vec<String>),
+    endpoint: String,
+    payload: String,
+    /// Class and type.
+    mechanism: (String, String),
+    context: Option<ConnectionContext>,
+}
 
 /// What a program of ours serves.
 #[derive(Default)]
@@ -77,24 +90,7 @@ async fn requested(chain: &Chain<NetworkService>, ctx: &Ctx, call: &Call, method
     };
     chain.request(ctx, &mut request).await?;
     let theirs: Connection = call.answers()?.pop().context("it was not answered then")?;
-    let told = |connection: &Connection| {
-        let path = connection.path.clone().unwrap_or_default();
-        let names: Vec<_> = path
-            .path_segments
-            .into_iter()
-            .map(|segment| segment.name)
-            .collect();
-        let mechanism = connection.mechanism.clone().unwrap_or_default();
-        (
-            (connection.id.clone(), path.index, names),
-            (
-                connection.network_service_endpoint_name.clone(),
-                connection.payload.clone(),
-            ),
-            (mechanism.cls, mechanism.r#type),
-            connection.context.clone(),
-        )
-    };
+    let told = |connection: &Connection| (connection.id.clone(), told(connection));
     let (ours, theirs) = (told(&request.connection), told(&theirs));
     ensure!(ours == theirs, "we answer {ours:?}, and they {theirs:?}");
     Ok(())
@@ -102,12 +98,35 @@ async fn requested(chain: &Chain<NetworkService>, ctx: &Ctx, call: &Call, method
 
 /// What is told first has the connections that were told then.
 async fn monitored(chain: &Chain<NetworkService>, ctx: &Ctx, call: &Call) -> Result<()> {
-    let events = chain.find(ctx, call.question()?).await?;
-    let first = timeout(LISTEN, events.take(1).collect::<Vec<_>>()).await?;
-    let first = first.into_iter().next().context("nothing is told")??;
-    let kind = ConnectionEventType::InitialStateTransfer;
-    ensure!(first.r#type() == kind, "what is told first is {first:?}");
+    let mut events = chain.find(ctx, call.question()?).await?;
+    let ours = timeout(LISTEN, events.next())
+        .await?
+        .context("nothing is told")??;
+    let theirs: Vec<ConnectionEvent> = call.answers()?;
+    let theirs = theirs.into_iter().next().context("nothing was told then")?;
+    // The ids are each program's own.
+    let told = |event: &ConnectionEvent| {
+        let connections: Vec<_> = event.connections.values().map(told).collect();
+        (event.r#type(), connections)
+    };
+    let (ours, theirs) = (told(&ours), told(&theirs));
+    ensure!(ours.1.len() <= 1, "their order is not known: {ours:?}");
+    ensure!(ours == theirs, "we tell {ours:?}, and they {theirs:?}");
     Ok(())
+}
+
+/// What a program says of a connection, but for its id.
+fn told(connection: &Connection) -> Told {
+    let path = connection.path.clone().unwrap_or_default();
+    let names = path.path_segments.into_iter().map(|segment| segment.name);
+    let mechanism = connection.mechanism.clone().unwrap_or_default();
+    Told {
+        path: (path.index, names.collect()),
+        endpoint: connection.network_service_endpoint_name.clone(),
+        payload: connection.payload.clone(),
+        mechanism: (mechanism.cls, mechanism.r#type),
+        context: connection.context.clone(),
+    }
 }
 
 async fn registered<A: Registry>(chain: &Chain<A>, ctx: &Ctx, call: &Call, method: &str) -> Result<()>

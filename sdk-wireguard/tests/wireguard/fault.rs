@@ -71,18 +71,7 @@ fn a_taken_port_is_refused_and_nothing_is_left(one: Kind, other: Kind) {
 
 fn the_engine_passes_over_taken_ports(one: Kind, other: Kind) {
     let mut world = World::new(one, other);
-    let config = Config {
-        node: world.one.place.path(),
-        ports: "40000-40001".parse().expect("ports"),
-        ..Config::default()
-    };
-    let start = async {
-        match one {
-            Kind::Kernel => nsm_sdk_wireguard::kernel::start(&world.component, &config).await,
-            Kind::Userspace => nsm_sdk_wireguard::userspace::start(&world.component, &config).await,
-        }
-    };
-    world.one.engine = Some(world.runtime.block_on(start).expect("an engine"));
+    world.choose_ports(one, "40000-40001");
     let pods = [Place::new(), Place::new(), Place::new()];
     let make = |at: usize| world.try_make(&world.one, &tunnel(&at.to_string(), &pods[at]));
     let mut ports = [0, 1].map(|at| make(at).expect("a port").listen_port);

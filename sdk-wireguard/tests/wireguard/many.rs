@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many tunnels at once, and the memory that they need.
 
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use nsm_sdk_wireguard::{Kind, Tunnel};
@@ -9,7 +11,8 @@ use crate::world::{Node, Pair, Place, World, join, soon, tunnel};
 
 crate::tests![
     five_hundred_idle_tunnels_need_little_memory,
-    a_hundred_tunnels_are_made_at_once,
+    two_hundred_tunnels_are_made_at_once,
+    two_hundred_tunnels_have_ports_of_their_own,
     coming_and_going_takes_no_memory,
 ];
 
@@ -48,16 +51,13 @@ fn spawn(world: &World, node: &Node, tunnel: &Tunnel) -> tokio::task::JoinHandle
     })
 }
 
-fn a_hundred_tunnels_are_made_at_once(one: Kind, other: Kind) {
+fn two_hundred_tunnels_are_made_at_once(one: Kind, other: Kind) {
     let world = World::new(one, other);
     let pods = [Place::new(), Place::new()];
     let began = tokio::time::Instant::now();
-    let pairs = make_all(&world, &pods, 50);
-    println!(
-        "100 ends of tunnels, each with a handshake: {:?}",
-        began.elapsed()
-    );
-    assert_eq!(pods.each_ref().map(Place::links), [50, 50]);
+    let pairs = make_all(&world, &pods, 200);
+    println!("200 tunnels, each with a handshake: {:?}", began.elapsed());
+    assert_eq!(pods.each_ref().map(Place::links), [200, 200]);
     let began = tokio::time::Instant::now();
     let removals: Vec<_> = pairs
         .iter()
@@ -78,6 +78,39 @@ fn a_hundred_tunnels_are_made_at_once(one: Kind, other: Kind) {
     }
     println!("removed again: {:?}", began.elapsed());
     assert_eq!(pods.each_ref().map(Place::links), [0, 0]);
+}
+
+/// A third of all ports belongs to others.
+fn two_hundred_tunnels_have_ports_of_their_own(one: Kind, other: Kind) {
+    let mut world = World::new(one, other);
+    let ports = 40_000..40_300_u16;
+    world.choose_ports(one, &format!("{}-{}", ports.start, ports.end - 1));
+    let taken: Vec<_> = ports.clone().step_by(3).collect();
+    let sockets = world.one.place.inside({
+        let taken = taken.clone();
+        move || {
+            let open = taken.into_iter().map(|port| UdpSocket::bind(("0.0.0.0", port)));
+            open.map(|socket| socket.expect("a socket")).collect::<Vec<_>>()
+        }
+    });
+    let pod = Place::new();
+    let tasks: Vec<_> = (0..200)
+        .map(|number| {
+            let (engine, mut tunnel) = (Arc::clone(world.one.engine()), tunnel(&number.to_string(), &pod));
+            tunnel.name = format!("nsm{number}");
+            world
+                .runtime
+                .spawn(async move { engine.make(&tunnel, soon()).await })
+        })
+        .collect();
+    let made = world.runtime.block_on(futures::future::join_all(tasks));
+    let chosen: BTreeSet<_> = made
+        .into_iter()
+        .map(|made| made.expect("no panic").expect("a tunnel").listen_port)
+        .collect();
+    let free: BTreeSet<_> = ports.filter(|port| !taken.contains(port)).collect();
+    assert_eq!(chosen, free);
+    drop(sockets);
 }
 
 fn five_hundred_idle_tunnels_need_little_memory(one: Kind, other: Kind) {

@@ -200,12 +200,7 @@ impl World {
                     node: place.path(),
                     ..Config::default()
                 };
-                let engine = runtime.block_on(async {
-                    match kind {
-                        Kind::Kernel => kernel::start(&component, &config).await,
-                        Kind::Userspace => userspace::start(&component, &config).await,
-                    }
-                });
+                let engine = runtime.block_on(start(&component, kind, &config));
                 let address = |text: String| text.parse().expect("an address");
                 Node {
                     place,
@@ -224,6 +219,17 @@ impl World {
             component,
             runtime,
         }
+    }
+
+    /// The first node has another engine from now on, which chooses from these ports.
+    pub(crate) fn choose_ports(&mut self, kind: Kind, ports: &str) {
+        let config = Config {
+            node: self.one.place.path(),
+            ports: ports.parse().expect("ports"),
+            ..Config::default()
+        };
+        let engine = self.runtime.block_on(start(&self.component, kind, &config));
+        self.one.engine = Some(engine.expect("an engine"));
     }
 
     pub(crate) fn make(&self, node: &Node, tunnel: &Tunnel) -> Made {
@@ -266,6 +272,13 @@ impl World {
             self.runtime
                 .block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
         }
+    }
+}
+
+async fn start(component: &Component, kind: Kind, config: &Config) -> nsm_sdk::core::Result<Arc<dyn Engine>> {
+    match kind {
+        Kind::Kernel => kernel::start(component, config).await,
+        Kind::Userspace => userspace::start(component, config).await,
     }
 }
 
