@@ -23,11 +23,12 @@ const MAX_NAME: usize = 15;
 
 /// Whether `wire` can be made at all.
 ///
-/// Errors: `bad-connection-id`, `bad-interface-name`, `bad-vni`, `bad-port`, `bad-tunnel-ip`, `unsupported-mechanism`,
+/// Errors: `bad-connection-id`, `bad-interface-name`, `bad-vni`, `bad-port`, `bad-tunnel-ip`, `bad-payload`,
 /// `too-many-items`.
 pub(crate) fn check(wire: &Asked) -> Result<()> {
+    carried(&wire.device, wire.payload)?;
     if let Device::Vxlan(vxlan) = &wire.device {
-        tunnel(vxlan, wire.payload)?;
+        tunnel(vxlan)?;
     }
     let id = &wire.connection;
     if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
@@ -75,18 +76,26 @@ pub(crate) fn check(wire: &Asked) -> Result<()> {
     Ok(())
 }
 
+/// Whether the device carries the payload.
+fn carried(device: &Device, payload: Payload) -> Result<()> {
+    let text = match (device, payload) {
+        (Device::Vxlan(_), Payload::Ip) => "a VXLAN tunnel carries Ethernet frames, and the payload is IP",
+        (Device::WireGuard, Payload::Ethernet) => {
+            "a WireGuard tunnel carries IP, and the payload is ETHERNET"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::invalid("bad-payload", text))
+}
+
 /// Whether a tunnel can be.
-fn tunnel(vxlan: &Vxlan, payload: Payload) -> Result<()> {
+fn tunnel(vxlan: &Vxlan) -> Result<()> {
     let Vxlan {
         local,
         remote,
         port,
         vni,
     } = vxlan;
-    if payload != Payload::Ethernet {
-        let text = "unsupported mechanism: a VXLAN tunnel carries Ethernet frames only";
-        return Err(Error::invalid("unsupported-mechanism", text));
-    }
     if !VNIS.contains(vni) {
         let text = format!("the VNI {vni} is not between {} and {}", VNIS.start(), VNIS.end());
         return Err(Error::invalid("bad-vni", text));
@@ -114,4 +123,40 @@ pub(crate) fn bad_name(name: &str, why: &str) -> Error {
              ., .., all and default"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(device: Device, payload: Payload) -> Asked {
+        Asked {
+            connection: "c".into(),
+            payload,
+            mtu: 1400,
+            device,
+            ends: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_tunnel_carries_what_its_kind_can() {
+        let vxlan = Device::Vxlan(Vxlan {
+            local: [10, 77, 0, 1].into(),
+            remote: [10, 77, 0, 2].into(),
+            port: 4789,
+            vni: 7,
+        });
+        for (device, carries, refuses) in [
+            (vxlan, Payload::Ethernet, Payload::Ip),
+            (Device::WireGuard, Payload::Ip, Payload::Ethernet),
+        ] {
+            check(&asked(device, carries)).expect("can be");
+            let error = check(&asked(device, refuses)).expect_err("cannot be");
+            assert_eq!(error.reason(), "bad-payload", "{device:?}: {error}");
+        }
+        for payload in [Payload::Ethernet, Payload::Ip] {
+            check(&asked(Device::Veth, payload)).expect("a pair carries both");
+        }
+    }
 }

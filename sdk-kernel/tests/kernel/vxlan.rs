@@ -523,14 +523,16 @@ fn a_tunnel_that_cannot_be_is_refused() {
     );
     let mut packets = wire.clone();
     packets.payload = Payload::Ip;
-    node.refused(&packets, "unsupported-mechanism");
-    let mut encrypted = wire;
+    node.refused(&packets, "bad-payload");
+    let mut encrypted = packets;
     encrypted.tunnel = Tunnel::WireGuard(WireGuard {
         remote: "10.77.0.2:51820".parse().expect("an address"),
         public_key: [7; 32],
     });
     // Its device is an engine's, which has made none.
     node.refused(&encrypted, "interface-gone");
+    encrypted.payload = Payload::Ethernet;
+    node.refused(&encrypted, "bad-payload");
     assert!(node.pod.is_clean());
 }
 

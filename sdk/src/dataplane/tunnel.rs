@@ -94,7 +94,7 @@ pub trait Tunnels: Send + Sync + 'static {
     ///
     /// Errors: those of a wire on one node; `vni-taken` when another device of this node has the identifier;
     /// `port-taken` when another program has the port, or its devices use it in another way; `no-wireguard`;
-    /// `unsupported-mechanism`.
+    /// `bad-payload`.
     async fn connect(&self, wire: &RemoteWire, before: Option<&RemoteWire>, deadline: Instant) -> Result<()>;
 
     /// Lets the two tunnels of `transit`, which are there, hand each other every packet that comes out of them. A call
