@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use nsm_sdk::core::Result;
+use nsm_sdk::core::meters::{self, Family};
+use nsm_sdk::core::{Component, Result};
 use tokio::time::Instant;
 
 use crate::ports::Ports;
@@ -14,6 +15,14 @@ use crate::tunnel::{Made, Statistics, Tunnel};
 /// How the mark on our interfaces reads by default: `NSM`, as the data plane of the kernel has it.
 pub const GROUP: u32 = 0x004e_534d;
 
+/// Which engines make tunnels here.
+pub static ENGINES: Family = Family {
+    name: "nsm_wireguard_engines",
+    help: "Engines of WireGuard that have started: the kernel's, or the one of this program. New tunnels are made in this program once both are there.",
+    kind: meters::Kind::Gauge,
+    labels: &["engine"],
+};
+
 /// The two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -21,6 +30,13 @@ pub enum Kind {
     Kernel,
     /// In this program, with TUN devices. Tunnels end with it.
     Userspace,
+}
+
+impl Kind {
+    /// Counts that an engine of this kind has started, for as long as the program runs.
+    pub(crate) fn started(self, component: &Component) {
+        component.meters().add(&ENGINES, &[&self.to_string()], 1);
+    }
 }
 
 impl fmt::Display for Kind {

@@ -48,6 +48,7 @@ pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Eng
         config: config.clone(),
         workers,
     };
+    Kind::Kernel.started(component);
     Ok(Arc::new(Owner::new(component, driver)))
 }
 

@@ -35,7 +35,7 @@ mod worker;
 
 pub use choice::{Choice, start};
 pub use ends::{Device, Former, Keys};
-pub use engine::{Config, Engine, GROUP, Kind};
+pub use engine::{Config, ENGINES, Engine, GROUP, Kind};
 pub use key::{LENGTH, PrivateKey, PublicKey};
 pub use ports::Ports;
 pub use tunnel::{KEEPALIVE, MAX_ALLOWED, MAX_PEERS, Made, Peer, Statistics, Tunnel};

@@ -65,6 +65,7 @@ pub async fn start(component: &Component, config: &Config) -> Result<Arc<dyn Eng
         closers: Workers::new(&node, CLOSERS),
         pods: Pods::start()?,
     };
+    Kind::Userspace.started(component);
     Ok(Arc::new(Owner::new(component, driver)))
 }
 

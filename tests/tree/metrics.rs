@@ -30,7 +30,10 @@ fn is_ours(name: &str) -> bool {
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for (path, source) in with_ending(&[".rs"]) {
-        if !path.starts_with("sdk/src") {
+        if !["sdk/src/", "sdk-wireguard/src/"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+        {
             continue;
         }
         let product = source.split("#[cfg(test)]").next().unwrap_or_default();

@@ -19,6 +19,7 @@ crate::tests![
     removing_what_is_not_there_succeeds,
     the_end_of_the_engine_ends_what_is_in_it,
     what_an_earlier_life_left_is_taken_over,
+    the_metrics_tell_which_engine_there_is,
 ];
 
 fn twice_is_once(one: Kind, other: Kind) {
@@ -248,4 +249,19 @@ fn what_an_earlier_life_left_is_taken_over(one: Kind, other: Kind) {
         .expect("statistics");
     assert!(statistics[0].last_handshake.is_some(), "the session goes on");
     assert!(pair.is_joined());
+}
+
+fn the_metrics_tell_which_engine_there_is(one: Kind, other: Kind) {
+    let mut world = World::new(one, other);
+    let told = |world: &World| world.component.meters().text();
+    assert!(
+        !told(&world).contains("nsm_wireguard_engines"),
+        "nobody has asked"
+    );
+    world.component.meters().switch_on();
+    world.choose_ports(one, "40000-40001");
+    let line = format!("nsm_wireguard_engines{{engine=\"{one}\"}} 1");
+    let text = told(&world);
+    assert!(text.lines().any(|told| told == line), "{text}");
+    assert_eq!(text.matches("nsm_wireguard_engines{").count(), 1, "{text}");
 }
