@@ -57,6 +57,9 @@ fn four_wires() -> Result<()> {
         }
         same("wire", shape(wire), (kind.to_string(), hops, pings, mtu))
     };
+    for wire in wires {
+        is_compared(wire)?;
+    }
     is(&wires[0], "kernel", 4, 2, 9000)?;
     is(&wires[1], "vxlan", 6, 2, 1446)?;
     is(&wires[2], "wireguard", 6, 2, 1440)?;
@@ -66,6 +69,41 @@ fn four_wires() -> Result<()> {
         &wires[1]["tunnel"]["to"],
         &Value::from("10.77.0.2:4789"),
     )
+}
+
+/// What carries traffic stands beside the same made by hand, or is said to lack what.
+fn is_compared(wire: &Value) -> Result<()> {
+    let speed = &wire["speed"];
+    if wire["withheld"].is_string() || (speed.is_null() && !is_installed("iperf3")) {
+        return Ok(());
+    }
+    let ends = wire["ends"].as_array().into_iter().flatten();
+    let is_by_program = ends.into_iter().any(|end| end["kind"] == "tun");
+    let (hand, needed): (_, &[&str]) = match wire["kind"].as_str() {
+        Some("kernel") => ("veth", &[]),
+        Some("vxlan") => ("vxlan", &[]),
+        _ if is_by_program => ("wireguard-go", &["wireguard-go", "wg"]),
+        _ => ("wireguard", &["wg"]),
+    };
+    let missing: Vec<_> = needed.iter().filter(|program| !is_installed(program)).collect();
+    if missing.is_empty() {
+        same("what was made by hand", &speed["hand"], &Value::from(hand))?;
+        let by_hand = speed["by_hand"].as_f64();
+        ensure!(by_hand.is_some_and(|carried| carried > 0.0), "{speed}");
+        return same("what lacks", &speed["not_compared"], &Value::Null);
+    }
+    let lacking = speed["not_compared"].as_str().unwrap_or_default();
+    ensure!(
+        missing.iter().all(|program| lacking.contains(**program)),
+        "{speed}"
+    );
+    ensure!(lacking.contains("apt-get install"), "{speed}");
+    same("what it carries", &speed["by_hand"], &Value::Null)
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn withheld() -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster;
 use crate::report::run;
-use crate::tools::{self, IP, NSENTER, PING, SETPRIV, UNSHARE};
+use crate::tools::{self, IP, IPERF3, NSENTER, PING, SETPRIV, UNSHARE, WG, WIREGUARD_GO};
 use crate::{profile_folder, root};
 
 mod kubernetes;
@@ -45,6 +45,9 @@ impl Args {
             return kubernetes::run();
         }
         tools::need(&[IP, PING, UNSHARE, NSENTER, SETPRIV])?;
+        if let Err(error) = tools::need(&[IPERF3, WIREGUARD_GO, WG]) {
+            eprintln!("not everything is measured: {error:#}");
+        }
         let mut build = Command::new("cargo");
         build.args(["build", "--bins"]).args(
             [

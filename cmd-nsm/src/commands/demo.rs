@@ -11,6 +11,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod facts;
+mod hand;
 mod look;
 mod measure;
 mod picture;
@@ -136,7 +137,7 @@ impl Demo {
             );
             facts.running.push((program.name().to_string(), program.pid()));
         }
-        speed::measure(&stage, &mut facts.wires)?;
+        speed::measure(&stage, &mut facts.wires).await?;
         facts.sum_up();
         Ok((stage, shown, facts))
     }

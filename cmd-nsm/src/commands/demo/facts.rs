@@ -100,12 +100,16 @@ pub(crate) struct Tunnel {
 }
 
 /// Gigabits in a second, of one TCP stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Speed {
     /// Through the wire.
     pub(crate) wire: f64,
     /// Through the same device made by hand, where that can be made.
     pub(crate) by_hand: Option<f64>,
+    /// What was made by hand: `veth`, `vxlan`, `wireguard`, or `wireguard-go` for WireGuard by a program.
+    pub(crate) hand: Option<String>,
+    /// Why nothing was, and the remedy.
+    pub(crate) not_compared: Option<String>,
 }
 
 /// Milliseconds.

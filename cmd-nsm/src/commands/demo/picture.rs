@@ -128,8 +128,11 @@ fn measured(wire: &Wire) -> String {
     lines += "\n";
     if let Some(speed) = &wire.speed {
         lines += &format!("  carries {:.1} Gbit/s", speed.wire);
-        if let Some(by_hand) = speed.by_hand {
-            lines += &format!("; the same device made by hand {by_hand:.1} Gbit/s");
+        if let (Some(by_hand), Some(hand)) = (speed.by_hand, &speed.hand) {
+            lines += &format!("; {hand} made by hand {by_hand:.1} Gbit/s");
+        }
+        if let Some(lacking) = &speed.not_compared {
+            lines += &format!("; not compared: {lacking}");
         }
         lines += "\n";
     }

@@ -5,18 +5,21 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::mesh::{Host, Node, Pod};
+use crate::mesh::Pod;
 use anyhow::{Context, Result, ensure};
 
 use super::facts::{Speed, Wire};
+use super::hand::Hand;
 use super::plan::PLANS;
 use super::progress;
 use super::stage::Stage;
 
-/// Measures each wire for a second, if `iperf3` is there.
-pub(crate) fn measure(stage: &Stage, wires: &mut [Wire]) -> Result<()> {
+/// Measures each wire for a second, and the same device made by hand, if `iperf3` is there.
+pub(crate) async fn measure(stage: &Stage, wires: &mut [Wire]) -> Result<()> {
     if Command::new("iperf3").arg("--version").output().is_err() {
-        progress("install iperf3 to see what the wires carry", None);
+        let remedy =
+            "iperf3 not found: on Debian and Ubuntu `apt-get install iperf3` shows what the wires carry";
+        progress(remedy, None);
         return Ok(());
     }
     for (plan, wire) in PLANS.iter().zip(wires) {
@@ -25,21 +28,34 @@ pub(crate) fn measure(stage: &Stage, wires: &mut [Wire]) -> Result<()> {
         let Some(to) = wire.ping.iter().rfind(|ping| ping.from == near.name()) else {
             continue;
         };
-        match carried(near, far, to.to).and_then(|carried| Ok((carried, by_hand(stage, wire)?))) {
-            Ok((wire_speed, by_hand)) => {
-                progress(
-                    &format!("wire {} carries {wire_speed:.1} Gbit/s", plan.number),
-                    None,
-                );
-                wire.speed = Some(Speed {
-                    wire: wire_speed,
-                    by_hand,
-                });
+        match speed(stage, wire, [near, far], to.to).await {
+            Ok(speed) => {
+                let line = format!("wire {} carries {:.1} Gbit/s", plan.number, speed.wire);
+                progress(&line, None);
+                wire.speed = Some(speed);
             }
             Err(error) => progress(&format!("wire {} is not measured: {error:#}", plan.number), None),
         }
     }
     Ok(())
+}
+
+async fn speed(stage: &Stage, wire: &Wire, [near, far]: [&Pod; 2], to: IpAddr) -> Result<Speed> {
+    let measured = Speed {
+        wire: carried(near, far, to)?,
+        ..Speed::default()
+    };
+    Ok(match Hand::make(stage, wire).await? {
+        Ok(hand) => Speed {
+            by_hand: Some(carried(&hand.near, &hand.far, hand.to)?),
+            hand: Some(hand.name.to_string()),
+            ..measured
+        },
+        Err(lacking) => Speed {
+            not_compared: Some(lacking),
+            ..measured
+        },
+    })
 }
 
 /// Gigabits in a second from `near` to the address of `far`, by one TCP stream.
@@ -53,53 +69,6 @@ fn carried(near: &Pod, far: &Pod, to: IpAddr) -> Result<f64> {
     let bits = said["end"]["sum_received"]["bits_per_second"].as_f64();
     let bits = bits.with_context(|| format!("iperf3 failed: {}", said["error"]))?;
     Ok(bits / 1e9)
-}
-
-/// What a device of the same kind carries that the programs have not made; WireGuard is not made by hand.
-fn by_hand(stage: &Stage, wire: &Wire) -> Result<Option<f64>> {
-    let mtu = wire.mtu.to_string();
-    let [one, two] = [Pod::new("hand-1")?, Pod::new("hand-2")?];
-    match wire.kind.as_str() {
-        "kernel" => {
-            let device = ["link", "add", "hand", "mtu", &mtu, "type", "veth"];
-            let peer = ["peer", "name", "hand", "mtu", &mtu, "netns", "hand-2"];
-            ip(&one, &[device, peer].concat())?;
-        }
-        "vxlan" => {
-            let hosts = stage.nodes().map(Node::host);
-            let [Some(first), Some(second)] = hosts else {
-                return Ok(None);
-            };
-            vxlan(first, second, "hand-1", &mtu)?;
-            vxlan(second, first, "hand-2", &mtu)?;
-        }
-        _ => return Ok(None),
-    }
-    for (pod, address) in [(&one, "10.99.0.1/24"), (&two, "10.99.0.2/24")] {
-        ip(pod, &["addr", "add", address, "dev", "hand"])?;
-        ip(pod, &["link", "set", "hand", "up"])?;
-    }
-    carried(&one, &two, IpAddr::from([10, 99, 0, 2])).map(Some)
-}
-
-/// One end, whose packets go by the host and whose device is in the pod.
-fn vxlan(here: &Host, there: &Host, pod: &str, mtu: &str) -> Result<()> {
-    let (local, remote) = (here.ip().to_string(), there.ip().to_string());
-    let device = ["link", "add", "hand", "mtu", mtu, "netns", pod, "type", "vxlan"];
-    let ends = ["id", "99", "local", &local, "remote", &remote, "dstport", "4790"];
-    ip(here.pod(), &[&device[..], &ends].concat())
-}
-
-fn ip(pod: &Pod, arguments: &[&str]) -> Result<()> {
-    let done = pod.command("ip").args(arguments).output()?;
-    let told = String::from_utf8_lossy(&done.stderr);
-    ensure!(
-        done.status.success(),
-        "`ip {}` failed: {}",
-        arguments.join(" "),
-        told.trim()
-    );
-    Ok(())
 }
 
 /// An iperf3 that serves once.
