@@ -125,15 +125,16 @@ impl Args {
         let program = profile_folder("debug")?.join("nsm-bench");
         kubernetes::with_cluster("bench", cluster::Kubernetes::default(), &archives, |cluster| {
             let mut bench = self.bench(&program)?;
+            bench.args(&self.options);
             if self.cluster {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 let path = [kubernetes::programs_for_pages()?]
                     .into_iter()
                     .chain(std::env::split_paths(&path));
                 bench.env("PATH", std::env::join_paths(path)?);
-                bench.arg("--cluster").arg("--").args(kubernetes::FOR_PAGES);
+                bench.args(["--cluster", "--"]).args(kubernetes::FOR_PAGES);
             }
-            run(kubernetes::at(cluster, &mut bench)?.args(&self.options))
+            run(kubernetes::at(cluster, &mut bench)?)
         })
     }
 

@@ -12,7 +12,7 @@ use crate::core::meters::{Family, Kind, Meters};
 use crate::core::{Error, Result, Store};
 
 /// What may still be given out.
-pub static FREE: Family = Family {
+static FREE: Family = Family {
     name: "nsm_ipam_free",
     help: "Addresses that are free, of each prefix that this endpoint gives out.",
     kind: Kind::Gauge,
