@@ -152,9 +152,11 @@ async fn a_collector_is_told_of_spans_and_counts() {
         Err(Error::not_found("no-endpoint", "there is none")),
     );
     component.meters().add(&meter::CALLS, &["ns", "request", "ok"], 3);
-    component
-        .meters()
-        .took(&meter::SECONDS, &["ns", "request", "ok"], Duration::from_secs(100));
+    component.meters().took(
+        &meter::SECONDS,
+        &["ns", "request", "ok"],
+        Duration::from_secs(100),
+    );
     component
         .meters()
         .also(|| [("nse-1_rx_bytes".to_string(), 7)].into());
