@@ -41,10 +41,10 @@ const ONE_OF: usize = 4;
 /// What a program's memory may have grown by after the first tenth, per cent.
 const GROWTH: u64 = 5;
 
-/// Pairs of addresses of both families for the wires that there are at a time, and for few more: when addresses are
-/// not given back, there are none any more after the first of the wires.
-const PLAIN: &str = "172.16.1.0/27,fd00:1::/123";
-const WITH_POLICIES: &str = "172.16.2.0/29,fd00:2::/125";
+/// Pairs of addresses of both families for the wires that there are at a time, and for as many that the client excludes
+/// because it had them a moment ago: when addresses are not given back, there are none any more after a while.
+const PLAIN: &str = "172.16.1.0/26,fd00:1::/122";
+const WITH_POLICIES: &str = "172.16.2.0/28,fd00:2::/124";
 
 const POLICIES: &str = "
 - proto: 6
