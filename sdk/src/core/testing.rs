@@ -11,9 +11,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Api, Chain, Component, Ctx, Element, Error, Events, Found, Next, Request, Result, Store,
-};
+use super::{Api, Chain, Component, Ctx, Element, Error, Events, Found, Next, Request, Result, Store};
 use crate::core::{NetworkService, Peer};
 
 pub(crate) use cases::standard_cases;
