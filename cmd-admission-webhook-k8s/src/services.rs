@@ -72,10 +72,10 @@ impl Services {
         }
         if url.mechanism.r#type != KERNEL {
             let scheme = url.mechanism.r#type.to_lowercase();
+            let rest = item.split_once("://").map_or(item, |(_, rest)| rest);
             self.warnings.push(format!(
                 "{url}: forwarders of this mesh serve kernel, not {scheme}; without another forwarder that does, the pod \
-                 waits: write kernel://{}",
-                url.network_service
+                 waits: write kernel://{rest}"
             ));
         }
         let devices = url.labels.get(TOKEN).map_or("", String::as_str);
@@ -171,7 +171,7 @@ mod tests {
             };
             let starts = format!("{scheme}://b/nsm-1: forwarders of this mesh serve kernel, not {scheme};");
             assert!(told.starts_with(&starts), "{told}");
-            assert!(told.ends_with("write kernel://b"), "{told}");
+            assert!(told.ends_with("write kernel://b/nsm-1"), "{told}");
         }
     }
 

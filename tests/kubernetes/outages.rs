@@ -150,12 +150,13 @@ fn encrypted_stays(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Resu
 /// Does something under a wire of WireGuard, which is there no longer than that.
 fn with_encrypted(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
     cluster.apply(ENCRYPTED_EXAMPLE)?;
-    cluster.rolled_out(ENCRYPTED.0, "deployment/nse-kernel")?;
-    cluster.rolled_out(ENCRYPTED.0, "deployment/nsc-kernel")?;
-    cluster.await_peer(ENCRYPTED.0, ENCRYPTED.1, "nsm-1")?;
-    let done = work();
-    cluster.delete(ENCRYPTED_EXAMPLE)?;
-    done
+    let done = cluster
+        .rolled_out(ENCRYPTED.0, "deployment/nse-kernel")
+        .and_then(|()| cluster.rolled_out(ENCRYPTED.0, "deployment/nsc-kernel"))
+        .and_then(|()| cluster.await_peer(ENCRYPTED.0, ENCRYPTED.1, "nsm-1").map(drop))
+        .and_then(|()| work());
+    let deleted = cluster.delete(ENCRYPTED_EXAMPLE);
+    done.and(deleted)
 }
 
 /// Replaces a workload under wires, until the clients have mended what that breaks.

@@ -33,8 +33,8 @@ const TOOLS_OF_TWO_NODES: [Tool; 3] = [IPERF3, WIREGUARD_GO, WG];
 /// beside programs on the Go SDK; the program that plays them is built, or named by `NSM_GO_PEER`), `kubernetes`
 /// (start of pods, requests, memory, endpoints from zero and updates in a cluster of two nodes on this machine, which
 /// is built and needs root), `explain` (`nsm explain` with many endpoints), `examples` (how long the pages of
-/// deployments/examples take in namespaces, or with `--cluster` on a cluster). Every figure that compares is measured against a floor, or against
-/// theirs, in the same run.
+/// deployments/examples take in namespaces, or with `--cluster` on a cluster). Every figure that compares is measured
+/// against a floor, or against theirs, in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to measure

@@ -46,7 +46,7 @@ impl Args {
         }
         tools::need(&[IP, PING, UNSHARE, NSENTER, SETPRIV])?;
         if let Err(error) = tools::need(&[IPERF3, WIREGUARD_GO, WG]) {
-            eprintln!("not everything is measured: {error:#}");
+            eprintln!("what is missing here is not compared with: {error:#}");
         }
         let mut build = Command::new("cargo");
         build.args(["build", "--bins"]).args(

@@ -70,6 +70,7 @@ pub fn cluster(kubectl: &str, flags: &[String]) -> Vec<Finding> {
     match kubectl.json(&["get", "daemonsets,deployments", "-A"]) {
         Ok(all) => {
             let all = all["items"].as_array().map_or(&[][..], Vec::as_slice);
+            let all = &beside_managers(all);
             if find(all, "Deployment", "registry-memory").is_none() {
                 findings.extend(DEFINITIONS.map(|name| definition(kubectl, name)));
             }
@@ -121,6 +122,17 @@ fn find<'a>(all: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
         let is_named = item["metadata"]["name"].as_str().unwrap_or_default();
         item["kind"] == kind && is_named.starts_with(name)
     })
+}
+
+/// What is in the namespace of the managers, if there are any: others have registries, too.
+fn beside_managers(all: &[Value]) -> Vec<Value> {
+    let nsmgr = find(all, "DaemonSet", "nsmgr").map(|nsmgr| nsmgr["metadata"]["namespace"].clone());
+    let is_beside = |item: &&Value| {
+        nsmgr
+            .as_ref()
+            .is_none_or(|space| item["metadata"]["namespace"] == *space)
+    };
+    all.iter().filter(is_beside).cloned().collect()
 }
 
 /// How much of a workload is ready.

@@ -188,7 +188,10 @@ fn workload(kind: &str, name: &str, ready: u64, wanted: u64) -> serde_json::Valu
 
 #[test]
 fn each_workload_that_is_absent_or_not_ready_is_named() {
+    let mut foreign = workload("Deployment", "registry", 1, 1);
+    foreign["metadata"]["namespace"] = "images".into();
     let workloads = serde_json::json!({"items": [
+        foreign,
         workload("Deployment", "registry-k8s", 0, 1),
         workload("DaemonSet", "nsmgr", 1, 2),
         workload("DaemonSet", "forwarder-vpp", 2, 2),

@@ -2,7 +2,7 @@
 //! Which connection holds which addresses: one record a connection and element, freed exactly once.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -19,9 +19,23 @@ static FREE: Family = Family {
     labels: &["prefix"],
 };
 
+/// What could be given out if nothing were.
+static ALL: Family = Family {
+    name: "nsm_ipam_addresses",
+    help: "Addresses of each prefix that this endpoint gives out, free or not.",
+    kind: Kind::Gauge,
+    labels: &["prefix"],
+};
+
 /// The pools of one element, shared by its connections.
 #[derive(Clone)]
-pub(super) struct Pools(Arc<Mutex<Vec<Pool>>>);
+pub(super) struct Pools(Arc<Shared>);
+
+struct Shared {
+    pools: Mutex<Vec<Pool>>,
+    /// Where is told what is free.
+    meters: OnceLock<Meters>,
+}
 
 /// What the elements of a chain hold for one connection.
 #[derive(Default)]
@@ -50,17 +64,20 @@ impl Pools {
             }
         }
         let pools = prefixes.iter().copied().map(Pool::new).collect();
-        Ok(Self(Arc::new(Mutex::new(pools))))
+        Ok(Self(Arc::new(Shared {
+            pools: Mutex::new(pools),
+            meters: OnceLock::new(),
+        })))
     }
 
     /// Looks at the pools.
     pub(super) fn look<R>(&self, look: impl FnOnce(&[Pool]) -> R) -> R {
-        look(&self.0.lock())
+        look(&self.0.pools.lock())
     }
 
     /// Changes the pools for all connections.
     pub(super) fn change(&self, change: impl FnOnce(&mut [Pool])) {
-        change(&mut self.0.lock());
+        change(&mut self.0.pools.lock());
     }
 
     /// What the connection holds.
@@ -76,9 +93,10 @@ impl Pools {
         allocate: impl FnOnce(&mut [Pool]) -> Option<Vec<IpAddr>>,
     ) -> Option<Vec<IpAddr>> {
         store.update(|leases: &mut Leases| {
-            let mut pools = self.0.lock();
+            let mut pools = self.0.pools.lock();
             let Some(lease) = leases.find(self) else {
                 let held = allocate(&mut pools)?;
+                self.tell(&pools);
                 drop(pools);
                 let pools = self.clone();
                 leases.0.push(Lease {
@@ -95,6 +113,7 @@ impl Pools {
                 pools.iter_mut().any(|pool| pool.take(*ip));
             }
             lease.proposed.clone_from(&proposed);
+            self.tell(&pools);
             proposed
         })
     }
@@ -110,18 +129,26 @@ impl Pools {
                 std::mem::swap(&mut dropped, &mut lease.held);
             }
             let gone = dropped.iter().filter(|ip| !lease.held.contains(ip));
-            put_all(&mut self.0.lock(), gone);
+            let mut pools = self.0.pools.lock();
+            put_all(&mut pools, gone);
+            self.tell(&pools);
         });
     }
 
-    /// Tells how many addresses of each prefix are free.
-    pub(super) fn tell(&self, meters: &Meters) {
-        if !meters.is_on() {
-            return;
+    /// Lets these meters know from now on how many addresses of each prefix are free.
+    pub(super) fn count_by(&self, meters: &Meters) {
+        if meters.is_on() && self.0.meters.set(meters.clone()).is_ok() {
+            self.tell(&self.0.pools.lock());
         }
-        for pool in self.0.lock().iter() {
-            let free = u64::try_from(pool.free()).unwrap_or(u64::MAX);
-            meters.set(&FREE, &[&pool.prefix().to_string()], free);
+    }
+
+    fn tell(&self, pools: &[Pool]) {
+        let Some(meters) = self.0.meters.get() else { return };
+        let number = |addresses: u128| u64::try_from(addresses).unwrap_or(u64::MAX);
+        for pool in pools {
+            let prefix = pool.prefix().to_string();
+            meters.set(&FREE, &[&prefix], number(pool.free()));
+            meters.set(&ALL, &[&prefix], number(Pool::new(pool.prefix()).free()));
         }
     }
 
@@ -146,10 +173,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // One lock for all: an address that is both held and proposed must not be freed twice.
-        put_all(
-            &mut self.pools.0.lock(),
-            self.held.iter().chain(self.proposed.iter().flatten()),
-        );
+        let mut pools = self.pools.0.pools.lock();
+        put_all(&mut pools, self.held.iter().chain(self.proposed.iter().flatten()));
+        self.pools.tell(&pools);
     }
 }
 

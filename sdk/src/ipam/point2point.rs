@@ -119,17 +119,16 @@ impl Element<NetworkService> for Point2Point {
     }
 
     async fn request(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
+        self.pools.count_by(ctx.component().meters());
         self.assign(ctx, request.connection.ip_context_mut())?;
         let done = next.request(ctx, request).await;
         self.pools.settle(ctx.store(), done.is_ok());
-        self.pools.tell(ctx.component().meters());
         done
     }
 
     async fn close(&self, ctx: &Ctx, request: &mut Request, next: Next<'_, NetworkService>) -> Result<()> {
         let done = next.close(ctx, request).await;
         self.pools.release(ctx.store());
-        self.pools.tell(ctx.component().meters());
         done
     }
 }

@@ -45,17 +45,23 @@ async fn speed(stage: &Stage, wire: &Wire, [near, far]: [&Pod; 2], to: IpAddr) -
         wire: carried(near, far, to)?,
         ..Speed::default()
     };
-    Ok(match Hand::make(stage, wire).await? {
-        Ok(hand) => Speed {
-            by_hand: Some(carried(&hand.near, &hand.far, hand.to)?),
-            hand: Some(hand.name.to_string()),
+    Ok(match compared(stage, wire).await {
+        Ok((by_hand, hand)) => Speed {
+            by_hand: Some(by_hand),
+            hand: Some(hand),
             ..measured
         },
-        Err(lacking) => Speed {
-            not_compared: Some(lacking),
+        Err(error) => Speed {
+            not_compared: Some(format!("{error:#}")),
             ..measured
         },
     })
+}
+
+/// What the same device made by hand carries, and its name.
+async fn compared(stage: &Stage, wire: &Wire) -> Result<(f64, String)> {
+    let hand = Hand::make(stage, wire).await?.map_err(anyhow::Error::msg)?;
+    Ok((carried(&hand.near, &hand.far, hand.to)?, hand.name.to_string()))
 }
 
 /// Gigabits in a second from `near` to the address of `far`, by one TCP stream.

@@ -302,18 +302,27 @@ async fn what_is_free_is_counted() {
     let ctx = connection.first();
     let meters = ctx.component().meters().clone();
     meters.switch_on();
-    let told = |line: &str| meters.text().lines().any(|told| told == line);
+    let is_free = |count: u32| {
+        let line = format!("nsm_ipam_free{{prefix=\"10.0.0.0/29\"}} {count}");
+        assert!(
+            meters.text().lines().any(|told| told == line),
+            "{}",
+            meters.text()
+        );
+    };
     let mut asked = request();
     chain.request(&ctx, &mut asked).await.unwrap();
-    assert!(
-        told("nsm_ipam_free{prefix=\"10.0.0.0/29\"} 6"),
-        "{}",
-        meters.text()
-    );
+    is_free(6);
+    let other = Connection::new();
+    chain.request(&other.first(), &mut request()).await.unwrap();
+    is_free(4);
+    drop(other);
+    is_free(6);
     chain.close(&connection.again(), &mut asked).await.unwrap();
+    is_free(8);
     assert!(
-        told("nsm_ipam_free{prefix=\"10.0.0.0/29\"} 8"),
-        "{}",
-        meters.text()
+        meters
+            .text()
+            .contains("nsm_ipam_addresses{prefix=\"10.0.0.0/29\"} 8")
     );
 }
