@@ -8,6 +8,7 @@ use serde::Serialize;
 mod cluster;
 mod node;
 
+pub(crate) use cluster::AGENT;
 pub use cluster::cluster;
 pub use node::node;
 

@@ -7,9 +7,10 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::Bench;
-use crate::world::{PATIENCE, World, prints, programs, same, says, stops, wait_for};
+use crate::world::{PATIENCE, World, http_get, prints, programs, same, says, stops, wait_for};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -220,13 +221,7 @@ async fn monitors(world: &mut World) -> Result<()> {
 
 /// A request in HTTP, and its answer.
 async fn get(address: &str, path: &str) -> Result<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
+    http_get(TcpStream::connect(address).await?, path).await
 }
 
 const METRICS: &str = "127.0.0.1:19081";

@@ -113,7 +113,7 @@ impl Stream {
         Ok(Self { ping, printed })
     }
 
-    /// Ends it, and waits for answers until all have come that come.
+    /// Ends it. An answer that is on its way then counts as lost.
     pub(crate) async fn stop(mut self) -> Result<Passed> {
         let pid = rustix::process::Pid::from_child(&self.ping);
         rustix::process::kill_process(pid, rustix::process::Signal::INT)?;

@@ -19,6 +19,7 @@ use nsm_sdk::transport::Pool;
 pub(crate) use nsm_tests::wait::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 /// How long what was closed may take until it is gone.
@@ -267,6 +268,15 @@ pub(crate) async fn register_service(identity: Identity, nsmgr: &str, service: S
         .await?;
     component.end().await;
     Ok(())
+}
+
+/// What is answered to a request in HTTP.
+pub(crate) async fn http_get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Waits until a program has said this.

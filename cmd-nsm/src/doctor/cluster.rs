@@ -52,7 +52,7 @@ const WORKLOADS: [Workload; 4] = [
 ];
 
 /// The container beside a manager that tells people what the manager knows.
-const AGENT: &str = "agent";
+pub(crate) const AGENT: &str = "agent";
 
 /// How long the API server may take.
 const TO_ANSWER: &str = "--request-timeout=10s";

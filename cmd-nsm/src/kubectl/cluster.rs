@@ -7,13 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use crate::doctor::AGENT;
 use crate::seen::Seen;
 
 /// How managers are labelled, beside whom agents are.
 const MANAGERS: &str = "app=nsmgr";
 
-/// The agent's container, and the program in it.
-const AGENT: &str = "agent";
+/// The program in the agent's container.
 const PROGRAM: &str = "/bin/agent-k8s";
 
 /// How long the API server may take.

@@ -246,26 +246,7 @@ impl Error {
 mod tests {
     use super::*;
     use crate::core::NetworkService;
-    use crate::core::testing::{Connection, Probe, request};
-
-    /// Fails after its next has succeeded, and maybe closes what is behind it by itself.
-    struct Fails {
-        closes: bool,
-    }
-
-    #[async_trait]
-    impl<A: Api> Element<A> for Fails {
-        fn name(&self) -> &'static str {
-            "fails"
-        }
-        async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
-            next.request(ctx, message).await?;
-            if self.closes {
-                next.close(ctx, message).await?;
-            }
-            Err(Error::internal("told-so", "told to fail"))
-        }
-    }
+    use crate::core::testing::{Connection, Fails, Probe, request};
 
     /// Runs a chain of its own before the rest.
     struct Inner(Chain<NetworkService>);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, Chain, Component, Ctx, Element, Error, Events, Found, Next, Request, Result, Store};
 use crate::core::{NetworkService, Peer};
 
-pub(crate) use cases::standard_cases;
+pub(crate) use cases::{Fails, standard_cases};
 pub(crate) use wire::{Wire, end, end_at, end_of_links};
 
 /// One call that reached the end of a chain.

@@ -137,18 +137,21 @@ impl Pools {
 
     /// Lets these meters know from now on how many addresses of each prefix are free.
     pub(super) fn count_by(&self, meters: &Meters) {
-        if meters.is_on() && self.0.meters.set(meters.clone()).is_ok() {
-            self.tell(&self.0.pools.lock());
+        if !meters.is_on() || self.0.meters.set(meters.clone()).is_err() {
+            return;
         }
+        let pools = self.0.pools.lock();
+        for pool in pools.iter() {
+            let all = Pool::new(pool.prefix());
+            meters.set(&ALL, &[&pool.prefix().to_string()], free(&all));
+        }
+        self.tell(&pools);
     }
 
     fn tell(&self, pools: &[Pool]) {
         let Some(meters) = self.0.meters.get() else { return };
-        let number = |addresses: u128| u64::try_from(addresses).unwrap_or(u64::MAX);
         for pool in pools {
-            let prefix = pool.prefix().to_string();
-            meters.set(&FREE, &[&prefix], number(pool.free()));
-            meters.set(&ALL, &[&prefix], number(Pool::new(pool.prefix()).free()));
+            meters.set(&FREE, &[&pool.prefix().to_string()], free(pool));
         }
     }
 
@@ -156,6 +159,11 @@ impl Pools {
     pub(super) fn release(&self, store: &Store) {
         store.update(|leases: &mut Leases| leases.0.retain(|lease| !lease.is_of(self)));
     }
+}
+
+/// How many addresses are free, as far as a gauge can say it.
+fn free(pool: &Pool) -> u64 {
+    u64::try_from(pool.free()).unwrap_or(u64::MAX)
 }
 
 impl Leases {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use nsm::mesh::{Program, Snapshot};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::world::{PATIENCE, wait_for};
+use crate::world::{PATIENCE, http_get, wait_for};
 
 /// What programs say when they begin to tell what they count.
 const TELLING: &str = "telling Prometheus url=";
@@ -110,8 +109,8 @@ async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
         .unwrap_or_default()
         .trim_matches('"');
     let told = match url.strip_prefix("unix://") {
-        Some(path) => get(UnixStream::connect(path).await?).await,
-        None => get(TcpStream::connect(url).await?).await,
+        Some(path) => http_get(UnixStream::connect(path).await?, "/metrics").await,
+        None => http_get(TcpStream::connect(url).await?, "/metrics").await,
     };
     let told = told.with_context(|| format!("{} at {url}", program.name()))?;
     ensure!(told.contains("\nnsm_tasks "), "{} tells {told}", program.name());
@@ -124,13 +123,4 @@ async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
             Ok((what.to_string(), count.parse().with_context(|| line.to_string())?))
         })
         .collect()
-}
-
-/// What is told at a place, in HTTP.
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<String> {
-    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

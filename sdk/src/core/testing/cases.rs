@@ -139,8 +139,10 @@ async fn keeps_errors_when_established<A: Api>(bed: &mut Bed<A>, message: &A::Me
     bed.retries(message).await;
 }
 
-/// Fails after `next` has succeeded.
-struct Fails;
+/// Fails after `next` has succeeded, and maybe closes what is behind it by itself.
+pub(crate) struct Fails {
+    pub(crate) closes: bool,
+}
 
 #[async_trait]
 impl<A: Api> Element<A> for Fails {
@@ -150,12 +152,15 @@ impl<A: Api> Element<A> for Fails {
 
     async fn request(&self, ctx: &Ctx, message: &mut A::Message, next: Next<'_, A>) -> Result<()> {
         next.request(ctx, message).await?;
+        if self.closes {
+            next.close(ctx, message).await?;
+        }
         Err(told_so())
     }
 }
 
 async fn is_undone<A: Api>(bed: &mut Bed<A>, message: &A::Message) {
-    let chain = Chain::new(vec![Arc::new(Fails) as Arc<dyn Element<A>>]).then(&bed.chain());
+    let chain = Chain::new(vec![Arc::new(Fails { closes: false }) as Arc<dyn Element<A>>]).then(&bed.chain());
     let done = chain.request(&bed.connection.first(), &mut message.clone()).await;
     is_kept(done);
     assert_eq!(

@@ -3,6 +3,16 @@
 
 use super::*;
 
+async fn closes_at_once(mesh: &Mesh, message: Request) {
+    let began = Instant::now();
+    mesh.close(message).await;
+    assert!(
+        began.elapsed() < Duration::from_millis(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_was_started_anew_learns_of_a_connection_that_is_to_be_closed() {
     let mesh = mesh(true);
@@ -11,13 +21,7 @@ async fn who_was_started_anew_learns_of_a_connection_that_is_to_be_closed() {
     mesh.restart_hop().await;
     mesh.probe.arrived(2).await;
     mesh.probe.answer(answer);
-    let began = Instant::now();
-    mesh.close(message).await;
-    assert!(
-        began.elapsed() < Duration::from_millis(10),
-        "{:?}",
-        began.elapsed()
-    );
+    closes_at_once(&mesh, message).await;
     assert_eq!(mesh.seen(), "!++-", "refused, made known, closed");
 }
 
@@ -43,11 +47,5 @@ async fn a_close_does_not_wait_for_what_no_waiting_mends() {
         .answer(|_| Err(told(Error::unavailable(LOST, "there is another"))));
     mesh.restart_hop().await;
     mesh.probe.arrived(2).await;
-    let began = Instant::now();
-    mesh.close(message).await;
-    assert!(
-        began.elapsed() < Duration::from_millis(10),
-        "{:?}",
-        began.elapsed()
-    );
+    closes_at_once(&mesh, message).await;
 }
