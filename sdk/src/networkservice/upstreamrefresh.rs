@@ -301,12 +301,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_asked_for_while_a_request_is_under_way_is_not_lost() {
-        for way in [end_at, end_of_links] {
+        let ways = [end_at, end_of_links];
+        for (way, is_asked_for) in ways.iter().flat_map(|way| [(way, false), (way, true)]) {
             let overtakes = |announcers: &Arc<_>| Overtakes(Arc::clone(announcers));
             let mesh = mesh_with(UpstreamRefresh::new(), way, overtakes);
             mesh.ask("nsc-0").await;
             sleep(TO_HEAR).await;
-            mesh.ask("nsc-0").await;
+            match is_asked_for {
+                true => mesh.announce(),
+                false => drop(mesh.ask("nsc-0").await),
+            }
             sleep(Duration::from_secs(600)).await;
             assert_eq!(mesh.probe.requests().len(), 3);
         }

@@ -52,7 +52,7 @@ struct Progress {
     is_held: bool,
     /// What was answered since the one who listens looked, and since when that holds.
     answer: Option<Answer>,
-    /// Whether nothing but good was heard.
+    /// Whether it was not heard that something is broken.
     stands: bool,
     /// What the one who listens knows; absent when that is what was heard.
     known: Option<(u64, Fingerprint)>,
@@ -139,10 +139,10 @@ impl Upstream {
 }
 
 impl Course {
-    /// Notes that something was heard, and whether it was good.
-    fn heard(&self, is_good: bool) {
+    /// Notes that something was heard, and whether the connection stands by that.
+    fn heard(&self, stands: bool) {
         let mut state = self.state.lock();
-        state.stands = is_good;
+        state.stands = stands;
         state.known = None;
     }
 
@@ -204,7 +204,7 @@ async fn listen(
         match event {
             Some(Ok(event)) => {
                 if let Some(change) = watch.apply(event) {
-                    course.heard(change.connection.state() == State::Up);
+                    course.heard(change.connection.state() != State::Down);
                     tell(epoch, Told::Change(change));
                 }
             }
