@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use nsm_api::connection::{Connection, PathSegment, State};
+use nsm_api::connection::{Connection, PathSegment};
 use nsm_sdk::identity::jwt::Claims;
 use nsm_sdk::networkservice::hoptime::REQUEST_MICROS;
+use nsm_sdk::networkservice::monitor::word;
 use serde::{Deserialize, Serialize};
 
 /// A connection.
@@ -94,7 +95,7 @@ impl Seen {
                 .unwrap_or_default(),
             client_addresses: addresses(|context| context.src_nets()),
             endpoint_addresses: addresses(|context| context.dst_nets()),
-            state: state(connection.state()).to_string(),
+            state: word(connection.state()).to_string(),
             expires: expires.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
             expires_in_s: expires.map(|at| seconds_until(at, now)),
             hops: hops(segments, now),
@@ -148,16 +149,6 @@ impl Seen {
             self.state.clone(),
             expires,
         ]
-    }
-}
-
-/// The word for a state.
-pub fn state(state: State) -> &'static str {
-    match state {
-        State::Up => "up",
-        State::Down => "down",
-        State::RefreshRequested => "refresh-requested",
-        State::ReselectRequested => "reselect-requested",
     }
 }
 

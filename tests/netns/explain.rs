@@ -249,6 +249,8 @@ async fn scraped(world: &mut World) -> Result<()> {
     let told = get(METRICS, "/metrics").await?;
     for line in [
         "nsm_held{api=\"networkservice\"} 1",
+        "nsm_connections{state=\"up\"} 1",
+        "nsm_connections{state=\"down\"} 0",
         "# TYPE nsm_call_duration_seconds histogram",
         "nsm_calls_total{api=\"networkservice\",call=\"request\",reason=\"ok\"}",
     ] {
@@ -264,11 +266,21 @@ async fn scraped(world: &mut World) -> Result<()> {
     let scraped = scraped.await?;
     ensure!(scraped.contains("\"job\":\"nsm\""), "{scraped}");
     evaluates().await?;
+    drop(prometheus);
+    world.endpoint.take().context("no endpoint")?.kill()?;
+    let is_down = wait_for(PATIENCE, "the connection counts as down", async || {
+        let told = get(METRICS, "/metrics").await?;
+        Ok(are(&told, [0, 1]).then_some(()))
+    });
+    is_down.await?;
     client.close(attached.request).await?;
     client.end().await;
-    drop(prometheus);
     let after = get(METRICS, "/metrics").await?;
-    ensure!(after.contains("nsm_held{api=\"networkservice\"} 0"), "{after}");
+    ensure!(
+        after.contains("nsm_held{api=\"networkservice\"} 0") && are(&after, [0, 0]),
+        "{after}"
+    );
+    world.start_endpoint().await?;
     stops(nsmgr).await?;
     world.node.start_nsmgr().await.map(drop)?;
     // Forwarder and endpoint register again with the manager that has come back.
@@ -279,6 +291,14 @@ async fn scraped(world: &mut World) -> Result<()> {
     client.close(again.await?.request).await?;
     client.end().await;
     Ok(())
+}
+
+/// Whether so many connections are up, and so many down.
+fn are(told: &str, counts: [usize; 2]) -> bool {
+    ["up", "down"].iter().zip(counts).all(|(state, count)| {
+        let line = format!("nsm_connections{{state=\"{state}\"}} {count}");
+        told.lines().any(|told| told == line)
+    })
 }
 
 /// Prometheus evaluates each rule and each query of the dashboard that are shipped.

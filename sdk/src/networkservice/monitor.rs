@@ -5,6 +5,7 @@
 //! chooses, in order. One that is slow delays nobody: when too much waits for it, it gets what was deleted and a new
 //! initial transfer instead. A connection is never told after its deletion. Where the connection goes on to another
 //! hop, what that hop tells is told as ours; when that hop cannot be heard any more, the connection is down.
+//! Each is counted once, in the state that was told last ([`CONNECTIONS`]).
 //! A refresh that changes nothing but metrics is not told. What is [announced](Announcer) while a request is under way is
 //! told after its answer: it is not lost in it.
 //! **Placement**: behind `begin` and `timeout`, before `trimpath`; `find` ends here.
@@ -15,6 +16,7 @@
 //! **Cost**: one copy of the connection an event and subscriber; one task a connection that goes on, and one stream where
 //! the next hop does not serve one for all. Of a refresh that is not told, 2 µs.
 
+mod counted;
 mod fingerprint;
 mod hub;
 pub(crate) mod link;
@@ -32,6 +34,7 @@ use parking_lot::Mutex;
 use tracing::info;
 
 use crate::core::{Component, Ctx, Element, Found, Message, NetworkService, Next, Request, Result};
+pub use counted::{CONNECTIONS, word};
 use fingerprint::Fingerprint;
 use hub::Hub;
 use link::OfLink;

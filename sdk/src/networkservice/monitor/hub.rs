@@ -41,7 +41,10 @@ impl Hub {
     pub(super) fn new(component: &Component) -> Arc<Self> {
         Arc::new(Self {
             component: component.clone(),
-            table: Mutex::default(),
+            table: Mutex::new(Table {
+                connections: List::new(component.meters()),
+                ..Table::default()
+            }),
         })
     }
 

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use nsm_api::connection::{Connection, MonitorScopeSelector};
 use nsm_api::matching::connection_matches;
 
+use super::counted::{self, Counted};
 use super::fingerprint::Fingerprint;
 use super::subscriber::asked_id;
+use crate::core::meters::Meters;
 use crate::core::{LinkId, Packed};
 
 /// See the [module](self).
@@ -19,6 +21,7 @@ pub(super) struct List {
     /// Which connections have an id on their path, by the hash of that id: two ids may share one.
     by_segment: BTreeSet<(u64, Arc<str>)>,
     hash: RandomState,
+    meters: Meters,
 }
 
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(super) struct Listed {
     pub(super) connection: Arc<Packed<Connection>>,
     /// The hashes of the ids on its path.
     hashes: Box<[u64]>,
+    counted: Counted,
     pub(super) standing: Standing,
 }
 
@@ -42,13 +46,27 @@ pub(super) struct Standing {
 }
 
 impl List {
+    /// An empty one, which counts by `meters`.
+    pub(super) fn new(meters: &Meters) -> Self {
+        counted::begin(meters);
+        Self {
+            meters: meters.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Lists a connection in place of what was listed under its id.
     pub(super) fn insert(&mut self, connection: &Connection, standing: Standing) -> Arc<Packed<Connection>> {
         let hashes = self.hashes(connection);
         let connections = &mut self.connections;
-        let (id, old) = match connections.remove_entry(connection.id.as_str()) {
-            Some((id, old)) => (id, old.hashes),
-            None => (connection.id.as_str().into(), Box::default()),
+        let (state, meters) = (connection.state(), &self.meters);
+        let (id, old, counted) = match connections.remove_entry(connection.id.as_str()) {
+            Some((id, old)) => (id, old.hashes, old.counted.moved(state, meters)),
+            None => (
+                connection.id.as_str().into(),
+                Box::default(),
+                Counted::of(state, meters),
+            ),
         };
         if old != hashes {
             for hash in old {
@@ -61,6 +79,7 @@ impl List {
         let listed = Listed {
             connection: Arc::clone(&kept),
             hashes,
+            counted,
             standing,
         };
         connections.insert(id, listed);
