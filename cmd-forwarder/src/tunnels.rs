@@ -46,7 +46,7 @@ pub(crate) async fn start(
         } else {
             settings.vxlan_port
         },
-        vnis: vnis(kernel).await,
+        vnis: vnis(component, kernel).await,
         underlay: kernel.clone(),
         former: kernel.clone(),
     };
@@ -63,8 +63,8 @@ pub(crate) async fn start(
 }
 
 /// The identifiers that others on this node have. Those that come later the kernel tells when we ask for the same.
-async fn vnis(kernel: &Kernel) -> vxlan::Vnis {
-    let vnis = vxlan::Vnis::default();
+async fn vnis(component: &Component, kernel: &Kernel) -> vxlan::Vnis {
+    let vnis = vxlan::Vnis::new(component.meters());
     match kernel.numbers().await {
         Ok(numbers) => numbers.into_iter().for_each(|(port, vni)| vnis.avoid(port, vni)),
         Err(error) => warn!(%error, "VXLAN devices of others are not known"),

@@ -19,6 +19,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
         test("the_demo_shows_four_wires_and_leaves_nothing", four_wires),
         test("the_demo_shows_the_other_wires_where_one_is_withheld", withheld),
+        test("the_demo_needs_no_root", ordinary_user),
         test("a_demo_that_is_told_to_end_leaves_nothing", told_to_end),
     ]
 }
@@ -115,6 +116,21 @@ fn withheld() -> Result<()> {
         let why = wire["withheld"].as_str().unwrap_or_default();
         let names_it = wire["kind"] == "wireguard" && why.contains("/dev/net/tun");
         ensure!(is_made != names_it, "{wire}");
+    }
+    Ok(())
+}
+
+/// Somebody without privileges sees every wire that needs no more than a user namespace.
+fn ordinary_user() -> Result<()> {
+    let nobody = "mount --bind \"${0%/*}\" /mnt \
+        && exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all \
+            /mnt/nsm demo --json --more=1";
+    let facts = facts(&demo(nobody)?.output()?)?;
+    same("left behind", &facts["left_behind"], &Value::Array(Vec::new()))?;
+    for wire in wires(&facts)? {
+        let is_made = wire["ping"].as_array().is_some_and(|pings| !pings.is_empty());
+        let may_be_withheld = wire["kind"] == "wireguard" && wire["withheld"].is_string();
+        ensure!(is_made != may_be_withheld, "{wire}");
     }
     Ok(())
 }

@@ -62,8 +62,8 @@ const SERVICE: &str = "kernel://icmp-responder/nsm-1";
 /// How many packets may be lost of a stream of one every millisecond while a wire on this node is exchanged for a
 /// tunnel by a request that took so long: those that are under way when the routes change, which are more where
 /// processors are slow.
-fn under_way(took: Duration) -> u128 {
-    10 + took.as_millis() / 20
+fn under_way(took: Duration) -> u32 {
+    u32::try_from(10 + took.as_millis() / 20).unwrap_or(u32::MAX)
 }
 
 /// For how much longer than the request takes a stream may be silent on the way back: the other node removes its half as
@@ -186,7 +186,7 @@ async fn move_to(apart: &Apart, client: &Client, attached: Attached, name: &str)
     let Passed { sent, lost, silence } = stream.stop().await?;
     println!("to {name}: {took:?}, {lost} of {sent} packets lost, silent for {silence:?}");
     match is_here {
-        true => ensure!(u128::from(lost) <= under_way(took), "{lost} of {sent} packets were lost"),
+        true => ensure!(lost <= under_way(took), "{lost} of {sent} packets were lost"),
         false => ensure!(silence <= took + TO_NOTICE, "silent for {silence:?} of {took:?}"),
     }
     same(

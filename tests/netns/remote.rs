@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires between two nodes.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,7 +12,6 @@ use tempfile::TempDir;
 
 use crate::Bench;
 use crate::moves::{Passed, Stream};
-use crate::soak::{CYCLES, cycle, cycles};
 use crate::world::{PATIENCE, links, programs, replied, same, says, stops, wait_for};
 
 /// What the link between the nodes carries in one packet.
@@ -58,8 +56,6 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
             "IP",
             forwarders_end,
         ),
-        bench.apart("soak_of_wires_by_vxlan", "ETHERNET", soak),
-        bench.apart("soak_of_wires_by_wireguard", "IP", soak),
         bench.apart_over_ipv6("d55_ethernet_over_ipv6_goes_by_vxlan", "ETHERNET", over_ipv6),
         bench.apart_over_ipv6("d55_ip_over_ipv6_goes_by_wireguard", "IP", over_ipv6),
         bench.apart("a_node_that_cannot_be_reached_is_named", "ETHERNET", cut_off),
@@ -92,11 +88,7 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    pub(crate) async fn new(payload: &'static str, over_ipv6: bool) -> Result<Self> {
-        Self::with(payload, over_ipv6, Vec::new()).await
-    }
-
-    /// The same, with variables that all programs have.
+    /// Tunnels go over this family of addresses; all programs have the variables.
     pub(crate) async fn with(
         payload: &'static str,
         over_ipv6: bool,
@@ -188,14 +180,10 @@ impl Apart {
         clean.await.with_context(|| format!("left behind: {left:?}"))
     }
 
-    /// The files that each program holds, by kind.
-    fn descriptors(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>> {
+    /// All programs but clients.
+    pub(crate) fn programs(&self) -> Vec<&Program> {
         let programs = self.first.programs().chain(self.second.programs());
-        let held = programs.chain(&self.endpoint).map(|program| {
-            let kinds = program.descriptors()?;
-            Ok((program.name().to_string(), kinds))
-        });
-        held.collect()
+        programs.chain(&self.endpoint).collect()
     }
 
     /// Keeps the logs, and tells where.
@@ -444,26 +432,6 @@ async fn closing(apart: &mut Apart) -> Result<()> {
     Ok(())
 }
 
-/// A fifth of what comes and goes on one node, 16 at a time.
-async fn soak(apart: &mut Apart) -> Result<()> {
-    let client = Client::new(&apart.first, "nsc", apart.near.path())?;
-    cycle(&client, 32).await?;
-    apart.clean().await?;
-    let before = apart.descriptors()?;
-    cycle(&client, cycles(CYCLES)? / 5).await?;
-    apart.clean().await?;
-    let mut now = apart.descriptors()?;
-    let settled = wait_for(PATIENCE, "every program holds what it held", async || {
-        now = apart.descriptors()?;
-        Ok((now == before).then_some(()))
-    });
-    if settled.await.is_err() {
-        same("what programs hold", now, before)?;
-    }
-    client.end().await;
-    Ok(())
-}
-
 async fn over_ipv6(apart: &mut Apart) -> Result<()> {
     let client = apart.client()?;
     let attached = client.attach("ipv6-0", "kernel://icmp-responder/nsm-1").await?;
@@ -493,13 +461,16 @@ async fn cut_off(apart: &mut Apart) -> Result<()> {
     Ok(())
 }
 
+/// What the service carries, whether tunnels go over IPv6, and the variables that all programs have.
+type Nodes = (&'static str, bool, &'static [(&'static str, &'static str)]);
+
 impl Bench {
     /// A test on two nodes of its own, which has left nothing when it has passed.
     pub(crate) fn apart<F>(&self, name: &'static str, payload: &'static str, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
-        self.two_nodes(name, payload, false, run)
+        self.two_nodes(name, (payload, false, &[]), run)
     }
 
     /// The same with tunnels over IPv6.
@@ -507,10 +478,24 @@ impl Bench {
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
-        self.two_nodes(name, payload, true, run)
+        self.two_nodes(name, (payload, true, &[]), run)
     }
 
-    fn two_nodes<F>(&self, name: &'static str, payload: &'static str, over_ipv6: bool, run: F) -> Trial
+    /// The same as [`Bench::apart`], with variables that all programs have.
+    pub(crate) fn apart_with<F>(
+        &self,
+        name: &'static str,
+        payload: &'static str,
+        variables: &'static [(&'static str, &'static str)],
+        run: F,
+    ) -> Trial
+    where
+        F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
+    {
+        self.two_nodes(name, (payload, false, variables), run)
+    }
+
+    fn two_nodes<F>(&self, name: &'static str, nodes: Nodes, run: F) -> Trial
     where
         F: AsyncFnOnce(&mut Apart) -> Result<()> + Send + 'static,
     {
@@ -518,7 +503,9 @@ impl Bench {
             if let Some(world) = shared.take() {
                 world.end().await.context("the node before could not be ended")?;
             }
-            let apart = Apart::new(payload, over_ipv6).await;
+            let (payload, over_ipv6, variables) = nodes;
+            let variables = variables.iter().map(|(name, value)| (*name, value.to_string()));
+            let apart = Apart::with(payload, over_ipv6, variables.collect()).await;
             let mut apart = apart.context("cannot start two nodes")?;
             let done = match run(&mut apart).await {
                 Ok(()) => apart.clean().await,

@@ -4,6 +4,7 @@
 //! `NSM_SOAK_CYCLES` says how many; `NSM_PROGRAMS` where programs are that were built for release.
 
 mod counts;
+mod remote;
 
 use std::collections::BTreeMap;
 
@@ -15,18 +16,20 @@ use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{PATIENCE, World, prints, says, stops, wait_for};
-use counts::Counts;
+pub(crate) use counts::Counts;
+
+/// Every program counts, at an address of its own.
+pub(crate) const COUNTING: &[(&str, &str)] = &[
+    ("NSM_PROMETHEUS", "true"),
+    ("NSM_PROMETHEUS_LISTEN_ON", "127.0.0.1:0"),
+];
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
-    // Every program counts, at an address of its own.
-    let variables = &[
-        ("NSM_PROMETHEUS", "true"),
-        ("NSM_PROMETHEUS_LISTEN_ON", "127.0.0.1:0"),
-    ];
-    vec![bench.alone_with("d70_soak", variables, async |mut world| {
+    let alone = bench.alone_with("d70_soak", COUNTING, async |mut world| {
         soak(&mut world).await?;
         world.end().await
-    })]
+    });
+    std::iter::once(alone).chain(remote::tests(bench)).collect()
 }
 
 /// How many wires come and go, unless told otherwise.
@@ -60,7 +63,7 @@ const POLICIES: &str = "
 /// The two endpoints: one gives addresses, the other policy routes as well.
 struct Endpoints {
     policies: Program,
-    /// Where they tell what they count.
+    /// Where their files are.
     folder: TempDir,
 }
 
@@ -69,20 +72,15 @@ impl Endpoints {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("policies.yaml");
         std::fs::write(&file, POLICIES)?;
-        let tells = |name: &str| format!("unix://{}/{name}", folder.path().display());
         stops(world.endpoint.take().context("no endpoint")?).await?;
-        let variables = [
-            ("NSM_CIDR_PREFIX", PLAIN.to_string()),
-            ("NSM_PROMETHEUS_LISTEN_ON", tells("nse")),
-        ];
+        let variables = [("NSM_CIDR_PREFIX", PLAIN.to_string())];
         let (mut plain, _) = world.node.start_endpoint("nse", &world.far, &variables).await?;
         says(&mut plain, "INFO ready").await?;
         world.endpoint = Some(plain);
-        let (file, tells) = (file.display().to_string(), tells("nse-2"));
+        let file = file.display().to_string();
         let variables = [
             ("NSM_CIDR_PREFIX", WITH_POLICIES),
             ("NSM_PBR_CONFIG_PATH", file.as_str()),
-            ("NSM_PROMETHEUS_LISTEN_ON", tells.as_str()),
         ];
         let policies = world.serve("policies", &variables).await?;
         Ok(Self { policies, folder })

@@ -11,7 +11,9 @@ use tokio::time::{Duration, Instant};
 
 use crate::Bench;
 use crate::remote::{Apart, device, ends, ping_both_ways};
-use crate::world::{PATIENCE, links, only_link, prints, register_service, same, says, stops, wait_for};
+use crate::world::{
+    PATIENCE, inside, links, only_link, prints, register_service, same, says, stops, wait_for,
+};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -252,14 +254,7 @@ async fn one_way(apart: &mut Apart) -> Result<()> {
 /// A socket of somebody else's on a node.
 fn socket(pod: &Pod, port: u16) -> Result<UdpSocket> {
     let netns = std::fs::File::open(pod.path())?;
-    let bind = move || -> Result<UdpSocket> {
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&netns), kind)?;
-        Ok(UdpSocket::bind(("0.0.0.0", port))?)
-    };
-    // The thread is in a foreign namespace and ends there.
-    let bound = std::thread::spawn(bind).join();
-    bound.map_err(|_| anyhow::anyhow!("the thread that binds has panicked"))?
+    inside(netns, move || UdpSocket::bind(("0.0.0.0", port)))
 }
 
 async fn port_taken(apart: &mut Apart) -> Result<()> {

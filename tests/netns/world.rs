@@ -2,6 +2,7 @@
 //! A node to test on, and the check that nothing is left on it.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -268,6 +269,20 @@ pub(crate) async fn register_service(identity: Identity, nsmgr: &str, service: S
         .await?;
     component.end().await;
     Ok(())
+}
+
+/// What is done in a network namespace, on a thread that ends there.
+pub(crate) fn inside<T: Send + 'static>(
+    netns: File,
+    act: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let enter_and_act = move || -> Result<T> {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&netns), kind)?;
+        Ok(act()?)
+    };
+    let done = std::thread::spawn(enter_and_act).join();
+    done.map_err(|_| anyhow::anyhow!("a thread in another namespace has panicked"))?
 }
 
 /// What is answered to a request in HTTP.

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use nsm::mesh::{Program, Snapshot};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
-use crate::world::{PATIENCE, http_get, wait_for};
+use crate::world::{PATIENCE, http_get, inside, wait_for};
 
 /// What programs say when they begin to tell what they count.
 const TELLING: &str = "telling Prometheus url=";
 
 /// Everything that must be the same before and after.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Of each program: its descriptors by their kinds, its tasks, and what is established there.
     programs: BTreeMap<String, u64>,
     /// Links, addresses, routes, rules and neighbours.
@@ -43,7 +43,7 @@ impl Counts {
     }
 
     /// What there is when nothing moves any more: two looks see the same, and nobody has a connection.
-    pub(super) async fn settled(programs: &[&Program]) -> Result<Self> {
+    pub(crate) async fn settled(programs: &[&Program]) -> Result<Self> {
         let mut last = None;
         wait_for(PATIENCE, "two looks see the same", async || {
             let now = Self::take(programs).await?;
@@ -58,7 +58,7 @@ impl Counts {
     }
 
     /// Waits until there is what there was, no more and, but for tasks, no less.
-    pub(super) async fn are_there_again(&self, programs: &[&Program]) -> Result<()> {
+    pub(crate) async fn are_there_again(&self, programs: &[&Program]) -> Result<()> {
         let mut now = None;
         let again = wait_for(PATIENCE, "everything is as before", async || {
             let is = now.insert(Self::take(programs).await?);
@@ -93,10 +93,25 @@ impl Counts {
     }
 }
 
-/// What is counted of what a program holds.
-const HELD: [&str; 3] = ["nsm_tasks ", "nsm_held{", "nsm_ipam_free{"];
+/// Connects to a program from where it runs.
+fn connect(program: &Program, address: &str) -> Result<TcpStream> {
+    let netns = std::fs::File::open(format!("/proc/{}/ns/net", program.pid()))?;
+    let address = address.to_string();
+    let stream = inside(netns, move || std::net::TcpStream::connect(address))?;
+    stream.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(stream)?)
+}
 
-/// What a program says that it holds: tasks, connections, registrations, free addresses. The issuer counts nothing.
+/// What is counted of what a program holds.
+const HELD: [&str; 4] = [
+    "nsm_tasks ",
+    "nsm_held{",
+    "nsm_ipam_free{",
+    "nsm_vxlan_identifiers ",
+];
+
+/// What a program says that it holds: tasks, connections, registrations, free addresses, identifiers of tunnels. The
+/// issuer counts nothing.
 async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
     let printed = program.printed();
     let Some((_, url)) = printed.split_once(TELLING) else {
@@ -108,10 +123,7 @@ async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
         .next()
         .unwrap_or_default()
         .trim_matches('"');
-    let told = match url.strip_prefix("unix://") {
-        Some(path) => http_get(UnixStream::connect(path).await?, "/metrics").await,
-        None => http_get(TcpStream::connect(url).await?, "/metrics").await,
-    };
+    let told = http_get(connect(program, url)?, "/metrics").await;
     let told = told.with_context(|| format!("{} at {url}", program.name()))?;
     ensure!(told.contains("\nnsm_tasks "), "{} tells {told}", program.name());
     let of_interest = told

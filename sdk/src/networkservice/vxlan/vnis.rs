@@ -6,29 +6,50 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::core::meters::{Family, Held, Kind, Meters};
+
+/// How many tunnels have an identifier.
+static IDENTIFIERS: Family = Family {
+    name: "nsm_vxlan_identifiers",
+    help: "VXLAN network identifiers that tunnels of this node have.",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
 /// A port and an identifier: the kernel has one device for each pair of them on a node, whatever its addresses.
 type Used = (u16, u32);
 
 /// The identifiers in use on one node. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Vnis(Arc<Mutex<HashSet<Used>>>);
+#[derive(Clone, Default)]
+pub struct Vnis {
+    used: Arc<Mutex<HashSet<Used>>>,
+    meters: Meters,
+}
 
 /// An identifier that is ours until this is dropped.
-#[derive(Debug)]
 pub(super) struct Lease {
     vnis: Vnis,
     used: Used,
+    _counted: Option<Held>,
 }
 
 impl Vnis {
+    /// None in use yet; those of tunnels are counted.
+    pub fn new(meters: &Meters) -> Self {
+        Self {
+            used: Arc::default(),
+            meters: meters.clone(),
+        }
+    }
+
     /// Marks an identifier as somebody else's for good, as the kernel has said.
     pub fn avoid(&self, port: u16, vni: u32) {
-        self.0.lock().insert((port, vni));
+        self.used.lock().insert((port, vni));
     }
 
     /// How many are in use.
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.used.lock().len()
     }
 
     /// Whether none is in use.
@@ -38,10 +59,11 @@ impl Vnis {
 
     /// Takes `vni` if it is free.
     pub(super) fn take(&self, port: u16, vni: u32) -> Option<Lease> {
-        let is_free = vni != 0 && self.0.lock().insert((port, vni));
+        let is_free = vni != 0 && self.used.lock().insert((port, vni));
         is_free.then(|| Lease {
             vnis: self.clone(),
             used: (port, vni),
+            _counted: self.meters.hold(&IDENTIFIERS, &[]),
         })
     }
 
@@ -78,7 +100,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.vnis.0.lock().remove(&self.used);
+        self.vnis.used.lock().remove(&self.used);
     }
 }
 
