@@ -17,6 +17,7 @@ mod memory;
 mod mesh;
 mod registry;
 mod start;
+mod taken;
 
 use mesh::{Kind, Mesh};
 
@@ -50,9 +51,9 @@ enum Part {
     Start,
     /// Connections requested, refreshed and closed one after the other
     Calls,
-    /// Requests of 8 and of 64 callers, and the CPU time that they take
+    /// The same by 8 and by 64 callers at once, and the CPU time that requests take
     Load,
-    /// What many connections weigh
+    /// What programs weigh before the first request, and with many connections
     Memory,
     /// What is left of many connections of ours that came and went
     Closed,

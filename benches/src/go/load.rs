@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests of many callers at once, and the CPU time that a request takes in all programs that it passes.
+//! Connections requested, refreshed and closed by many callers at once, and the CPU time that a request takes in all
+//! programs that it passes.
 
 use std::time::Duration;
 
@@ -7,8 +8,9 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 use super::cpu::{quiet, spent};
-use super::mesh::{Kind, Mesh};
-use crate::figure::{Figure, Times, median};
+use super::mesh::{Kind, Made, Mesh};
+use super::taken::{self, Taken, compared};
+use crate::figure::{Figure, median};
 
 /// How often each number of callers asks each mesh.
 const TURNS: usize = 3;
@@ -26,7 +28,7 @@ const REQUESTS: usize = 64;
 #[derive(Default)]
 struct Found {
     per_second: Vec<f64>,
-    times: Vec<Duration>,
+    taken: Taken,
 }
 
 /// The CPU time of one mesh, and the requests that took it.
@@ -73,11 +75,11 @@ pub(super) async fn by_turns(meshes: [&Mesh; 2]) -> Result<Vec<Figure>> {
 
 async fn warm_up(mesh: &Mesh) -> Result<()> {
     let made = mesh.attach("warm", WARM_UP, WARM_UP).await?;
-    mesh.close_all(made, WARM_UP).await;
+    mesh.close_all(made).await?;
     Ok(())
 }
 
-/// Many requests, so many at a time; they are closed when all are there.
+/// Many connections, by so many callers. Each call begins when all callers have done the one before.
 async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: &mut Cpu) -> Result<()> {
     let theirs = REQUESTS.max(2 * callers);
     let requests = match mesh.kind {
@@ -91,27 +93,34 @@ async fn burst(mesh: &Mesh, word: &str, callers: usize, found: &mut Found, cpu: 
     cpu.spent += spent(mesh)?.saturating_sub(before);
     cpu.requests += requests;
     found.per_second.push(requests as f64 / took.as_secs_f64());
-    found.times.extend(made.iter().map(|made| made.attached.answered));
-    mesh.close_all(made, callers).await;
+    found.taken.request.extend(answered(&made));
+    quiet(&[mesh]).await?;
+    let made = mesh.refresh_all(made).await?;
+    found.taken.refresh.extend(answered(&made));
+    quiet(&[mesh]).await?;
+    let closed = mesh.close_all(made).await?;
+    found.taken.close.extend(closed.into_iter().flatten());
     Ok(())
 }
 
+fn answered(made: &[Vec<Made>]) -> impl Iterator<Item = Duration> {
+    made.iter().flatten().map(|made| made.attached.answered)
+}
+
 fn told(meshes: [&Mesh; 2], callers: usize, found: [Found; 2]) -> Vec<Figure> {
-    let [go, ours] = found.map(|found| (median(found.per_second), Times::new(found.times)));
-    let name = format!("go.ours_over_requests_per_s_{callers}");
+    let [go, ours] = found.map(|found| (median(found.per_second), found.taken.by_call()));
+    let suffix = format!("_{callers}");
+    let name = format!("go.ours_over_requests_per_s{suffix}");
     let mut figures = vec![Figure::new(name, ours.0 / go.0, "ratio", TURNS).at_least(40.0)];
-    for (mesh, (per_second, times)) in meshes.iter().zip([&go, &ours]) {
-        let named = |what: &str| mesh.named(&format!("{what}_{callers}"));
-        figures.extend([
-            Figure::new(named("requests_per_s"), *per_second, "1/s", TURNS),
-            Figure::new(named("request_p50_ms"), times.p50_ms(), "ms", times.runs()),
-            Figure::new(
-                named("request_p99_ms"),
-                times.quantile_ms(0.99),
-                "ms",
-                times.runs(),
-            ),
-        ]);
+    for ((call, go), (_, ours)) in go.1.iter().zip(&ours.1) {
+        figures.extend(compared(call, go, ours, &suffix));
+    }
+    for (mesh, (per_second, calls)) in meshes.iter().zip([&go, &ours]) {
+        let name = mesh.named(&format!("requests_per_s{suffix}"));
+        figures.push(Figure::new(name, *per_second, "1/s", TURNS));
+        for (call, times) in calls {
+            figures.extend(taken::told(mesh, call, times, &suffix));
+        }
     }
     figures
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::stream::{self, StreamExt};
+use futures::future::try_join_all;
 use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
 use nsm_sdk::core::Request;
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ pub(super) struct Mesh {
     clients: Vec<Client>,
     /// How long each program took until it was ready.
     pub(super) started: Vec<(String, Duration)>,
-    /// How many requests and closes were refused.
+    /// How many calls were refused.
     refused: Cell<usize>,
     endpoint: Program,
     _pods: [Pod; 2],
@@ -141,18 +141,24 @@ impl Mesh {
         format!("{}.{figure}", self.kind.name())
     }
 
-    /// Makes as many connections, whose names begin with this word, by so many callers.
-    pub(super) async fn attach(&self, word: &str, count: usize, callers: usize) -> Result<Vec<Made>> {
-        let made = (0..callers).map(|caller| async move {
-            let mut made = Vec::new();
-            for number in (caller..count).step_by(callers) {
-                let (id, service) = wire(word, number);
-                made.push(self.request(caller, &id, &service).await?);
-            }
-            Ok::<_, anyhow::Error>(made)
-        });
-        let made = futures::future::try_join_all(made).await?;
-        Ok(made.into_iter().flatten().collect())
+    /// Makes as many connections, whose names begin with this word, by so many callers; answers those of each.
+    pub(super) async fn attach(&self, word: &str, count: usize, callers: usize) -> Result<Vec<Vec<Made>>> {
+        let own = |caller| std::iter::repeat(caller).zip((caller..count).step_by(callers));
+        at_once((0..callers).map(own), async |(caller, number)| {
+            let (id, service) = wire(word, number);
+            self.request(caller, &id, &service).await
+        })
+        .await
+    }
+
+    /// Repeats the requests of all callers.
+    pub(super) async fn refresh_all(&self, made: Vec<Vec<Made>>) -> Result<Vec<Vec<Made>>> {
+        at_once(made, async |made| self.again(made).await).await
+    }
+
+    /// Closes the connections of all callers; answers how long each has waited.
+    pub(super) async fn close_all(&self, made: Vec<Vec<Made>>) -> Result<Vec<Vec<Duration>>> {
+        at_once(made, async |made| self.close(made).await).await
     }
 
     /// Asks for a connection; `id` is its name.
@@ -198,7 +204,7 @@ impl Mesh {
             .with_context(|| format!("{caller} is no caller: there are {CALLERS}"))
     }
 
-    /// How many requests and closes were refused until now.
+    /// How many calls were refused until now.
     pub(super) fn refused(&self) -> usize {
         self.refused.get()
     }
@@ -210,13 +216,6 @@ impl Mesh {
         Ok(self.granted(close).await?.1)
     }
 
-    /// Closes connections, so many at a time. One that is refused to the end is forgotten by who made it.
-    pub(super) async fn close_all(&self, made: Vec<Made>, at_once: usize) {
-        let closes = made.into_iter().map(|made| self.close(made));
-        let mut closes = stream::iter(closes).buffer_unordered(at_once);
-        while let Some(_closed_or_forgotten) = closes.next().await {}
-    }
-
     async fn end(self) -> Result<()> {
         for client in self.clients {
             client.end().await;
@@ -224,6 +223,22 @@ impl Mesh {
         self.endpoint.stop().await?;
         self.node.end().await
     }
+}
+
+/// All callers at once, each with the work of its own, one after the other.
+async fn at_once<I, T>(
+    callers: impl IntoIterator<Item = impl IntoIterator<Item = I>>,
+    call: impl AsyncFn(I) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let call = &call;
+    let done = callers.into_iter().map(|own| async move {
+        let mut done = Vec::new();
+        for one in own {
+            done.push(call(one).await?);
+        }
+        Ok(done)
+    });
+    try_join_all(done).await
 }
 
 /// The id of a connection, and the URL of what it asks for.

@@ -16,6 +16,7 @@ use nsm_sdk::transport::Pool;
 use tokio::time::Instant;
 
 use super::mesh::Mesh;
+use super::taken;
 use crate::figure::{Figure, Times};
 
 const ENDPOINTS: usize = 10_000;
@@ -103,13 +104,11 @@ fn endpoint(number: usize) -> String {
 
 fn told(sides: &[Side<'_>; 2], what: &str, times: [Vec<Duration>; 2], goal: f64) -> Vec<Figure> {
     let times = times.map(Times::new);
-    let runs = times[0].runs();
     let ratio = times[0].p50_ms() / times[1].p50_ms();
-    let mut figures = vec![Figure::new(format!("go.{what}_over_ours"), ratio, "ratio", runs).at_least(goal)];
+    let ratio = Figure::new(format!("go.{what}_over_ours"), ratio, "ratio", times[0].runs());
+    let mut figures = vec![ratio.at_least(goal)];
     for (side, times) in sides.iter().zip(&times) {
-        let named = |part: &str| side.mesh.named(&format!("{what}_{part}_ms"));
-        figures.push(Figure::new(named("p50"), times.p50_ms(), "ms", runs));
-        figures.push(Figure::new(named("p99"), times.quantile_ms(0.99), "ms", runs));
+        figures.extend(taken::told(side.mesh, what, times, ""));
     }
     figures
 }
