@@ -22,8 +22,15 @@ const FETCHED: &str = "1.23.12";
 /// The module that has SPIRE's programs as tools.
 const SPIRE: &str = "tests/interop/spire";
 
-/// The programs of SPIRE.
-const SPIRE_PROGRAMS: [&str; 2] = ["spire-agent", "spire-server"];
+/// The programs of SPIRE, and the packages that they are built of.
+const SPIRE_PROGRAMS: [(&str, &str); 3] = [
+    ("spire-agent", "github.com/spiffe/spire/cmd/spire-agent"),
+    ("spire-server", "github.com/spiffe/spire/cmd/spire-server"),
+    (
+        "spire-controller-manager",
+        "github.com/spiffe/spire-controller-manager/cmd",
+    ),
+];
 
 /// Whether one that is new enough is on the path, or has been fetched.
 pub(crate) fn is_there() -> bool {
@@ -152,42 +159,65 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The folder with the programs of SPIRE, built once for all work trees of this user.
+/// The folder with the programs of SPIRE, and with the kinds of its controller manager in `crds`, built once for all work
+/// trees of this user.
 ///
 /// Errors: [`Missing`] when they cannot be built.
 pub(crate) fn spire() -> Result<PathBuf> {
     let module = root().join(SPIRE);
-    let version = version_of(
-        &fs::read_to_string(module.join("go.mod"))?,
-        "github.com/spiffe/spire",
-    )
-    .context("go.mod does not name SPIRE")?;
+    let made_of = fs::read_to_string(module.join("go.mod"))?;
+    let version = version_of(&made_of, "github.com/spiffe/spire").context("go.mod does not name SPIRE")?;
     let folder = cache()?.join(format!("spire-{version}"));
-    if SPIRE_PROGRAMS
-        .iter()
-        .all(|program| answers(Command::new(folder.join(program)).arg("--version")))
-    {
+    let stamp = folder.join("made-of");
+    if fs::read_to_string(&stamp).is_ok_and(|before| before == made_of) {
         return Ok(folder);
     }
     println!(
         "building SPIRE {version} into {}, once: some minutes",
         folder.display()
     );
-    let mut install = Command::new("go");
-    install
-        .arg("-C")
-        .arg(&module)
-        .args([
-            "install",
-            "-trimpath",
-            "-buildvcs=false",
-            "-mod=readonly",
-            "-ldflags=-s -w",
-        ])
-        .args(SPIRE_PROGRAMS.map(|program| format!("github.com/spiffe/spire/cmd/{program}")))
-        .env("GOBIN", &folder);
-    run(&mut install).map_err(|error| Missing::new(format!("SPIRE could not be built: {error:#}")))?;
+    for (program, package) in SPIRE_PROGRAMS {
+        let mut build = Command::new("go");
+        build
+            .arg("-C")
+            .arg(&module)
+            .args([
+                "build",
+                "-trimpath",
+                "-buildvcs=false",
+                "-mod=readonly",
+                "-ldflags=-s -w",
+                "-o",
+            ])
+            .arg(folder.join(program))
+            .arg(package);
+        run(&mut build).map_err(|error| Missing::new(format!("SPIRE could not be built: {error:#}")))?;
+    }
+    copy_kinds(&module, &folder.join("crds"))?;
+    fs::write(stamp, made_of)?;
     Ok(folder)
+}
+
+/// Copies the definitions that the controller manager's module has.
+fn copy_kinds(module: &Path, to: &Path) -> Result<()> {
+    let manager = Command::new("go")
+        .arg("-C")
+        .arg(module)
+        .args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"])
+        .arg("github.com/spiffe/spire-controller-manager")
+        .output()?;
+    ensure!(
+        manager.status.success(),
+        "go list: {}",
+        String::from_utf8_lossy(&manager.stderr)
+    );
+    let manager = String::from_utf8(manager.stdout)?;
+    fs::create_dir_all(to)?;
+    for file in fs::read_dir(Path::new(manager.trim()).join("config/crd/bases"))? {
+        let file = file?;
+        fs::write(to.join(file.file_name()), fs::read(file.path())?)?;
+    }
+    Ok(())
 }
 
 /// The version of a module that `go.mod` requires.
@@ -210,8 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn the_version_of_spire_is_pinned_in_its_module() {
+    fn the_versions_of_spire_are_pinned_in_its_module() {
         let text = fs::read_to_string(root().join(SPIRE).join("go.mod")).expect("it is there");
-        assert!(version_of(&text, "github.com/spiffe/spire").is_some());
+        for module in [
+            "github.com/spiffe/spire",
+            "github.com/spiffe/spire-controller-manager",
+        ] {
+            assert!(version_of(&text, module).is_some(), "{module}");
+        }
     }
 }
