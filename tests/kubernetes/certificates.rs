@@ -180,7 +180,8 @@ fn keys(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-fn logs(cluster: &Cluster, namespace: &str, workload: &str, container: &str) -> Result<String> {
+/// What a container of a workload has told.
+pub(crate) fn logs(cluster: &Cluster, namespace: &str, workload: &str, container: &str) -> Result<String> {
     cluster.kubectl(&[
         "logs",
         "--namespace",

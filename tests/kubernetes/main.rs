@@ -2,7 +2,8 @@
 //! The mesh in a real Kubernetes cluster of two nodes: what `deployments/` says, applied as people do.
 //!
 //! `cargo xtask test kubernetes` builds the images, starts the cluster, and runs this, with `NSM_CLUSTER`, the program
-//! that runs clusters, and its variables in the environment. Without them there is nothing to run.
+//! that runs clusters, and its variables in the environment. Without them there is nothing to run. `NSM_SPIRE` names the
+//! folder with SPIRE's programs.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ mod faults;
 mod networks;
 mod outages;
 mod restricted;
+mod spire;
 mod standstill;
 mod wires;
 
@@ -48,6 +50,7 @@ fn trials(cluster: Arc<Cluster>, has_pod_certificates: bool) -> Vec<Trial> {
     if has_pod_certificates {
         tests.extend(with_pod_certificates());
     }
+    tests.extend(with_spire());
     let trial = |(name, test): (&str, Test)| {
         let cluster = Arc::clone(&cluster);
         Trial::test(name, move || {
@@ -75,6 +78,24 @@ fn with_pod_certificates() -> [(&'static str, Test); 4] {
         (
             "a_mesh_with_pod_certificates_leaves_nothing",
             certificates::nothing_is_left,
+        ),
+    ]
+}
+
+fn with_spire() -> [(&'static str, Test); 4] {
+    [
+        ("pods_get_their_identities_from_spire", spire::first),
+        (
+            "identities_of_spire_are_renewed_without_a_lost_packet",
+            spire::renewed,
+        ),
+        (
+            "a_webhook_with_its_svid_is_trusted_as_spire_tells_the_api_server",
+            spire::webhook,
+        ),
+        (
+            "a_mesh_with_identities_of_spire_leaves_nothing",
+            spire::nothing_is_left,
         ),
     ]
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::cluster::{self, Cluster, Kubernetes};
 use crate::report::{Tally, run_tests};
-use crate::{examples, profile_folder};
+use crate::{examples, go, profile_folder};
 
 /// How many nodes the cluster has.
 const NODES: u32 = 2;
@@ -18,12 +18,14 @@ const NODES: u32 = 2;
 /// The tests of programs beside an API server that they start, kill and start again, and those of the mesh: all that are
 /// called so, for a package alone is built with other features.
 pub(crate) fn tests(version: Kubernetes) -> Result<Tally> {
+    let spire = go::spire()?;
     with_cluster("test", version, &cluster::images_for_development()?, |cluster| {
         let mut tests = Command::new("cargo");
         tests
             .args(["test", "--workspace", "--no-fail-fast", "--test", "kubernetes"])
             .args(["--", "--nocapture"])
-            .env("CLUSTER_PROGRAMS", cluster::build(version)?);
+            .env("CLUSTER_PROGRAMS", cluster::build(version)?)
+            .env("NSM_SPIRE", &spire);
         run_tests(at(cluster, &mut tests)?)
     })
 }
