@@ -17,6 +17,7 @@ mod explain;
 mod faults;
 mod networks;
 mod outages;
+mod pods;
 mod restricted;
 mod spire;
 mod standstill;
@@ -100,7 +101,7 @@ fn with_spire() -> [(&'static str, Test); 4] {
     ]
 }
 
-fn everywhere() -> [(&'static str, Test); 34] {
+fn everywhere() -> [(&'static str, Test); 36] {
     [
         (
             "one_command_makes_a_mesh_and_pods_on_one_node_get_a_wire",
@@ -126,6 +127,11 @@ fn everywhere() -> [(&'static str, Test); 34] {
             annotation::of_namespace,
         ),
         ("a_job_with_a_wire_ends", annotation::job),
+        ("a_pod_with_fifty_services_has_fifty_wires", pods::fifty_services),
+        (
+            "pods_that_are_killed_while_their_wires_are_made_leave_nothing",
+            pods::deleted_too_early,
+        ),
         (
             "a_mistaken_annotation_is_refused_with_its_remedy",
             annotation::mistakes,
