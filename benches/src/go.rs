@@ -4,14 +4,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use nsm::mesh::Programs;
 
 use crate::figure::Figure;
 
 mod calls;
 mod cpu;
+mod files;
 mod load;
 mod memory;
 mod mesh;
@@ -19,6 +19,7 @@ mod registry;
 mod start;
 mod taken;
 
+use files::Files;
 use mesh::{Kind, Mesh};
 
 /// Beside the Go implementation: request, refresh, close, load, memory, start, registry
@@ -61,16 +62,10 @@ enum Part {
     Registry,
 }
 
-/// Where programs are found.
-struct Files {
-    ours: Programs,
-    peer: PathBuf,
-}
-
 impl Go {
     /// Measures everything, each part on meshes of its own.
     pub(crate) async fn run(self) -> Result<Vec<Figure>> {
-        let files = self.files()?;
+        let files = Files::find(self.programs.as_deref(), self.peer.as_deref())?;
         let mut figures = Vec::new();
         if self.wants(Part::Start, "start") {
             figures.extend(start::by_turns(&files).await?);
@@ -102,25 +97,6 @@ impl Go {
             figures.extend(measured.await?);
         }
         Ok(figures)
-    }
-
-    fn files(&self) -> Result<Files> {
-        let ours = match &self.programs {
-            Some(folder) => Programs::in_folder(folder),
-            None => Programs::beside_us()?,
-        };
-        let peer = self
-            .peer
-            .clone()
-            .unwrap_or_else(|| ours.folder().join("interop/nsm-peer"));
-        let peer = std::path::absolute(peer)?;
-        anyhow::ensure!(
-            peer.is_file(),
-            "{} is not built: `cargo xtask bench go` builds it, --peer names another",
-            peer.display()
-        );
-        let ours = Programs::in_folder(std::path::absolute(ours.folder()).context("no folder of programs")?);
-        Ok(Files { ours, peer })
     }
 
     /// Whether a part is wanted; says so if it is.

@@ -2,18 +2,16 @@
 //! A node of theirs or of ours with one endpoint, and the client that asks it.
 
 use std::cell::Cell;
-use std::fs::Permissions;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
-use nsm::mesh::{Attached, Client, Node, Pod, Program, Programs, Settings};
+use nsm::mesh::{Attached, Client, Node, Pod, Program, Settings};
 use nsm_sdk::core::Request;
 use tokio::time::Instant;
 
-use super::Files;
+use super::files::Files;
 
 /// Whose programs a mesh has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +92,7 @@ impl Mesh {
         let folder = parent.join(kind.name());
         std::fs::create_dir(&folder)?;
         let settings = Settings {
-            programs: programs(kind, files, &folder.join("programs"))?,
+            programs: files.of(kind, &folder.join("programs"))?,
             folder,
             // Theirs loses options of calls at a level above this one.
             log_level: "INFO".to_string(),
@@ -247,30 +245,4 @@ pub(super) fn wire(word: &str, number: usize) -> (String, String) {
         format!("{word}-{number}"),
         format!("kernel://icmp-responder/{word}{number}"),
     )
-}
-
-/// A folder with the programs of a mesh under the names by which nodes start them.
-fn programs(kind: Kind, files: &Files, folder: &Path) -> Result<Programs> {
-    std::fs::create_dir(folder)?;
-    let ours =
-        |program: &str| Ok::<_, anyhow::Error>(symlink(files.ours.file(program)?, folder.join(program))?);
-    ours("nsm")?;
-    for program in ["registry-memory", "nsmgr", "forwarder", "nse-icmp"] {
-        match (kind, program) {
-            (Kind::Go | Kind::GoOpen, "forwarder") => {
-                role(&files.peer, "forwarder-bare", &folder.join(program))?
-            }
-            (Kind::GoOpen, "registry-memory") => role(&files.peer, "registry-open", &folder.join(program))?,
-            (Kind::Go | Kind::GoOpen, _) => symlink(&files.peer, folder.join(program))?,
-            (Kind::Bare, "forwarder") => symlink(files.ours.file("forwarder-bare")?, folder.join(program))?,
-            (Kind::Bare | Kind::Links, _) => ours(program)?,
-        }
-    }
-    Ok(Programs::in_folder(folder))
-}
-
-/// A file that starts theirs in a role that it is not named after.
-fn role(peer: &Path, role: &str, file: &Path) -> Result<()> {
-    std::fs::write(file, format!("#!/bin/sh\nexec '{}' {role}\n", peer.display()))?;
-    Ok(std::fs::set_permissions(file, Permissions::from_mode(0o755))?)
 }

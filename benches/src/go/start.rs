@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::Files;
+use super::files::Files;
 use super::mesh::{self, Kind};
 use crate::figure::{Figure, median};
 
