@@ -100,7 +100,8 @@ impl Attempt<'_> {
             }
             Some(record) if record.connection == self.wire.connection => self.shared.doom(record.serial),
             Some(record) => {
-                if !self.shared.doom_idle(record.serial, |_| true) {
+                if !self.shared.doom_orphan(record.serial) && !self.shared.doom_idle(record.serial, |_| true)
+                {
                     return Err(taken(
                         netns,
                         seen,

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::doomed;
 use crate::journal::Journal;
+use crate::leftover::{self, Leftover};
 use crate::monitor::{self, Monitor};
 use crate::netlink;
 use crate::netns::Netns;
@@ -94,6 +95,7 @@ impl Kernel {
             )
             .ok();
         let journal = config.journal.as_deref().map(Journal::open).transpose()?;
+        leftover::begin(component.meters());
         let shared = Arc::new(Shared::new(component, config.group, journal, monitor));
         let (alive, ends) = mpsc::channel(1);
         let pool = Pool::start(&home, &alive)?;
@@ -230,8 +232,9 @@ async fn expire(shared: Arc<Shared>, grace: Duration) {
     tokio::time::sleep(grace).await;
     let strays = shared.state().strays();
     tracing::info!("removing what an earlier life left and nobody wants");
-    strays
-        .into_iter()
-        .for_each(|stray| shared.doom_remains(vec![stray]));
+    for stray in strays {
+        shared.collected(Leftover::Unwanted);
+        shared.doom_remains(vec![stray]);
+    }
     shared.doom_orphans().await;
 }

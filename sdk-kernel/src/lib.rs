@@ -34,6 +34,7 @@ mod journal;
 mod kernel;
 mod leave;
 mod left;
+mod leftover;
 mod make;
 mod message;
 mod monitor;
@@ -60,4 +61,5 @@ mod vxlan;
 
 pub use kernel::{Config, GRACE, GROUP, Kernel};
 pub use left::Left;
+pub use leftover::LEFTOVERS;
 pub use ping::Ping;

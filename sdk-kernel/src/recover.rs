@@ -19,6 +19,7 @@ use tonic::Code;
 use crate::asked::Device;
 use crate::doomed::Remains;
 use crate::journal::Entry;
+use crate::leftover::Leftover;
 use crate::netns::{Netns, NetnsId, identify};
 use crate::observe::{self, Seen, Which};
 use crate::record::{Place, Record};
@@ -134,6 +135,7 @@ pub(crate) fn recover(station: &mut Station, shared: &Shared) -> Vec<Left> {
         .into_iter()
         .partition(|left| left.seen.group == shared.doomed_group());
     for left in removed {
+        shared.collected(Leftover::HalfRemoved);
         shared.doom_remains(vec![left.remains()]);
     }
     let (halves, rest) = rest.into_iter().partition(Left::is_half);
@@ -155,6 +157,7 @@ pub(crate) fn finish(station: &mut Station, shared: &Shared, halves: Vec<Left>) 
         };
         // Whoever asked for its name meanwhile has had it removed.
         if look().unwrap_or(false) && shared.state().by_index(left.seen.index).is_none() {
+            shared.collected(Leftover::HalfMade);
             shared.doom_remains(vec![left.remains()]);
         }
     }
@@ -190,7 +193,11 @@ fn look(station: &mut Station, shared: &Shared) -> Vec<Left> {
 
 /// Takes over a wire that the journal tells of.
 fn remember(shared: &Shared, serial: u64, entry: Entry) {
-    let is_over = entry.doomed || !entry.complete;
+    let over = match (entry.doomed, entry.complete) {
+        (true, _) => Some(Leftover::HalfRemoved),
+        (false, false) => Some(Leftover::HalfMade),
+        (false, true) => None,
+    };
     let record = Record {
         serial,
         connection: entry.connection,
@@ -202,7 +209,8 @@ fn remember(shared: &Shared, serial: u64, entry: Entry) {
         joined: None,
     };
     shared.note(record);
-    if is_over {
+    if let Some(over) = over {
+        shared.collected(over);
         shared.doom(serial);
     }
 }

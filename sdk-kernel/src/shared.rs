@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::asked::Asked;
 use crate::doomed::{Doomed, Remains};
 use crate::journal::{Entry, Journal};
+use crate::leftover::Leftover;
 use crate::monitor::Monitor;
 use crate::netns::NetnsId;
 use crate::reaper::Reaper;
@@ -164,7 +165,7 @@ impl Shared {
                 let orphans = state.all().filter(|record| record.orphan);
                 orphans.map(|record| record.serial).collect()
             };
-            let is_kept = |serial: &u64| !self.doom_idle(*serial, |record| record.orphan);
+            let is_kept = |serial: &u64| !self.doom_orphan(*serial);
             if orphans.iter().filter(|serial| is_kept(serial)).count() == 0
                 || changed.changed().await.is_err()
             {
@@ -205,6 +206,20 @@ impl Shared {
         drop(state);
         self.bury(taken);
         true
+    }
+
+    /// The same if nobody has asked for the wire since an earlier life made it.
+    pub(crate) fn doom_orphan(&self, serial: u64) -> bool {
+        let is_done = self.doom_idle(serial, |record| record.orphan);
+        if is_done {
+            self.collected(Leftover::Unwanted);
+        }
+        is_done
+    }
+
+    /// Counts what an earlier life left and that is removed now.
+    pub(crate) fn collected(&self, left: Leftover) {
+        left.count(self.component.meters());
     }
 
     fn bury(&self, taken: Option<Record>) {

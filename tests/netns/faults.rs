@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Client, Program};
+use tokio::net::TcpStream;
 
 use crate::Bench;
-use crate::world::{PATIENCE, World, index, links, prints, refused, same, stops, wait_for};
+use crate::world::{
+    PATIENCE, World, http_get, index, links, only_link, prints, refused, same, stops, wait_for,
+};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -20,6 +23,14 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test(
             "with_a_forwarder_that_was_killed_requests_name_it",
             killed_forwarder,
+        ),
+        bench.alone_with(
+            "a_forwarder_counts_what_one_that_was_killed_has_left",
+            COUNTING,
+            async |mut world| {
+                counts_leftovers(&mut world).await?;
+                world.end().await
+            },
         ),
         bench.test(
             "with_an_endpoint_that_was_killed_requests_name_it",
@@ -40,6 +51,12 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
     ]
 }
+
+/// Every program counts, at an address of its own.
+const COUNTING: &[(&str, &str)] = &[
+    ("NSM_PROMETHEUS", "true"),
+    ("NSM_PROMETHEUS_LISTEN_ON", "127.0.0.1:0"),
+];
 
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
@@ -88,6 +105,57 @@ async fn killed_forwarder(world: &mut World) -> Result<()> {
     )?;
     world.node.start_forwarder().await?;
     let attached = attach_soon(&client, "nof-1").await?;
+    client.close(attached.request).await?;
+    client.end().await;
+    Ok(())
+}
+
+/// What a program has removed of what its life before had left: half made, half removed, and unwanted.
+async fn leftovers(program: &Program) -> Result<[Option<u64>; 3]> {
+    let printed = program.printed();
+    let url = printed
+        .split_once("telling Prometheus url=")
+        .context("it counts")?
+        .1;
+    let url = url
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .trim_matches('"');
+    let told = http_get(TcpStream::connect(url).await?, "/metrics").await?;
+    Ok(["half-made", "half-removed", "unwanted"].map(|kind| {
+        let start = format!("nsm_leftovers_removed_total{{kind=\"{kind}\"}} ");
+        let mut told = told.lines().filter_map(|line| line.strip_prefix(&start));
+        told.next().and_then(|told| told.parse().ok())
+    }))
+}
+
+async fn counts_leftovers(world: &mut World) -> Result<()> {
+    let forwarder = world.node.forwarder.as_ref().context("no forwarder")?;
+    same("leftovers", leftovers(forwarder).await?, [Some(0); 3])?;
+    let client = world.quiet()?;
+    client.attach("kept", URL).await?;
+    let (wire, mark) = (index(&world.near, "nsm-1")?, only_link(&world.near)?);
+    let mark = mark["group"].as_str().context("it has no mark")?;
+    running(&mut world.node.forwarder)?.kill()?;
+    // As it leaves it when it dies before it has told the kernel all of an interface.
+    let half = [
+        "link", "add", "half", "group", mark, "type", "veth", "peer", "name", "other",
+    ];
+    prints(&world.near, "ip", &half)?;
+    world.node.start_forwarder().await?;
+    let forwarder = world.node.forwarder.as_ref().context("no forwarder")?;
+    let removed = wait_for(PATIENCE, "what was left is removed", async || {
+        Ok((links(&world.near)?.len() == 1).then_some(()))
+    });
+    removed.await?;
+    same(
+        "leftovers",
+        leftovers(forwarder).await?,
+        [Some(1), Some(0), Some(0)],
+    )?;
+    let attached = attach_soon(&client, "kept").await?;
+    same("the wire", index(&world.near, "nsm-1")?, wire)?;
     client.close(attached.request).await?;
     client.end().await;
     Ok(())

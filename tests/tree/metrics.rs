@@ -30,7 +30,7 @@ fn is_ours(name: &str) -> bool {
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for (path, source) in with_ending(&[".rs"]) {
-        if !["sdk/src/", "sdk-wireguard/src/"]
+        if !["sdk/src/", "sdk-kernel/src/", "sdk-wireguard/src/"]
             .iter()
             .any(|folder| path.starts_with(folder))
         {

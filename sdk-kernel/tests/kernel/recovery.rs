@@ -18,6 +18,7 @@ tests![
     a_close_after_a_restart_removes_the_wire,
     an_incompatible_wire_is_replaced,
     half_a_wire_goes_at_once,
+    a_wire_that_was_to_be_removed_goes_at_once,
     rules_whose_interface_is_gone_go_too,
     a_wire_in_a_namespace_without_process_is_adopted_by_its_name,
     a_journal_that_was_cut_still_helps,
@@ -25,10 +26,23 @@ tests![
     other_groups_are_left_alone,
 ];
 
+/// What may have been left.
+const KINDS: [&str; 3] = ["half-made", "half-removed", "unwanted"];
+
 fn index(pod: &Pod, name: &str) -> u64 {
     pod.link(name).expect("there")["ifindex"]
         .as_u64()
         .expect("a number")
+}
+
+/// How much of this kind was removed that an earlier life had left.
+fn removed(world: &World, kind: &str) -> u64 {
+    let text = world.component.meters().text();
+    let start = format!("nsm_leftovers_removed_total{{kind=\"{kind}\"}} ");
+    let mut told = text.lines().filter_map(|line| line.strip_prefix(&start));
+    told.next()
+        .and_then(|told| told.parse().ok())
+        .expect("it is told, also of none")
 }
 
 fn case_38_a_wire_is_adopted_as_it_is() {
@@ -64,6 +78,9 @@ fn case_38_a_wire_is_adopted_as_it_is() {
     }
     world.down(&wire);
     world.wait_clean();
+    for kind in KINDS {
+        assert_eq!(removed(&world, kind), 0, "{kind}");
+    }
 }
 
 fn case_38_a_wire_is_adopted_with_what_has_changed() {
@@ -108,7 +125,7 @@ fn case_39_what_nobody_asks_for_again_is_removed() {
             ..Policy::default()
         }];
     }
-    for journal in [world.config.journal.clone(), None] {
+    for (life, journal) in (0..).zip([world.config.journal.clone(), None]) {
         world.config.journal = journal;
         world.config.grace = Duration::from_secs(3600);
         world.up(&kept);
@@ -118,6 +135,7 @@ fn case_39_what_nobody_asks_for_again_is_removed() {
         // Known, and not removed before its time.
         assert!(world.client.ping("172.16.1.100"));
         world.up(&kept);
+        assert_eq!(removed(&world, "unwanted"), life);
         world.crash();
         world.config.grace = Duration::from_millis(300);
         world.start();
@@ -128,6 +146,7 @@ fn case_39_what_nobody_asks_for_again_is_removed() {
         });
         assert!(world.client.ping("172.16.1.100"));
         assert!(world.client.link("nsm-1").is_some());
+        assert_eq!(removed(&world, "unwanted"), life + 1);
     }
 }
 
@@ -145,6 +164,7 @@ fn case_40_a_pod_that_is_gone_leaves_nothing() {
         text.lines().last().is_some_and(|line| line.contains("null"))
     });
     world.wait_clean();
+    assert_eq!(removed(&world, "unwanted"), 1);
 }
 
 fn a_close_after_a_restart_removes_the_wire() {
@@ -185,6 +205,20 @@ fn half_a_wire_goes_at_once() {
     ));
     world.start();
     world.wait_clean();
+    assert_eq!(KINDS.map(|kind| removed(&world, kind)), [1, 0, 0]);
+}
+
+fn a_wire_that_was_to_be_removed_goes_at_once() {
+    let mut world = World::new();
+    world.up(&world.wire("doomed", "nsm-1"));
+    world.crash();
+    // As a crash leaves it between this word and the kernel's.
+    let path = world.config.journal.clone().expect("a journal");
+    let text = std::fs::read_to_string(&path).expect("readable");
+    std::fs::write(&path, text.replace("\"doomed\":false", "\"doomed\":true")).expect("writable");
+    world.start();
+    world.wait_clean();
+    assert_eq!(KINDS.map(|kind| removed(&world, kind)), [0, 1, 0]);
 }
 
 fn rules_whose_interface_is_gone_go_too() {

@@ -183,6 +183,7 @@ impl World {
             ..Config::default()
         };
         let component = Component::new("test");
+        component.meters().switch_on();
         let kernel = runtime
             .block_on(Kernel::start(&component, config.clone()))
             .expect("starts");
