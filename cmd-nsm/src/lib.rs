@@ -9,6 +9,7 @@ mod commands;
 pub mod doctor;
 pub mod explain;
 mod kubectl;
+mod live;
 pub mod mesh;
 pub mod nearest;
 pub mod offline;

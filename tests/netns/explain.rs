@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use nsm::mesh::Program;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -18,6 +20,7 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         bench.test("nsm_ping_pings_both_families_and_says_what_fails", pings),
         bench.test("nsm_explains_who_is_served_and_who_is_not", explains),
         bench.test("nsm_monitor_tells_every_change", monitors),
+        bench.test("nsm_monitor_draws_a_table_on_a_terminal", draws),
         bench.test("prometheus_scrapes_the_mesh", scraped),
     ]
 }
@@ -193,7 +196,8 @@ async fn explains(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-async fn monitors(world: &mut World) -> Result<()> {
+/// Starts `file` as somebody of the mesh.
+fn start(world: &World, name: &str, file: &Path, arguments: &[&str]) -> Result<Program> {
     let folder = world.node.folder();
     let identity = folder.join("identity/node.sock");
     let variables = [
@@ -201,12 +205,21 @@ async fn monitors(world: &mut World) -> Result<()> {
         ("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", identity.display())),
     ];
     let what = nsm::mesh::Start {
-        name: "monitor",
-        file: &programs()?.file("nsm")?,
+        name,
+        file,
         pod: None,
         folder,
     };
-    let mut monitor = nsm::mesh::Program::start(what, &["monitor", "--json"], &variables)?;
+    Program::start(what, arguments, &variables)
+}
+
+async fn monitors(world: &mut World) -> Result<()> {
+    let mut monitor = start(
+        world,
+        "monitor",
+        &programs()?.file("nsm")?,
+        &["monitor", "--json"],
+    )?;
     let client = world.quiet()?;
     // A subscriber that comes late sees what is there first, so both words come in any case.
     let attached = client.attach("watched", "kernel://icmp-responder/nsm-1").await?;
@@ -217,6 +230,74 @@ async fn monitors(world: &mut World) -> Result<()> {
     monitor.terminate();
     drop(monitor);
     Ok(())
+}
+
+/// What `nsm` has drawn last.
+fn drawn(terminal: &Program) -> Vec<String> {
+    let printed = terminal.printed();
+    let last = printed.rsplit("\x1b[J").nth(1).unwrap_or_default();
+    let lines = last.split("\x1b[K").map(str::trim);
+    let text = |line: &str| {
+        let moved = line.strip_prefix("\x1b[").and_then(|line| line.split_once('A'));
+        moved.map_or(line, |(_, line)| line).to_string()
+    };
+    lines.filter(|line| !line.is_empty()).map(text).collect()
+}
+
+/// Waits until the last row of the table has these words.
+async fn shows_row(terminal: &Program, words: &[&str]) -> Result<String> {
+    let row = wait_for(PATIENCE, "the table has the row", async || {
+        let row = drawn(terminal).pop().unwrap_or_default();
+        let cells: Vec<_> = row.split_whitespace().collect();
+        Ok(words.iter().all(|word| cells.contains(word)).then_some(row))
+    });
+    row.await
+        .with_context(|| format!("{words:?} in {:?}", drawn(terminal)))
+}
+
+async fn draws(world: &mut World) -> Result<()> {
+    let nsm = programs()?.file("nsm")?;
+    let command = format!(
+        "stty columns 200 rows 12 && echo pid $$ && exec {} monitor",
+        nsm.display()
+    );
+    let script = [
+        "--quiet",
+        "--flush",
+        "--return",
+        "--command",
+        &command,
+        "/dev/null",
+    ];
+    let mut terminal = start(world, "terminal", Path::new("/usr/bin/script"), &script)?;
+    shows_row(&terminal, &["no", "connections"]).await?;
+    let client = world.quiet()?;
+    let attached = client.attach("drawn", "kernel://icmp-responder/nsm-1").await?;
+    let up = shows_row(&terminal, &["icmp-responder", "nse", "KERNEL", "up", "forwarder"]).await?;
+    same("lines", drawn(&terminal).len(), 3)?;
+    world.endpoint.take().context("no endpoint")?.kill()?;
+    let down = shows_row(&terminal, &["icmp-responder", "down"]).await?;
+    let id = |row: &str| row.split(' ').next().map(str::to_string);
+    same("the row's id", id(&down), id(&up))?;
+    same("lines", drawn(&terminal).len(), 3)?;
+    client.close(attached.request).await?;
+    client.end().await;
+    shows_row(&terminal, &["no", "connections"]).await?;
+    let printed = terminal.printed();
+    let pid = printed
+        .split_whitespace()
+        .skip_while(|word| *word != "pid")
+        .nth(1);
+    let pid = Pid::from_raw(pid.context("no pid")?.parse()?).context("no pid")?;
+    kill_process(pid, Signal::INT)?;
+    let ended = wait_for(PATIENCE, "the table ends", async || terminal.ended()).await?;
+    same("its exit code", ended.code(), Some(130))?;
+    let printed = terminal.printed();
+    ensure!(
+        printed.contains("\x1b[?25l") && printed.ends_with("\x1b[?25h"),
+        "there is no cursor any more: {printed:?}"
+    );
+    world.start_endpoint().await
 }
 
 /// A request in HTTP, and its answer.
@@ -367,7 +448,7 @@ fn check(text: &str) -> Result<()> {
 }
 
 /// A Prometheus that scrapes the manager, ended when dropped.
-fn start_prometheus(folder: &Path) -> Result<nsm::mesh::Program> {
+fn start_prometheus(folder: &Path) -> Result<Program> {
     let config = folder.join("prometheus.yaml");
     std::fs::write(
         &config,
@@ -393,5 +474,5 @@ fn start_prometheus(folder: &Path) -> Result<nsm::mesh::Program> {
         format!("--web.listen-address={PROMETHEUS}"),
     ];
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    nsm::mesh::Program::start(what, &arguments, &[])
+    Program::start(what, &arguments, &[])
 }

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nsm monitor`: what becomes of connections, while one looks.
 
-use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
-use crate::ask::{AskSettings, Asking};
-use crate::seen::Seen;
 use anyhow::Result;
 use clap::Args;
-use futures::StreamExt;
+use futures::{Stream, TryStreamExt, stream};
 use nsm_api::connection::{ConnectionEvent, ConnectionEventType as Kind};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::output;
+use crate::ask::{AskSettings, Asking};
+use crate::live::{self, Told};
+use crate::seen::Seen;
 
 /// Show what becomes of the connections of a hop: a table that follows on a terminal, else a line for each change
 ///
-/// Ends when the hop ends, with exit code 1, or after --time.
+/// The table has as many rows as the terminal has room for, of connections that are not up first, and tells since when
+/// each is in its state (UTC): "before" is when this command began, where it was so already. Ends when the hop ends, with
+/// exit code 1, after --time, or by a signal.
 #[derive(Args)]
 pub(crate) struct Monitor {
     /// Only those of this network service
@@ -38,15 +40,26 @@ pub(crate) struct Monitor {
 }
 
 /// One change.
-#[derive(Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Changed {
     /// `initial`, `update` or `delete`.
-    event: String,
-    at: String,
-    connection: Seen,
+    pub(crate) event: String,
+    /// When it was told, RFC 3339.
+    pub(crate) at: String,
+    pub(crate) connection: Seen,
 }
 
 impl Changed {
+    /// Whether it was so before anybody looked.
+    pub(crate) fn is_initial(&self) -> bool {
+        self.event == word(Kind::InitialStateTransfer)
+    }
+
+    /// Whether the connection is no more.
+    pub(crate) fn is_delete(&self) -> bool {
+        self.event == word(Kind::Delete)
+    }
+
     /// A line for people.
     pub(crate) fn line(&self) -> String {
         format!(
@@ -88,61 +101,47 @@ impl Monitor {
     async fn look(&self, asking: &Asking) -> Result<ExitCode> {
         let mut selector = super::selecting("");
         selector.network_services.clone_from(&self.service);
-        let mut events = asking.monitor(selector).await?;
-        let is_table = !self.json && !self.lines && std::io::stdout().is_terminal();
-        let mut table = BTreeMap::new();
-        while let Some(event) = events.next().await {
-            let (kind, seen) = read(event?, asking);
-            if kind == Kind::InitialStateTransfer {
-                table.clear();
+        let events = asking.monitor(selector).await?;
+        let mut changes = events
+            .map_ok(|event| stream::iter(read(event, asking).into_iter().map(Ok::<_, anyhow::Error>)))
+            .map_err(anyhow::Error::from)
+            .try_flatten();
+        if live::is_wanted(self.json || self.lines) {
+            let told = changes.map_ok(|changed| Told::Changed(String::new(), Box::new(changed)));
+            if let Some(code) = live::follow(told).await? {
+                return Ok(code);
             }
-            if !is_table {
-                self.tell(kind, &seen, asking)?;
-            }
-            for seen in seen {
-                match kind {
-                    Kind::Delete => drop(table.remove(&seen.id)),
-                    Kind::InitialStateTransfer | Kind::Update => drop(table.insert(seen.id.clone(), seen)),
-                }
-            }
-            if is_table {
-                draw(table.values())?;
-            }
+        } else {
+            self.print(&mut changes).await?;
         }
         eprintln!("nsm: {} tells no more", self.ask.connect_to);
         Ok(ExitCode::FAILURE)
     }
 
-    fn tell(&self, kind: Kind, seen: &[Seen], asking: &Asking) -> Result<()> {
-        let at = humantime::format_rfc3339_millis(asking.component().now()).to_string();
-        let mut out = std::io::stdout().lock();
-        for seen in seen {
-            let changed = Changed {
-                event: word(kind).to_string(),
-                at: at.clone(),
-                connection: seen.clone(),
+    async fn print(&self, changes: &mut (impl Stream<Item = Result<Changed>> + Unpin)) -> Result<()> {
+        while let Some(changed) = changes.try_next().await? {
+            let line = match self.json {
+                true => serde_json::to_string(&changed)?,
+                false => changed.line(),
             };
-            match self.json {
-                true => writeln!(out, "{}", serde_json::to_string(&changed)?)?,
-                false => writeln!(out, "{}", changed.line())?,
-            }
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{line}")?;
+            out.flush()?;
         }
-        Ok(out.flush()?)
+        Ok(())
     }
 }
 
-fn read(event: ConnectionEvent, asking: &Asking) -> (Kind, Vec<Seen>) {
+fn read(event: ConnectionEvent, asking: &Asking) -> Vec<Changed> {
     let (kind, now) = (event.r#type(), asking.component().now());
+    let at = humantime::format_rfc3339_millis(now).to_string();
     let connections = event.connections.into_values();
     let mut seen: Vec<_> = connections.map(|connection| Seen::of(&connection, now)).collect();
     seen.sort_by(|one, other| one.id.cmp(&other.id));
-    (kind, seen)
-}
-
-/// Draws the table in place of the one before.
-fn draw<'s>(seen: impl Iterator<Item = &'s Seen>) -> Result<()> {
-    let rows: Vec<_> = [Seen::heads()].into_iter().chain(seen.map(Seen::row)).collect();
-    let mut out = std::io::stdout().lock();
-    write!(out, "\x1b[H\x1b[2J{}", output::columns(&rows))?;
-    Ok(out.flush()?)
+    let changed = |connection| Changed {
+        event: word(kind).to_string(),
+        at: at.clone(),
+        connection,
+    };
+    seen.into_iter().map(changed).collect()
 }

@@ -3,17 +3,23 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, ExitCode, Stdio};
-use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::cluster::{Agent, Cluster};
-use crate::commands::monitor::Changed;
+use crate::commands::output;
+use crate::live::{self, Told};
 
-/// Show what becomes of the connections of all nodes: a line for each change
+/// How many changes wait to be printed until agents have to wait.
+const WAITING: usize = 256;
+
+/// Show what becomes of the connections of all nodes: a table that follows on a terminal, else a line for each change
 ///
-/// Ends when the agents end, with exit code 1, or after --time.
+/// The table has as many rows as the terminal has room for, of connections that are not up first, and tells since when
+/// each is in its state (UTC): "before" is when this command began, where it was so already. "unheard" are those of a
+/// node whose agent tells no more. Ends when the agents end, with exit code 1, after --time, or by a signal.
 #[derive(Args)]
 pub(crate) struct Monitor {
     /// Only those of this network service; may be repeated
@@ -25,6 +31,9 @@ pub(crate) struct Monitor {
     /// How long to look; for ever by default
     #[arg(long, value_name = "DURATION")]
     time: Option<nsm_sdk::app::Duration>,
+    /// A line for each change, also on a terminal
+    #[arg(long)]
+    lines: bool,
 }
 
 /// Agents that tell, ended when dropped.
@@ -33,7 +42,7 @@ struct Telling(Vec<Child>);
 impl Monitor {
     /// Looks.
     pub(crate) fn run(self, cluster: &Cluster, json: bool) -> Result<ExitCode> {
-        let (told, lines) = channel();
+        let (told, mut changes) = channel(WAITING);
         let mut telling = Telling(Vec::new());
         for agent in cluster.agents(self.node.as_deref())? {
             let mut child = self.start(cluster, &agent)?;
@@ -43,13 +52,14 @@ impl Monitor {
             telling.0.push(child);
         }
         drop(told);
-        let mut out = std::io::stdout().lock();
-        for (node, changed) in lines {
-            match json {
-                true => writeln!(out, "{}", serde_json::to_string(&changed)?)?,
-                false => writeln!(out, "{node}  {}", changed.line())?,
+        if live::is_wanted(json || self.lines) {
+            let told = futures::stream::poll_fn(|cx| changes.poll_recv(cx));
+            let told = futures::StreamExt::map(told, Ok);
+            if let Some(code) = output::block_on(live::follow(told))? {
+                return Ok(code);
             }
-            out.flush()?;
+        } else {
+            print(changes, json)?;
         }
         Ok(match self.time {
             Some(_) => ExitCode::SUCCESS,
@@ -70,16 +80,34 @@ impl Monitor {
     }
 }
 
+fn print(mut changes: Receiver<Told>, json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    while let Some(told) = changes.blocking_recv() {
+        match told {
+            Told::Changed(_, changed) if json => writeln!(out, "{}", serde_json::to_string(&*changed)?)?,
+            Told::Changed(node, changed) => writeln!(out, "{node}  {}", changed.line())?,
+            Told::Silent(_) => {}
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
 /// Passes on what an agent tells, until it ends or nobody reads.
-fn read(out: ChildStdout, node: &str, told: &Sender<(String, Changed)>) {
+fn read(out: ChildStdout, node: &str, told: &Sender<Told>) {
     for line in BufReader::new(out).lines().map_while(Result::ok) {
         let Ok(changed) = serde_json::from_str(&line) else {
             continue;
         };
-        if told.send((node.to_string(), changed)).is_err() {
+        if told
+            .blocking_send(Told::Changed(node.to_string(), Box::new(changed)))
+            .is_err()
+        {
             return;
         }
     }
+    // Whoever reads no more has no rows either.
+    let _nobody = told.blocking_send(Told::Silent(node.to_string()));
 }
 
 impl Drop for Telling {
