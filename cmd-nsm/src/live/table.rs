@@ -33,6 +33,10 @@ const HEADS: [&str; COLUMNS] = [
 ];
 const COLUMNS: usize = 9;
 
+/// Those that tell enough when they are cut, down to so many letters.
+const NAMES: [&str; 5] = ["ID", "CLIENT", "SERVICE", "ENDPOINT", "PATH"];
+const SHORT: usize = 6;
+
 /// The connections that are known, by their nodes and ids.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -180,7 +184,7 @@ fn name(text: &str) -> String {
         .collect()
 }
 
-/// The rows below each other, cut where they are widest until they fit.
+/// The rows below each other, cut where they are widest until they fit, names first.
 fn columns(rows: &[&[&str]], room: usize) -> Vec<String> {
     let count = rows.first().map_or(0, |row| row.len());
     let width = |column: usize| {
@@ -189,9 +193,13 @@ fn columns(rows: &[&[&str]], room: usize) -> Vec<String> {
     };
     let mut widths: Vec<_> = (0..count).map(width).collect();
     let room = room.saturating_sub(GAP * count.saturating_sub(1));
+    let is_name = |column: usize| rows.first().is_some_and(|heads| NAMES.contains(&heads[column]));
     while widths.iter().sum::<usize>() > room {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > 1 => *widest -= 1,
+        let names = (0..count).filter(|&column| is_name(column) && widths[column] > SHORT);
+        let widest = names.max_by_key(|&column| widths[column]);
+        let widest = widest.or_else(|| (0..count).max_by_key(|&column| widths[column]));
+        match widest {
+            Some(column) if widths[column] > 1 => widths[column] -= 1,
             _ => break,
         }
     }
@@ -323,8 +331,12 @@ mod tests {
             columns: 80,
         });
         assert!(all.len() == 42 && all[41].starts_with("39-"), "{all:?}");
-        for word in ["SERVICE", "STATE", "SINCE"] {
-            assert!(lines[1].contains(word), "{word} is cut off: {lines:?}");
+        for columns in [73, 80] {
+            let lines = table.lines(Size { rows: 10, columns });
+            for word in ["MECHANISM", "up     12:00:07"] {
+                let shown = lines.iter().any(|line| line.contains(word));
+                assert!(shown, "{word} is cut off: {lines:?}");
+            }
         }
     }
 
