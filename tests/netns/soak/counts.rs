@@ -103,15 +103,16 @@ fn connect(program: &Program, address: &str) -> Result<TcpStream> {
 }
 
 /// What is counted of what a program holds.
-const HELD: [&str; 4] = [
+const HELD: [&str; 5] = [
     "nsm_tasks ",
     "nsm_held{",
+    "nsm_connections{",
     "nsm_ipam_free{",
     "nsm_vxlan_identifiers ",
 ];
 
-/// What a program says that it holds: tasks, connections, registrations, free addresses, identifiers of tunnels. The
-/// issuer counts nothing.
+/// What a program says that it holds: tasks, connections and their states, registrations, free addresses, identifiers of
+/// tunnels. The issuer counts nothing.
 async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
     let printed = program.printed();
     let Some((_, url)) = printed.split_once(TELLING) else {
