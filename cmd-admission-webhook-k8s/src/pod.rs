@@ -7,7 +7,9 @@
 use serde_json::{Value, json};
 
 use crate::patch::{Patch, items, text};
-use crate::rules::{Image, NAME, NODE_NAME, POD_NAME, POD_UID, RESOLV_CONFIG_PATH, Rules};
+use crate::rules::{
+    Image, MAX_TOKEN_LIFETIME, NAME, NODE_NAME, POD_NAME, POD_UID, RESOLV_CONFIG_PATH, Rules,
+};
 use crate::services::Services;
 use volumes::Volume;
 
@@ -38,6 +40,9 @@ impl Level {
 
 /// Which groups may send pings, by which a client sees whether a wire lives.
 const PINGS: (&str, &str) = ("net.ipv4.ping_group_range", "0 2147483647");
+
+/// How long a wire lasts that its client has not taken over: a pod may be killed before that is started.
+const TO_TAKE_OVER: &str = "1m";
 
 /// Connects a pod, and tells what is odd about it.
 ///
@@ -167,7 +172,7 @@ impl Ours {
             "name": image.name,
             "image": image.reference,
             "imagePullPolicy": "IfNotPresent",
-            "env": self.variables,
+            "env": self.variables_of(rules, lasts),
             "resources": rules.resources(&services.devices),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
@@ -185,6 +190,15 @@ impl Ours {
             container["securityContext"]["runAsNonRoot"] = json!(true);
         }
         container
+    }
+
+    fn variables_of(&self, rules: &Rules, lasts: bool) -> Vec<Value> {
+        let mut variables = self.variables.clone();
+        let is_taken_over = !lasts && !rules.images.is_empty();
+        if is_taken_over && !rules.variables.iter().any(|(name, _)| name == MAX_TOKEN_LIFETIME) {
+            variables.push(plain(MAX_TOKEN_LIFETIME, TO_TAKE_OVER));
+        }
+        variables
     }
 }
 

@@ -47,6 +47,9 @@ pub(crate) const POD_UID: &str = "POD_UID";
 pub(crate) const NODE_NAME: &str = "NODE_NAME";
 pub(crate) const NAME: &str = "NSM_NAME";
 
+/// The variable that says how long a client's tokens are valid, and so how long its wires last without it.
+pub(crate) const MAX_TOKEN_LIFETIME: &str = "NSM_MAX_TOKEN_LIFETIME";
+
 /// Variables by which a client knows its resolv.conf, and whether it is to care: who sets one of them does it all.
 pub(crate) const RESOLV_CONFIG_PATH: &str = "NSM_RESOLV_CONFIG_PATH";
 const LOCAL_DNS_SERVER_ENABLED: &str = "NSM_LOCAL_DNS_SERVER_ENABLED";

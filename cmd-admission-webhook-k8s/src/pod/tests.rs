@@ -64,8 +64,29 @@ fn variables_are_in_an_order_in_which_each_finds_what_it_needs() {
         ("NSM_RESOLV_CONFIG_PATH", "/run/nsm-resolv-conf/resolv.conf"),
     ];
     let expected = expected.map(|(name, value)| (name.to_string(), value.to_string()));
-    for container in items(&pod, &["spec", "initContainers"]) {
-        assert_eq!(variables(container), expected);
+    let [init, client] = items(&pod, &["spec", "initContainers"]) else {
+        panic!("two containers");
+    };
+    assert_eq!(variables(client), expected);
+    assert_eq!(variables(init)[..expected.len()], expected);
+}
+
+#[test]
+fn a_wire_that_its_client_never_takes_over_does_not_last() {
+    let lifetime = |rules: &Rules, number: usize| {
+        let (patch, _) =
+            connect(rules, Level::Privileged, &services("kernel://a/nsm-1"), &plain()).expect("connected");
+        let container = &patch.document()["spec"]["initContainers"][number];
+        let mut told = variables(container)
+            .into_iter()
+            .filter(|(name, _)| name == MAX_TOKEN_LIFETIME);
+        (told.next().map(|(_, value)| value), told.next())
+    };
+    assert_eq!(lifetime(&rules(), 0), (Some("1m".to_string()), None));
+    assert_eq!(lifetime(&rules(), 1), (None, None));
+    let told = rules_with(&["--envs=NSM_MAX_TOKEN_LIFETIME=5m"]);
+    for number in [0, 1] {
+        assert_eq!(lifetime(&told, number), (Some("5m".to_string()), None));
     }
 }
 
