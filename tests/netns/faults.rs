@@ -6,12 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use nsm::mesh::{Attached, Client, Program};
-use tokio::net::TcpStream;
 
 use crate::Bench;
-use crate::world::{
-    PATIENCE, World, http_get, index, links, only_link, prints, refused, same, stops, wait_for,
-};
+use crate::soak::{COUNTING, metrics};
+use crate::world::{PATIENCE, World, index, links, only_link, prints, refused, same, stops, wait_for};
 
 pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
     vec![
@@ -51,12 +49,6 @@ pub(crate) fn tests(bench: &Bench) -> Vec<Trial> {
         ),
     ]
 }
-
-/// Every program counts, at an address of its own.
-const COUNTING: &[(&str, &str)] = &[
-    ("NSM_PROMETHEUS", "true"),
-    ("NSM_PROMETHEUS_LISTEN_ON", "127.0.0.1:0"),
-];
 
 const URL: &str = "kernel://icmp-responder/nsm-1";
 
@@ -112,17 +104,7 @@ async fn killed_forwarder(world: &mut World) -> Result<()> {
 
 /// What a program has removed of what its life before had left: half made, half removed, and unwanted.
 async fn leftovers(program: &Program) -> Result<[Option<u64>; 3]> {
-    let printed = program.printed();
-    let url = printed
-        .split_once("telling Prometheus url=")
-        .context("it counts")?
-        .1;
-    let url = url
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .trim_matches('"');
-    let told = http_get(TcpStream::connect(url).await?, "/metrics").await?;
+    let told = metrics(program).await?;
     Ok(["half-made", "half-removed", "unwanted"].map(|kind| {
         let start = format!("nsm_leftovers_removed_total{{kind=\"{kind}\"}} ");
         let mut told = told.lines().filter_map(|line| line.strip_prefix(&start));

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::Bench;
 use crate::world::{PATIENCE, World, prints, says, stops, wait_for};
-pub(crate) use counts::Counts;
+pub(crate) use counts::{Counts, metrics};
 
 /// Every program counts, at an address of its own.
 pub(crate) const COUNTING: &[(&str, &str)] = &[

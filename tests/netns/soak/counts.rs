@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use nsm::mesh::{Program, Snapshot};
+use nsm_sdk::registry::querycache::IDLE;
 use tokio::net::TcpStream;
 
 use crate::world::{PATIENCE, http_get, inside, wait_for};
@@ -57,10 +58,11 @@ impl Counts {
         .await
     }
 
-    /// Waits until there is what there was, no more and, but for tasks, no less.
+    /// Waits until there is what there was, no more and, but for tasks, no less. A manager may have looked up what it has
+    /// not before, and follows that for a while.
     pub(crate) async fn are_there_again(&self, programs: &[&Program]) -> Result<()> {
         let mut now = None;
-        let again = wait_for(PATIENCE, "everything is as before", async || {
+        let again = wait_for(IDLE + PATIENCE, "everything is as before", async || {
             let is = now.insert(Self::take(programs).await?);
             Ok(is.is_as(self).then_some(()))
         });
@@ -102,6 +104,21 @@ fn connect(program: &Program, address: &str) -> Result<TcpStream> {
     Ok(TcpStream::from_std(stream)?)
 }
 
+/// What a program tells Prometheus.
+pub(crate) async fn metrics(program: &Program) -> Result<String> {
+    let printed = program.printed();
+    let url = printed
+        .split_once(TELLING)
+        .and_then(|(_, url)| url.split_whitespace().next());
+    let url = url
+        .with_context(|| format!("{} does not count", program.name()))?
+        .trim_matches('"');
+    let told = http_get(connect(program, url)?, "/metrics").await;
+    let told = told.with_context(|| format!("{} at {url}", program.name()))?;
+    ensure!(told.contains("\nnsm_tasks "), "{} tells {told}", program.name());
+    Ok(told)
+}
+
 /// What is counted of what a program holds.
 const HELD: [&str; 5] = [
     "nsm_tasks ",
@@ -114,19 +131,10 @@ const HELD: [&str; 5] = [
 /// What a program says that it holds: tasks, connections and their states, registrations, free addresses, identifiers of
 /// tunnels. The issuer counts nothing.
 async fn held(program: &Program) -> Result<Vec<(String, u64)>> {
-    let printed = program.printed();
-    let Some((_, url)) = printed.split_once(TELLING) else {
-        ensure!(program.name() == "issuer", "{} does not count", program.name());
+    if program.name() == "issuer" {
         return Ok(Vec::new());
-    };
-    let url = url
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .trim_matches('"');
-    let told = http_get(connect(program, url)?, "/metrics").await;
-    let told = told.with_context(|| format!("{} at {url}", program.name()))?;
-    ensure!(told.contains("\nnsm_tasks "), "{} tells {told}", program.name());
+    }
+    let told = metrics(program).await?;
     let of_interest = told
         .lines()
         .filter(|line| HELD.iter().any(|what| line.starts_with(what)));
