@@ -6,7 +6,10 @@ use std::sync::OnceLock;
 
 use nsm_sdk_wireguard::{Kind, PrivateKey};
 use parking_lot::Mutex;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::world::{Pair, World, tunnel};
 
@@ -28,29 +31,27 @@ impl io::Write for Log {
 }
 
 /// Has what is at least of a level logged.
-type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
+type SetLevel = Box<dyn Fn(LevelFilter) + Send + Sync>;
 
 static LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// Prepares for logging, which tests turn on.
 pub(crate) fn capture() {
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter("off")
+    let (level, handle) = reload::Layer::new(LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(|| Log)
-        .with_filter_reloading();
-    let handle = logger.reload_handle();
-    let set = move |level: &str| handle.reload(EnvFilter::new(level)).expect("the logger is there");
+        .with_writer(|| Log);
+    let set = move |level| handle.reload(level).expect("the logger is there");
     assert!(LEVEL.set(Box::new(set)).is_ok(), "once");
-    logger.init();
+    tracing_subscriber::registry().with(level).with(lines).init();
 }
 
-fn set_level(level: &str) {
+fn set_level(level: LevelFilter) {
     LEVEL.get().expect("captured")(level);
 }
 
 fn keys_are_in_no_log(one: Kind, other: Kind) {
-    set_level("trace");
+    set_level(LevelFilter::TRACE);
     let world = World::new(one, other);
     let secret = std::array::from_fn(|at| u8::try_from(at).expect("small") * 5 + 64);
     let mut pair = Pair::new(&world, 0);
@@ -66,7 +67,7 @@ fn keys_are_in_no_log(one: Kind, other: Kind) {
     let error = world.try_make(&world.one, &bad).expect_err("the name is taken");
     tracing::info!(%error, tunnel = ?bad, "for the test");
     world.remove(&world.one, "client-1");
-    set_level("off");
+    set_level(LevelFilter::OFF);
     let log = std::mem::take(&mut *LOG.lock());
     let log = String::from_utf8_lossy(&log);
     assert!(log.contains("for the test") && log.contains("hidden"));
