@@ -77,7 +77,12 @@ struct Component {
     program: String,
     about: String,
     version: String,
+    /// Whether it has crates for Kubernetes.
+    is_for_kubernetes: bool,
 }
+
+/// The crates for Kubernetes that ours depend on.
+const FOR_KUBERNETES: [&str; 2] = ["kube", "nsm-sdk-k8s"];
 
 /// The commit that is built.
 struct Commit {
@@ -195,12 +200,20 @@ fn components(metadata: &Value, packages: &[String]) -> Result<Vec<Component>> {
             .filter(|target| target["kind"][0] == "bin")
             .map(|target| text(&target["name"]))
             .next();
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        let mut dependencies = dependencies.filter(|one| one["kind"].is_null());
+        let is_for_kubernetes = dependencies.any(|one| {
+            one["name"]
+                .as_str()
+                .is_some_and(|name| FOR_KUBERNETES.contains(&name))
+        });
         if let Some(program) = program.filter(|_| name.starts_with("cmd-")) {
             let component = Component {
                 package: name.clone(),
                 program,
                 about: text(&package["description"]),
                 version: text(&package["version"]),
+                is_for_kubernetes,
             };
             found.insert(name, component);
         }
@@ -227,6 +240,22 @@ pub(crate) fn programs() -> Result<PathBuf> {
 fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
     tools::need(&[MUSL])?;
     tools::need_target(TARGET)?;
+    // What is built together has what any of it asks of a crate: TLS 1.2, which the API server's client has, is half a
+    // megabyte of memory in programs that do not speak it.
+    let packages = |is_for_kubernetes| {
+        let together = components
+            .iter()
+            .filter(move |component| component.is_for_kubernetes == is_for_kubernetes);
+        together.map(|component| component.package.as_str())
+    };
+    compile_together(profile, packages(false).chain(["nsm-benches", "nsm-md"]))?;
+    if packages(true).next().is_some() {
+        compile_together(profile, packages(true))?;
+    }
+    profile_folder(TARGET).map(|target| target.join(profile))
+}
+
+fn compile_together<'p>(profile: &str, packages: impl Iterator<Item = &'p str>) -> Result<()> {
     let mut build = Command::new("cargo");
     build.args([
         "build",
@@ -236,14 +265,10 @@ fn compile(profile: &str, components: &[Component]) -> Result<PathBuf> {
         TARGET,
         "--profile",
         profile,
-        "--package=nsm-benches",
-        "--package=nsm-md",
     ]);
-    let packages = components.iter().map(|component| &component.package);
     build.args(packages.map(|package| format!("--package={package}")));
     same_everywhere(&mut build)?;
-    run(&mut build)?;
-    profile_folder(TARGET).map(|target| target.join(profile))
+    run(&mut build)
 }
 
 /// Builds the programs for this machine, which tests have done mostly, or takes those of the folder that `NSM_PROGRAMS`
