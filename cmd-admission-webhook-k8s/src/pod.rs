@@ -195,7 +195,7 @@ impl Ours {
     fn variables_of(&self, rules: &Rules, lasts: bool) -> Vec<Value> {
         let mut variables = self.variables.clone();
         let is_taken_over = !lasts && !rules.images.is_empty();
-        if is_taken_over && !rules.variables.iter().any(|(name, _)| name == MAX_TOKEN_LIFETIME) {
+        if is_taken_over && !rules.sets(MAX_TOKEN_LIFETIME) {
             variables.push(plain(MAX_TOKEN_LIFETIME, TO_TAKE_OVER));
         }
         variables
@@ -216,7 +216,7 @@ fn variables(rules: &Rules, services: &Services, pod: &Value) -> Vec<Value> {
         field(NODE_NAME, "spec.nodeName"),
     ];
     let (identity, place) = volumes::identity(rules);
-    if !rules.variables.iter().any(|(name, _)| name == identity) {
+    if !rules.sets(identity) {
         variables.push(plain(identity, place));
     }
     variables.extend(rules.variables.iter().map(|(name, value)| plain(name, value)));

@@ -85,13 +85,12 @@ impl Rules {
         );
         check_resources(&limits, &requests)?;
         let variables = variables(settings)?;
-        let is_told = |name: &str| variables.iter().any(|(known, _)| known == name);
         Ok(Self {
             shares_resolv_conf: settings.share_resolv_conf
                 && !init_images.is_empty()
                 && ![RESOLV_CONFIG_PATH, LOCAL_DNS_SERVER_ENABLED]
                     .iter()
-                    .any(|name| is_told(name)),
+                    .any(|name| is_among(&variables, name)),
             annotation: settings.annotation.clone(),
             labels,
             signer: Some(settings.signer_name.trim().to_string()).filter(|name| !name.is_empty()),
@@ -102,6 +101,11 @@ impl Rules {
             limits,
             requests,
         })
+    }
+
+    /// Whether the settings give pods this variable.
+    pub(crate) fn sets(&self, name: &str) -> bool {
+        is_among(&self.variables, name)
     }
 
     /// The resources of a container that needs these devices besides.
@@ -125,6 +129,10 @@ impl Rules {
             .map_or(self.annotation.as_str(), |(domain, _)| domain);
         format!("{domain}/{name}")
     }
+}
+
+fn is_among(variables: &[(String, String)], name: &str) -> bool {
+    variables.iter().any(|(known, _)| known == name)
 }
 
 fn read_images(references: &[String]) -> Result<Vec<Image>, Failure> {

@@ -90,15 +90,19 @@ pub(crate) fn single_pod(cluster: &Cluster) -> Result<()> {
     cluster.await_peer(HOME, "pod/single", "nsm-1").map(drop)
 }
 
+/// How many interfaces the example's endpoint has.
+pub(crate) fn interfaces(cluster: &Cluster) -> Result<usize> {
+    let links = cluster.shell(HOME, "deployment/nse-kernel", "ip -o link")?;
+    Ok(links.lines().count())
+}
+
 /// What the deletion of that pod leaves at its endpoint: the sidecar closes the wire, and nobody waits for tokens to expire.
 pub(crate) fn deletion(cluster: &Cluster) -> Result<()> {
-    let wires = || -> Result<usize> {
-        let links = cluster.shell(HOME, "deployment/nse-kernel", "ip -o link")?;
-        Ok(links.lines().count())
-    };
-    let before = wires()?;
+    let before = interfaces(cluster)?;
     cluster.kubectl(&["delete", "pod/single", "--namespace", HOME, "--wait"])?;
-    let took = cluster.until("the endpoint has lost the wire", || Ok(wires()? + 1 == before))?;
+    let took = cluster.until("the endpoint has lost the wire", || {
+        Ok(interfaces(cluster)? + 1 == before)
+    })?;
     println!(
         "{:.2} s after the deletion of a pod its wire is closed",
         took.as_secs_f64()

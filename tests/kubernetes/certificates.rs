@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::annotation::MESH;
 use crate::faults::KUBELET;
+use crate::outages::nothing_lost;
 use crate::wires::removed;
 
 const EXAMPLE: &str = "examples/pod-certificates";
@@ -129,16 +130,15 @@ pub(crate) fn renewed(cluster: &Cluster) -> Result<()> {
             Ok(logs(cluster, namespace, workload, container)?.contains("identity renewed"))
         })?;
     }
-    let count = pings.stop()?;
-    ensure!(
-        count.lost == 0,
-        "{} of {} pings were lost",
-        count.lost,
-        count.sent
-    );
-    cluster.kubectl(&["rollout", "restart", "--namespace", HOME, APP])?;
-    cluster.rolled_out(HOME, APP)?;
-    cluster.await_peer(HOME, APP, "nsm-1").map(drop)
+    nothing_lost("while certificates were renewed", pings.stop()?)?;
+    gets_a_wire_anew(cluster, HOME, APP)
+}
+
+/// A new pod of a workload has its wire as the one before had.
+pub(crate) fn gets_a_wire_anew(cluster: &Cluster, namespace: &str, workload: &str) -> Result<()> {
+    cluster.kubectl(&["rollout", "restart", "--namespace", namespace, workload])?;
+    cluster.rolled_out(namespace, workload)?;
+    cluster.await_peer(namespace, workload, "nsm-1").map(drop)
 }
 
 /// The mesh goes, and with it whom pods trusted.

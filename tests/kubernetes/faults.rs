@@ -6,7 +6,7 @@ use nsm_tests::kubectl::pings::Pings;
 use nsm_tests::kubectl::{Cluster, NODES, now};
 use serde_json::Value;
 
-use crate::annotation::{HOME, MESH, client, is_ready};
+use crate::annotation::{HOME, MESH, client, interfaces, is_ready};
 use crate::outages::{API_SERVER, nothing_lost};
 
 /// How the command of a kubelet begins, behind the folder.
@@ -89,11 +89,7 @@ fn restarts(cluster: &Cluster) -> Result<String> {
 /// wire. The first one's end takes nothing from the second.
 pub(crate) fn twins(cluster: &Cluster) -> Result<()> {
     let [here, there] = NODES;
-    let wires = || -> Result<usize> {
-        let links = cluster.shell(HOME, "deployment/nse-kernel", "ip -o link")?;
-        Ok(links.lines().count())
-    };
-    let none = wires()?;
+    let none = interfaces(cluster)?;
     cluster.apply_object(&client_on(there, "twin"))?;
     is_ready(cluster, "pod/twin")?;
     cluster.await_peer(HOME, "pod/twin", "nsm-1")?;
@@ -101,7 +97,9 @@ pub(crate) fn twins(cluster: &Cluster) -> Result<()> {
     let made = replaced(cluster, here);
     cluster.signal(there, KUBELET, "CONT")?;
     let pings = made?;
-    let took = cluster.until("the wire of the first one is closed", || Ok(wires()? == none + 1))?;
+    let took = cluster.until("the wire of the first one is closed", || {
+        Ok(interfaces(cluster)? == none + 1)
+    })?;
     println!(
         "the first of two pods of one name was gone {:.2} s after its node was back",
         took.as_secs_f64()
@@ -110,7 +108,9 @@ pub(crate) fn twins(cluster: &Cluster) -> Result<()> {
     nothing_lost("while the other pod of the same name ended", pings.stop()?)?;
     delete(cluster, "twin")?;
     cluster
-        .until("the wire of the second one is closed", || Ok(wires()? == none))
+        .until("the wire of the second one is closed", || {
+            Ok(interfaces(cluster)? == none)
+        })
         .map(drop)
 }
 

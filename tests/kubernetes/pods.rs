@@ -5,16 +5,10 @@ use anyhow::Result;
 use nsm_tests::kubectl::{Cluster, NODES, now};
 use serde_json::json;
 
-use crate::annotation::{HOME, KEY, WAIT, client, pod};
+use crate::annotation::{HOME, KEY, WAIT, client, interfaces, pod};
 
 /// How many services one annotation names.
 const SERVICES: usize = 50;
-
-/// How many interfaces the endpoint has.
-fn interfaces(cluster: &Cluster) -> Result<usize> {
-    let links = cluster.shell(HOME, "deployment/nse-kernel", "ip -o link")?;
-    Ok(links.lines().count())
-}
 
 /// An annotation of fifty URLs: the pod has fifty wires when it starts, and the first and the last carry packets.
 pub(crate) fn fifty_services(cluster: &Cluster) -> Result<()> {

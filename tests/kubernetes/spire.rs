@@ -14,7 +14,8 @@ use nsm_tests::kubectl::{Cluster, NODES, now};
 use serde_json::json;
 
 use crate::annotation::{HOME, MESH, client};
-use crate::certificates::logs;
+use crate::certificates::{gets_a_wire_anew, logs};
+use crate::outages::nothing_lost;
 use crate::wires::removed;
 
 const EXAMPLE: &str = "examples/annotation";
@@ -75,16 +76,8 @@ pub(crate) fn renewed(cluster: &Cluster) -> Result<()> {
     cluster.until("all programs take a new certificate", || {
         Ok(renewals()?.iter().zip(&before).all(|(now, before)| now > before))
     })?;
-    let count = pings.stop()?;
-    ensure!(
-        count.lost == 0,
-        "{} of {} pings were lost",
-        count.lost,
-        count.sent
-    );
-    cluster.kubectl(&["rollout", "restart", "--namespace", HOME, APP])?;
-    cluster.rolled_out(HOME, APP)?;
-    cluster.await_peer(HOME, APP, "nsm-1").map(drop)
+    nothing_lost("while identities were renewed", pings.stop()?)?;
+    gets_a_wire_anew(cluster, HOME, APP)
 }
 
 /// A webhook without an authority of its own: it presents its SVID, and SPIRE writes into its configuration whom the API

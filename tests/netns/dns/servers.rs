@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nsm::mesh::Pod;
 use tempfile::TempDir;
 
-use crate::world::{PATIENCE, prints, wait_for};
+use crate::world::{PATIENCE, inside, prints, wait_for};
 
 /// `dnsmasq` in a pod, until this is dropped.
 pub(crate) struct Dnsmasq {
@@ -101,19 +101,11 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Hostile {
     pub(crate) fn start(pod: &Pod, address: &str, misbehave: Misbehave) -> Result<Self> {
         let (netns, address) = (std::fs::File::open(pod.path())?, address.to_string());
-        // A thread of its own enters the pod, and its sockets stay there.
-        let bound = std::thread::spawn(move || -> Result<_> {
-            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-            use std::os::fd::AsFd;
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let (udp, other, tcp) = inside(netns, move || {
             let udp = UdpSocket::bind((address.as_str(), 53))?;
             let other = UdpSocket::bind((address.as_str(), 0))?;
             Ok((udp, other, TcpListener::bind((address.as_str(), 53))?))
-        });
-        let bound = bound
-            .join()
-            .map_err(|_| anyhow::anyhow!("it could not be bound"))?;
-        let (udp, other, tcp) = bound?;
+        })?;
         udp.set_read_timeout(Some(LOOK))?;
         tcp.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
